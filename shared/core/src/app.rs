@@ -1,0 +1,108 @@
+//! What the operator configured for a client application.
+
+use std::collections::BTreeMap;
+
+use nostr::key::PublicKey;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::filter::{BadFilter, Filter};
+
+/// A push platform, as a registration names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Platform {
+    /// Apple Push Notification service, production.
+    Apns,
+    /// Apple Push Notification service, development builds.
+    ApnsSandbox,
+    /// Firebase Cloud Messaging.
+    Fcm,
+}
+
+impl Platform {
+    /// Its name in payloads, rows and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Apns => "apns",
+            Self::ApnsSandbox => "apns_sandbox",
+            Self::Fcm => "fcm",
+        }
+    }
+}
+
+/// One app's settings: its SNS platform applications and its options.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct App {
+    /// The app id that clients put in the `app` tag.
+    pub app: String,
+    /// The ARN of the SNS platform application per platform.
+    pub platforms: BTreeMap<Platform, String>,
+    /// Filter templates that become subscriptions of every owner with a device; `"$owner"` stands for the pubkey.
+    #[serde(default)]
+    pub triggers: Vec<Value>,
+    /// Whether filters with no `ids`, `authors` or tag are allowed (they match the whole network).
+    #[serde(default)]
+    pub allow_broad_filters: bool,
+}
+
+impl App {
+    /// The platform of a token that named none: the app's only one, else 64 or more hex characters alone are an
+    /// APNs token and anything else FCM. `None` when the app has no such platform.
+    pub fn platform_of(&self, named: Option<Platform>, token: &str) -> Option<Platform> {
+        let looks_like_apns = token.len() >= 64 && token.bytes().all(|b| b.is_ascii_hexdigit());
+        let platform = match named {
+            Some(platform) => platform,
+            None if self.platforms.len() == 1 => *self.platforms.keys().next()?,
+            None if looks_like_apns && self.platforms.contains_key(&Platform::Apns) => Platform::Apns,
+            None if looks_like_apns => Platform::ApnsSandbox,
+            None => Platform::Fcm,
+        };
+        self.platforms.contains_key(&platform).then_some(platform)
+    }
+
+    /// The fixed triggers, as filters of this owner.
+    ///
+    /// # Errors
+    /// A template that is no filter: the operator's mistake, named when the app is configured and again here.
+    pub fn triggers_for(&self, owner: PublicKey) -> Result<Vec<Filter>, BadFilter> {
+        let read = |template| Ok(Filter::from_json(&with_owner(template, &owner.to_hex()))?.addressed(owner));
+        self.triggers.iter().map(read).collect()
+    }
+}
+
+/// The template with every `"$owner"` replaced.
+fn with_owner(template: &Value, owner: &str) -> Value {
+    match template {
+        Value::String(text) if text == "$owner" => Value::String(owner.to_owned()),
+        Value::Array(items) => items.iter().map(|item| with_owner(item, owner)).collect(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), with_owner(value, owner))).collect(),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(platforms: &[Platform]) -> App {
+        App { platforms: platforms.iter().map(|p| (*p, p.as_str().to_owned())).collect(), ..App::default() }
+    }
+
+    #[test]
+    fn a_token_without_a_platform_goes_to_the_only_one_or_by_its_form() {
+        let hex = "a".repeat(64);
+        assert_eq!(app(&[Platform::Fcm]).platform_of(None, &hex), Some(Platform::Fcm));
+        let both = app(&[Platform::Apns, Platform::Fcm]);
+        assert_eq!(both.platform_of(None, &hex), Some(Platform::Apns));
+        assert_eq!(both.platform_of(None, &hex[1..]), Some(Platform::Fcm));
+        assert_eq!(both.platform_of(None, &format!("{hex}:x")), Some(Platform::Fcm));
+        assert_eq!(app(&[Platform::ApnsSandbox, Platform::Fcm]).platform_of(None, &hex), Some(Platform::ApnsSandbox));
+    }
+
+    #[test]
+    fn a_platform_the_app_does_not_have_is_none() {
+        assert_eq!(app(&[Platform::Fcm]).platform_of(Some(Platform::Apns), "t"), None);
+        assert_eq!(app(&[Platform::Apns, Platform::ApnsSandbox]).platform_of(None, "short"), None);
+    }
+}

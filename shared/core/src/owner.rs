@@ -1,0 +1,48 @@
+//! A pubkey under one app: whose devices and subscriptions these are.
+
+use std::{fmt, str::FromStr};
+
+use nostr::key::PublicKey;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// The pubkey that registered, and the app under which it did. Written `app#pubkey`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner {
+    /// The app's id.
+    pub app: String,
+    /// The pubkey that signed the control events.
+    pub pubkey: PublicKey,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.app, self.pubkey.to_hex())
+    }
+}
+
+/// The text is not `app#pubkey`.
+#[derive(Debug, thiserror::Error)]
+#[error("not an owner: expected app#pubkey")]
+pub struct NotAnOwner;
+
+impl FromStr for Owner {
+    type Err = NotAnOwner;
+
+    fn from_str(text: &str) -> Result<Self, NotAnOwner> {
+        let (app, pubkey) = text.rsplit_once('#').ok_or(NotAnOwner)?;
+        let pubkey = PublicKey::from_hex(pubkey).map_err(|_| NotAnOwner)?;
+        Ok(Self { app: app.to_owned(), pubkey })
+    }
+}
+
+impl Serialize for Owner {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Owner {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
