@@ -1,1 +1,79 @@
-fn main(){}
+//! The deliver Lambda: wiring only.
+
+use std::time::Duration;
+
+use deliver::{
+    config::Config,
+    handler::{self, Attempt, Delivered, Tried},
+};
+use nostr_push_aws::{
+    batch::{self, Record, Retry},
+    clients,
+    dynamodb::Store,
+    sns::Sns,
+    sqs::Visibility,
+    telemetry::Telemetry,
+};
+use nostr_push_core::{message::Delivery, ports::Outcome};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let telemetry = Telemetry::init("deliver");
+    let config = Config::from_env()?;
+    let aws = clients::config().await;
+    let (store, sns) = (Store::new(&aws, &config.table_prefix), Sns::new(&aws));
+    let visibility = Visibility::new(&aws, config.delivery_queue);
+    let (store, sns, lease) = (&store, &sns, config.lease);
+    batch::run(telemetry, visibility, move |record| handle(telemetry, store, sns, lease, record)).await
+}
+
+/// `Err` sends the message back to its queue; after 5 times the dead-letter queue has it.
+async fn handle(telemetry: Telemetry, store: &Store, sns: &Sns, lease: Duration, record: Record<Delivery>) -> Result<(), Retry> {
+    let delivery = record.message;
+    // The receive count makes each receipt another holder: what a dead attempt held is not ours.
+    let holder = format!("{}/{}", record.message_id, record.receive_count);
+    let handled = handler::handle(store, sns, &delivery, &Attempt { holder, now: clients::now(), lease }).await;
+    let (event_id, recipient) = (delivery.event.id.to_hex(), &delivery.recipient.to_hex()[..8]);
+    let latency_ms = clients::now().saturating_sub(delivery.received_at);
+    let (tried, outcome, reason, retry) = match handled {
+        Ok(Delivered::Dropped(reason)) => {
+            telemetry.count("dropped", reason, 1);
+            (Vec::new(), "dropped", reason, None)
+        }
+        Ok(Delivered::Tried(tried)) => (tried, "accepted", "completed", None),
+        Ok(Delivered::Again { after, reason, tried }) => {
+            telemetry.count("retried", reason, 1);
+            (tried, "retried", reason, Some(Retry { after }))
+        }
+        Err(error) => {
+            telemetry.count("retried", "unavailable", 1);
+            tracing::warn!(stage = "deliver", event_id, recipient, dependency = error.dependency, "deliver failed on event {event_id}: {error}");
+            (Vec::new(), "retried", "unavailable", Some(Retry::default()))
+        }
+    };
+    for device in &tried {
+        report(telemetry, &delivery, device);
+    }
+    tracing::info!(stage = "deliver", event_id, recipient, app = delivery.app, outcome, reason, devices = tried.len(), latency_ms, "deliver {outcome} event {event_id} for {recipient}: {reason}");
+    retry.map_or(Ok(()), Err)
+}
+
+/// Counts one device's outcome, and logs it unless all is well.
+fn report(telemetry: Telemetry, delivery: &Delivery, device: &Tried) {
+    let platform = device.platform.as_str();
+    match &device.outcome {
+        Outcome::Delivered => {
+            telemetry.count("delivered", platform, 1);
+            telemetry.latency(delivery.received_at, clients::now());
+        }
+        Outcome::Retry(_) => telemetry.count("failed", platform, 1),
+        Outcome::Gone => {
+            telemetry.count("gone", platform, 1);
+            tracing::info!(stage = "deliver", outcome = "gone", platform, device = device.token_hash[..8], "deliver removed a device that SNS says is gone");
+        }
+        Outcome::Rejected(why) => {
+            telemetry.count("rejected", platform, 1);
+            tracing::error!(stage = "deliver", outcome = "rejected", platform, event_id = delivery.event.id.to_hex(), "SNS rejected a push: {why}");
+        }
+    }
+}

@@ -1,1 +1,34 @@
+//! Dev only: what tests of several crates need.
 //!
+//! - [`event`], [`control_event`]: event builders
+//! - [`memory`]: the ports of `nostr_push_core`, in memory, with faults on demand
+
+pub mod memory;
+
+use nostr::{
+    event::{Event, EventBuilder, FinalizeEvent, Kind, Tag},
+    key::{Keys, PublicKey},
+    nips::nip44,
+    types::Timestamp,
+};
+
+/// A signed event.
+///
+/// # Panics
+/// Never with a valid key.
+pub fn event(keys: &Keys, kind: u16, created_at: u64, tags: &[&[&str]], content: &str) -> Event {
+    let tags = tags.iter().map(|tag| Tag::parse(tag.iter().copied()).expect("a tag has a name"));
+    EventBuilder::new(Kind::from_u16(kind), content).tags(tags).custom_created_at(Timestamp::from_secs(created_at)).finalize(keys).expect("keys sign")
+}
+
+/// A control event of dialect N: encrypted to the service, with these tags besides `p`.
+///
+/// # Panics
+/// Never with valid keys.
+pub fn control_event(keys: &Keys, service: PublicKey, kind: u16, created_at: u64, tags: &[&[&str]], plaintext: &str) -> Event {
+    let content = nip44::encrypt(keys.secret_key(), &service, plaintext, nip44::Version::V2).expect("encrypts");
+    let service = service.to_hex();
+    let p: &[&str] = &["p", &service];
+    let tags: Vec<&[&str]> = std::iter::once(p).chain(tags.iter().copied()).collect();
+    event(keys, kind, created_at, &tags, &content)
+}

@@ -1,0 +1,30 @@
+//! The environment of control.
+
+use nostr_push_aws::environment::{BadEnvironment, Environment};
+
+/// What `template.yaml` gives the function.
+#[derive(Debug)]
+pub struct Config {
+    /// `TABLE_PREFIX`: what the tables' names begin with.
+    pub table_prefix: String,
+    /// `CONTROL_QUEUE_URL`: where its messages come from.
+    pub control_queue: String,
+    /// `SERVICE_KEY_SECRET`: the ARN of the secret that holds the service key.
+    pub service_key_secret: String,
+}
+
+impl Config {
+    /// Reads the environment.
+    ///
+    /// # Errors
+    /// Every variable that is missing or bad.
+    pub fn from_env() -> Result<Self, BadEnvironment> {
+        let mut env = Environment::default();
+        let config = Self {
+            table_prefix: env.required("TABLE_PREFIX"),
+            control_queue: env.required("CONTROL_QUEUE_URL"),
+            service_key_secret: env.required("SERVICE_KEY_SECRET"),
+        };
+        env.finish(config)
+    }
+}

@@ -1,0 +1,182 @@
+//! Registering and removing push tokens. The rules are `nostr_push_core::device`; here they meet the store and SNS.
+
+use nostr_push_core::{
+    Seconds,
+    app::App,
+    device::{self, Device, DeviceId, Register, Registered, Registration, Roster, State, View},
+    order::Order,
+    owner::Owner,
+    ports::{Devices, Endpoints, Ensured, Unavailable},
+};
+
+use crate::{handler::{Applied, Failure}, refusal::Refusal};
+
+/// How often a decision is made again because the rows changed under it. Two writers racing need two.
+const ATTEMPTS: usize = 10;
+
+/// What a registration led to.
+pub struct Outcome {
+    /// For the counters.
+    pub applied: Applied,
+    /// Whose device it was until now, when it changed hands.
+    pub taken_from: Option<Owner>,
+}
+
+/// Applies a registration.
+///
+/// # Errors
+/// A refusal, or a dependency that failed. After the latter it may be applied again from the start.
+pub async fn register(
+    store: &impl Devices,
+    sns: &impl Endpoints,
+    app: &App,
+    event: &Register,
+    id: &DeviceId,
+    token: &str,
+    now: Seconds,
+) -> Result<Outcome, Failure> {
+    for _ in 0..ATTEMPTS {
+        let (row, view) = read(store, &event.owner, id).await?;
+        let (mut device, roster) = match device::register(event, id, row.as_ref(), &view, now) {
+            Registered::Already => return Ok(Outcome { applied: Applied::Repeated, taken_from: None }),
+            Registered::Superseded => return Ok(Outcome { applied: Applied::Superseded, taken_from: None }),
+            Registered::OverQuota => return Err(Refusal::OverQuota.into()),
+            Registered::Wait => return Err(removal_under_way().into()),
+            Registered::Write(rows) => *rows,
+        };
+        let Some(registration) = &mut device.registration else { continue };
+        let active = registration.state == State::Active;
+        if active {
+            let Some(platform_application) = app.platforms.get(&event.platform) else {
+                return Err(Refusal::UnsupportedPlatform.into());
+            };
+            // Before the row: a crash in between leaves an endpoint that the next attempt finds again.
+            match sns.ensure(platform_application, token).await? {
+                Ensured::Endpoint(arn) => registration.endpoint_arn = Some(arn),
+                Ensured::BadToken => return Err(Refusal::BadToken.into()),
+            }
+        }
+        if store.commit(Some(&device), Some(&roster)).await? {
+            device.version += 1;
+            delete_endpoint(store, sns, device).await?;
+            let taken_from = row.and_then(|row| row.registration).map(|r| r.owner).filter(|owner| *owner != event.owner);
+            return Ok(Outcome { applied: if active { Applied::Registered } else { Applied::Superseded }, taken_from });
+        }
+    }
+    Err(contention().into())
+}
+
+/// Removes one token of the owner.
+///
+/// # Errors
+/// A dependency that failed: apply it again from the start.
+pub async fn remove(store: &impl Devices, sns: &impl Endpoints, owner: &Owner, order: Order, id: &DeviceId, now: Seconds) -> Result<Applied, Failure> {
+    for _ in 0..ATTEMPTS {
+        let row = store.devices(std::slice::from_ref(id)).await?.into_iter().next();
+        let Some(device) = device::remove(owner, order, id, row.as_ref(), now) else {
+            return repeated(row.iter(), owner, now);
+        };
+        if write_and_finish(store, sns, device).await? {
+            return Ok(Applied::Removed);
+        }
+    }
+    Err(contention().into())
+}
+
+/// Removes all tokens of the owner under the app.
+///
+/// # Errors
+/// A dependency that failed: apply it again from the start.
+pub async fn remove_all(store: &impl Devices, sns: &impl Endpoints, owner: &Owner, order: Order, now: Seconds) -> Result<Applied, Failure> {
+    let roster = record_removal_of_all(store, owner, order, now).await?;
+    for id in roster.device_ids() {
+        remove_from(store, sns, owner, order, &id, now).await?;
+    }
+    Ok(Applied::RemovedAll)
+}
+
+/// From here on no older registration can come into force.
+async fn record_removal_of_all(store: &impl Devices, owner: &Owner, order: Order, now: Seconds) -> Result<Roster, Failure> {
+    for _ in 0..ATTEMPTS {
+        let roster = store.roster(owner).await?.unwrap_or_else(|| Roster::new(owner.clone()));
+        match device::remove_all(order, &roster, now) {
+            // A repeat: the devices are gone through again, as the first attempt may have died among them.
+            None => return Ok(roster),
+            Some(removed) if store.commit(None, Some(&removed)).await? => return Ok(removed),
+            Some(_) => {}
+        }
+    }
+    Err(contention().into())
+}
+
+async fn remove_from(store: &impl Devices, sns: &impl Endpoints, owner: &Owner, order: Order, id: &DeviceId, now: Seconds) -> Result<(), Failure> {
+    for _ in 0..ATTEMPTS {
+        let Some(row) = store.devices(std::slice::from_ref(id)).await?.into_iter().next() else { return Ok(()) };
+        let Some(device) = device::remove_in_roster(owner, order, &row, now) else {
+            return repeated([&row].into_iter(), owner, now).map(drop);
+        };
+        if write_and_finish(store, sns, device).await? {
+            return Ok(());
+        }
+    }
+    Err(contention().into())
+}
+
+/// The removal has been written before. If its endpoint may still be there, whoever was deleting it may have died:
+/// come back when the lease is over.
+fn repeated<'a>(rows: impl Iterator<Item = &'a Device>, owner: &Owner, now: Seconds) -> Result<Applied, Failure> {
+    let mut registrations = rows.filter_map(|row| row.registration.as_ref());
+    let under_way = |r: &Registration| r.owner == *owner && matches!(r.state, State::Removing { until } if until > now);
+    if registrations.any(under_way) { Err(removal_under_way().into()) } else { Ok(Applied::Repeated) }
+}
+
+async fn write_and_finish(store: &impl Devices, sns: &impl Endpoints, mut device: Device) -> Result<bool, Failure> {
+    if !store.commit(Some(&device), None).await? {
+        return Ok(false);
+    }
+    device.version += 1;
+    delete_endpoint(store, sns, device).await?;
+    Ok(true)
+}
+
+/// Deletes the endpoint of a device that is being removed. Ours alone to do: we wrote that state.
+async fn delete_endpoint(store: &impl Devices, sns: &impl Endpoints, device: Device) -> Result<(), Unavailable> {
+    let Some(registration) = device.registration.as_ref().filter(|r| matches!(r.state, State::Removing { .. })) else { return Ok(()) };
+    if let Some(arn) = &registration.endpoint_arn {
+        sns.delete(arn).await?;
+    }
+    // If the row has changed, somebody newer has taken it over, and it is theirs to keep right.
+    store.commit(Some(&device::finish_removing(&device)), None).await.map(drop)
+}
+
+/// The rows that a decision about this token and owner needs.
+async fn read(store: &impl Devices, owner: &Owner, id: &DeviceId) -> Result<(Option<Device>, View), Unavailable> {
+    let roster = store.roster(owner).await?.unwrap_or_else(|| Roster::new(owner.clone()));
+    let mut ids: Vec<DeviceId> = roster.device_ids().collect();
+    if !roster.devices.contains(&id.token_hash) {
+        ids.push(id.clone());
+    }
+    let devices = store.devices(&ids).await?;
+    let row = devices.iter().find(|device| device.id == *id).cloned();
+    Ok((row, View { roster, devices }))
+}
+
+/// The owner's devices, as they are now.
+///
+/// # Errors
+/// A dependency that failed.
+pub async fn view(store: &impl Devices, owner: &Owner) -> Result<View, Unavailable> {
+    let roster = store.roster(owner).await?.unwrap_or_else(|| Roster::new(owner.clone()));
+    let ids: Vec<DeviceId> = roster.device_ids().collect();
+    let devices = store.devices(&ids).await?;
+    Ok(View { roster, devices })
+}
+
+fn removal_under_way() -> Unavailable {
+    Unavailable { dependency: "devices", why: "the endpoint of an earlier registration is being deleted".to_owned() }
+}
+
+/// The rows changed under every attempt.
+pub(crate) fn contention() -> Unavailable {
+    Unavailable { dependency: "dynamodb", why: format!("rows changed under {ATTEMPTS} attempts") }
+}

@@ -1,0 +1,48 @@
+//! How the SDK is configured: region, credentials and endpoint from the environment, as AWS documents them.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use nostr_push_core::{Millis, ports::Unavailable};
+
+/// The longest a single request may take before it is tried again. Well below the functions' timeout.
+const ATTEMPT: Duration = Duration::from_secs(4);
+
+/// The longest a request may take with all its retries.
+const OPERATION: Duration = Duration::from_secs(12);
+
+/// The SDK's configuration. Requests are retried by the SDK's standard strategy (3 attempts, exponential backoff with
+/// jitter); what fails after that goes back to its queue.
+pub async fn config() -> SdkConfig {
+    aws_config::defaults(BehaviorVersion::latest())
+        .retry_config(RetryConfig::standard())
+        .timeout_config(TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT).operation_timeout(OPERATION).build())
+        .load()
+        .await
+}
+
+/// Milliseconds since the Unix epoch. Handlers are given it; nothing below them asks.
+pub fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}
+
+/// An SDK error as the ports know it.
+pub(crate) fn unavailable<E>(dependency: &'static str) -> impl Fn(E) -> Unavailable
+where
+    E: std::error::Error,
+{
+    move |error| Unavailable { dependency, why: chain(&error) }
+}
+
+/// The error and its causes on one line: the SDK's own text says only "service error".
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

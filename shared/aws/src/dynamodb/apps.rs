@@ -1,0 +1,47 @@
+//! `apps`: key `app`; holds platform applications and options. Read through a cache of 60 s.
+
+use nostr_push_core::{
+    app::App,
+    ports::{Answer, Apps},
+};
+
+use super::{Store, read, s, write};
+use crate::clients::unavailable;
+
+const GET: &str = "dynamodb.apps.get";
+const PUT: &str = "dynamodb.apps.put";
+
+impl Apps for Store {
+    async fn app(&self, app: &str) -> Answer<Option<App>> {
+        let load = async {
+            let answer = self.client.get_item().table_name(&self.tables.apps).key("app", s(app)).send().await.map_err(unavailable(GET))?;
+            answer.item.map(|item| read(GET, item)).transpose()
+        };
+        self.apps.try_get_with_by_ref(app, load).await.map_err(|error| (*error).clone())
+    }
+}
+
+impl Store {
+    /// Stores an app. Functions see it within 60 s.
+    ///
+    /// # Errors
+    /// DynamoDB failed.
+    pub async fn put_app(&self, app: &App) -> Answer<()> {
+        let item = write(PUT, app)?;
+        self.client.put_item().table_name(&self.tables.apps).set_item(Some(item)).send().await.map_err(unavailable(PUT)).map(drop)
+    }
+
+    /// All apps.
+    ///
+    /// # Errors
+    /// DynamoDB failed.
+    pub async fn all_apps(&self) -> Answer<Vec<App>> {
+        const SCAN: &str = "dynamodb.apps.scan";
+        let mut pages = self.client.scan().table_name(&self.tables.apps).into_paginator().items().send();
+        let mut apps = Vec::new();
+        while let Some(item) = pages.next().await {
+            apps.push(read(SCAN, item.map_err(unavailable(SCAN))?)?);
+        }
+        Ok(apps)
+    }
+}

@@ -1,0 +1,130 @@
+//! `devices`: two kinds of rows under one key, `device`.
+//!
+//! - `app#token_hash`: one token, whoever it belongs to. One row per token, so a transfer is one write.
+//! - `owner:app#pubkey`: an owner's roster, the token hashes it registered.
+//!
+//! Guarantee: both are written together or not at all, each only if its `version` is still the one that was read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_sdk_dynamodb::{
+    error::ProvideErrorMetadata,
+    types::{Put, TransactWriteItem},
+};
+use nostr_push_core::{
+    device::{Device, DeviceId, Registration, Roster},
+    order::Order,
+    owner::Owner,
+    ports::{Answer, Devices, Unavailable},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Item, Store, n, read, s, write};
+use crate::clients::unavailable;
+
+const GET: &str = "dynamodb.devices.get";
+const COMMIT: &str = "dynamodb.devices.commit";
+
+const KEY: &str = "device";
+const VERSION: &str = "version";
+
+#[derive(Serialize, Deserialize)]
+struct DeviceRow {
+    device: String,
+    registration: Option<Registration>,
+    removals: BTreeMap<String, Order>,
+    expires_at: u64,
+    version: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RosterRow {
+    device: String,
+    owner: Owner,
+    devices: Vec<String>,
+    removed_all: Option<Order>,
+    expires_at: u64,
+    version: u64,
+}
+
+impl Devices for Store {
+    async fn devices(&self, ids: &[DeviceId]) -> Answer<Vec<Device>> {
+        let keys = ids.iter().map(|id| Item::from([(KEY.to_owned(), s(id.to_string()))])).collect();
+        let rows: Vec<DeviceRow> = self.batch_get(GET, &self.tables.devices, keys).await?;
+        rows.into_iter().map(device).collect()
+    }
+
+    async fn roster(&self, owner: &Owner) -> Answer<Option<Roster>> {
+        let request = self.client.get_item().table_name(&self.tables.devices).key(KEY, s(roster_key(owner))).consistent_read(true);
+        let Some(item) = request.send().await.map_err(unavailable(GET))?.item else { return Ok(None) };
+        let row: RosterRow = read(GET, item)?;
+        Ok(Some(Roster {
+            owner: row.owner,
+            devices: BTreeSet::from_iter(row.devices),
+            removed_all: row.removed_all,
+            expires_at: row.expires_at,
+            version: row.version,
+        }))
+    }
+
+    async fn commit(&self, device: Option<&Device>, roster: Option<&Roster>) -> Answer<bool> {
+        let mut request = self.client.transact_write_items();
+        if let Some(device) = device {
+            let row = DeviceRow {
+                device: device.id.to_string(),
+                registration: device.registration.clone(),
+                removals: device.removals.clone(),
+                expires_at: device.expires_at,
+                version: device.version + 1,
+            };
+            request = request.transact_items(self.put_if_unchanged(write(COMMIT, &row)?, device.version)?);
+        }
+        if let Some(roster) = roster {
+            let row = RosterRow {
+                device: roster_key(&roster.owner),
+                owner: roster.owner.clone(),
+                devices: roster.devices.iter().cloned().collect(),
+                removed_all: roster.removed_all,
+                expires_at: roster.expires_at,
+                version: roster.version + 1,
+            };
+            request = request.transact_items(self.put_if_unchanged(write(COMMIT, &row)?, roster.version)?);
+        }
+        match request.send().await {
+            Ok(_) => Ok(true),
+            // Somebody else wrote, or is just writing.
+            Err(error) if error.code() == Some("TransactionCanceledException") => Ok(false),
+            Err(error) if error.code() == Some("TransactionInProgressException") => Ok(false),
+            Err(error) => Err(unavailable(COMMIT)(error)),
+        }
+    }
+}
+
+impl Store {
+    fn put_if_unchanged(&self, item: Item, version: u64) -> Answer<TransactWriteItem> {
+        let put = Put::builder().table_name(&self.tables.devices).set_item(Some(item));
+        let put = if version == 0 {
+            put.condition_expression("attribute_not_exists(device)")
+        } else {
+            put.condition_expression("#version = :version")
+                .expression_attribute_names("#version", VERSION)
+                .expression_attribute_values(":version", n(version))
+        };
+        Ok(TransactWriteItem::builder().put(put.build().map_err(unavailable(COMMIT))?).build())
+    }
+}
+
+fn roster_key(owner: &Owner) -> String {
+    format!("owner:{owner}")
+}
+
+fn device(row: DeviceRow) -> Answer<Device> {
+    let (app, token_hash) = row.device.rsplit_once('#').ok_or_else(|| Unavailable { dependency: GET, why: "a device row's key is not app#token_hash".to_owned() })?;
+    Ok(Device {
+        id: DeviceId { app: app.to_owned(), token_hash: token_hash.to_owned() },
+        registration: row.registration,
+        removals: row.removals,
+        expires_at: row.expires_at,
+        version: row.version,
+    })
+}

@@ -1,0 +1,115 @@
+//! `filter_index`: key `index_key` and `owner_subscription` (app#pubkey#identity); holds the filter when it is at most
+//! 1 KiB, otherwise it stands in `subscriptions`.
+//!
+//! Guarantee: a row written by a newer event is neither overwritten nor deleted by an older one.
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use nostr_push_core::{
+    filter::Filter,
+    index_key::IndexKey,
+    order::Order,
+    owner::Owner,
+    ports::{Answer, IndexReader, IndexWriter, Page},
+    subscription::IndexRow,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{SUPERSEDES, Store, conditional, order_values, read, s, write};
+use crate::clients::unavailable;
+
+const PUT: &str = "dynamodb.filter_index.put";
+const DELETE: &str = "dynamodb.filter_index.delete";
+const QUERY: &str = "dynamodb.filter_index.query";
+
+const INDEX_KEY: &str = "index_key";
+const OWNER_SUBSCRIPTION: &str = "owner_subscription";
+
+/// The largest filter that is stored in the index row itself, in bytes of JSON.
+const MAX_INLINE: usize = 1024;
+
+/// Rows per page. With filters of typical size a page is below DynamoDB's 1 MiB.
+const PAGE: i32 = 500;
+
+/// Writes at once. A subscription has at most 1,000 index keys, most have one.
+const CONCURRENCY: usize = 32;
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    index_key: String,
+    owner_subscription: String,
+    owner: Owner,
+    subscription: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    filter: Option<String>,
+    #[serde(flatten)]
+    order: Order,
+    since: u64,
+    expires_at: u64,
+}
+
+impl IndexWriter for Store {
+    async fn put_index(&self, rows: Vec<IndexRow>) -> Answer<()> {
+        let put = |row: IndexRow| async move {
+            let json = row.filter.as_ref().map(Filter::to_json).filter(|json| json.len() <= MAX_INLINE);
+            let item = Row {
+                index_key: row.index_key.to_string(),
+                owner_subscription: row.sort_key(),
+                owner: row.owner,
+                subscription: row.subscription,
+                filter: json,
+                order: row.order,
+                since: row.since,
+                expires_at: row.valid_until,
+            };
+            let mut request = self.client.put_item().table_name(&self.tables.filter_index).set_item(Some(write(PUT, &item)?));
+            for (name, value) in order_values(&row.order) {
+                request = request.expression_attribute_values(name, value);
+            }
+            conditional(PUT, request.condition_expression(SUPERSEDES).send().await)
+        };
+        stream::iter(rows).map(put).buffer_unordered(CONCURRENCY).try_for_each(|_| async { Ok(()) }).await
+    }
+
+    async fn delete_index(&self, rows: Vec<IndexRow>, order: Order) -> Answer<()> {
+        let delete = |row: IndexRow| async move {
+            let mut request = self.client.delete_item().table_name(&self.tables.filter_index);
+            request = request.key(INDEX_KEY, s(row.index_key.to_string())).key(OWNER_SUBSCRIPTION, s(row.sort_key()));
+            for (name, value) in order_values(&order) {
+                request = request.expression_attribute_values(name, value);
+            }
+            // Its own rows too: a removal whose event wrote nothing here has an order of its own.
+            let condition = format!("{SUPERSEDES} OR (created_at = :created_at AND event_id = :event_id)");
+            conditional(DELETE, request.condition_expression(condition).send().await)
+        };
+        stream::iter(rows).map(delete).buffer_unordered(CONCURRENCY).try_for_each(|_| async { Ok(()) }).await
+    }
+}
+
+impl IndexReader for Store {
+    async fn page(&self, key: &IndexKey, after: Option<&str>) -> Answer<Page> {
+        let key = key.to_string();
+        let mut query = self.client.query().table_name(&self.tables.filter_index).limit(PAGE);
+        query = query.key_condition_expression("index_key = :key").expression_attribute_values(":key", s(&key));
+        if let Some(after) = after {
+            query = query.exclusive_start_key(INDEX_KEY, s(&key)).exclusive_start_key(OWNER_SUBSCRIPTION, s(after));
+        }
+        let answer = query.send().await.map_err(unavailable(QUERY))?;
+        let last = answer.last_evaluated_key.and_then(|mut key| key.remove(OWNER_SUBSCRIPTION));
+        let next = last.and_then(|value| value.as_s().ok().cloned());
+        let rows = answer.items.unwrap_or_default().into_iter().map(|item| index_row(read(QUERY, item)?)).collect::<Answer<_>>()?;
+        Ok(Page { rows, next })
+    }
+}
+
+fn index_row(row: Row) -> Answer<IndexRow> {
+    let filter = row.filter.map(|json| serde_json::from_str(&json)).transpose().map_err(unavailable(QUERY))?;
+    Ok(IndexRow {
+        index_key: row.index_key.parse().map_err(unavailable(QUERY))?,
+        owner: row.owner,
+        subscription: row.subscription,
+        filter,
+        order: row.order,
+        since: row.since,
+        valid_until: row.expires_at,
+    })
+}

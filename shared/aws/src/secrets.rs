@@ -1,0 +1,21 @@
+//! The service key, from Secrets Manager.
+
+use aws_config::SdkConfig;
+use nostr::key::Keys;
+use nostr_push_core::ports::Unavailable;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::clients::unavailable;
+
+/// Reads the service's secret key: 64 hex characters, or an `nsec`.
+///
+/// # Errors
+/// Secrets Manager failed, or what it holds is no key. The value is in no message.
+pub async fn service_key(config: &SdkConfig, secret_id: &str) -> Result<Keys, Unavailable> {
+    const DEPENDENCY: &str = "secretsmanager.get_secret_value";
+    let client = aws_sdk_secretsmanager::Client::new(config);
+    let secret = client.get_secret_value().secret_id(secret_id).send().await.map_err(unavailable(DEPENDENCY))?;
+    let value = SecretString::from(secret.secret_string.unwrap_or_default());
+    Keys::parse(value.expose_secret().trim())
+        .map_err(|_| Unavailable { dependency: DEPENDENCY, why: "the secret is neither 64 hex characters nor an nsec".to_owned() })
+}

@@ -1,0 +1,133 @@
+//! The queues between the stages.
+
+use std::{marker::PhantomData, time::Duration};
+
+use aws_config::SdkConfig;
+use aws_lambda_events::sqs::SqsMessage;
+use aws_sdk_sqs::{Client, types::SendMessageBatchRequestEntry};
+use nostr_push_core::{
+    message,
+    ports::{self, Answer, Unavailable},
+};
+use serde::Serialize;
+
+use crate::clients::unavailable;
+
+/// The most messages in one request (an SQS limit).
+const MAX_BATCH: usize = 10;
+
+/// The most bytes of all bodies in one request. SQS takes 1 MiB (1,048,576 bytes); the rest is for the ids.
+const MAX_BATCH_BYTES: usize = 1024 * 1024 - 4096;
+
+/// How often entries that SQS refused by its own fault are sent again at once.
+const ATTEMPTS: usize = 3;
+
+/// A queue to which messages of type `T` are sent.
+#[derive(Debug, Clone)]
+pub struct Queue<T> {
+    client: Client,
+    url: String,
+    message: PhantomData<fn(T)>,
+}
+
+impl<T> Queue<T> {
+    /// The queue with this URL.
+    pub fn new(config: &SdkConfig, url: String) -> Self {
+        Self { client: Client::new(config), url, message: PhantomData }
+    }
+}
+
+impl<T: Serialize + Send + Sync> ports::Queue<T> for Queue<T> {
+    async fn send(&self, messages: &[T]) -> Answer<()> {
+        let encoded: Result<Vec<String>, _> = messages.iter().map(message::encode).collect();
+        let bodies = encoded.map_err(|error| failed(error.to_string()))?;
+        for batch in batches(bodies) {
+            self.send_batch(batch).await?;
+        }
+        Ok(())
+    }
+}
+
+impl<T> Queue<T> {
+    async fn send_batch(&self, bodies: Vec<String>) -> Answer<()> {
+        let mut left: Vec<(String, String)> = bodies.into_iter().enumerate().map(|(n, body)| (n.to_string(), body)).collect();
+        let mut why = String::new();
+        for _ in 0..ATTEMPTS {
+            let mut request = self.client.send_message_batch().queue_url(&self.url);
+            for (id, body) in &left {
+                let entry = SendMessageBatchRequestEntry::builder().id(id).message_body(body).build();
+                request = request.entries(entry.map_err(|error| failed(error.to_string()))?);
+            }
+            let answer = request.send().await.map_err(unavailable("sqs.send_message_batch"))?;
+            // A batch can be accepted in part.
+            left.retain(|(id, _)| answer.failed().iter().any(|entry| entry.id() == id));
+            match answer.failed().first() {
+                None => return Ok(()),
+                Some(entry) => why = format!("{}: {}", entry.code(), entry.message().unwrap_or_default()),
+            }
+        }
+        Err(failed(why))
+    }
+}
+
+fn failed(why: String) -> Unavailable {
+    Unavailable { dependency: "sqs.send_message_batch", why }
+}
+
+/// Splits bodies into requests within the limits of SQS, keeping their order.
+fn batches(bodies: Vec<String>) -> Vec<Vec<String>> {
+    let mut batches: Vec<Vec<String>> = Vec::new();
+    let mut size = 0;
+    for body in bodies {
+        match batches.last_mut() {
+            Some(batch) if batch.len() < MAX_BATCH && size + body.len() <= MAX_BATCH_BYTES => {
+                size += body.len();
+                batch.push(body);
+            }
+            _ => {
+                size = body.len();
+                batches.push(vec![body]);
+            }
+        }
+    }
+    batches
+}
+
+/// Hides messages of the queue that invokes us.
+#[derive(Debug, Clone)]
+pub struct Visibility {
+    client: Client,
+    url: String,
+}
+
+impl Visibility {
+    /// For the queue with this URL.
+    pub fn new(config: &SdkConfig, url: String) -> Self {
+        Self { client: Client::new(config), url }
+    }
+
+    /// Hides the message for this time from now. Should that fail, it stays hidden for the queue's own time.
+    pub(crate) async fn hide(&self, message: &SqsMessage, time: Duration) {
+        let seconds = i32::try_from(time.as_secs()).unwrap_or(i32::MAX).min(12 * 60 * 60);
+        let request = self.client.change_message_visibility().queue_url(&self.url).set_receipt_handle(message.receipt_handle.clone());
+        if let Err(error) = request.visibility_timeout(seconds).send().await {
+            tracing::warn!(error = crate::clients::chain(&error), "message not hidden: it comes again when the queue's visibility timeout is over");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_keep_the_order_and_the_limits() {
+        let bodies: Vec<String> = (0..25).map(|n| n.to_string()).collect();
+        let small = batches(bodies.clone());
+        assert_eq!(small.iter().map(Vec::len).collect::<Vec<_>>(), [10, 10, 5]);
+        assert_eq!(small.concat(), bodies);
+        let large = batches(vec!["x".repeat(400_000); 5]);
+        assert_eq!(large.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
+        assert!(batches(Vec::new()).is_empty());
+    }
+}

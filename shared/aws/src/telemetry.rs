@@ -1,0 +1,62 @@
+//! Logs and metrics. Logs: `tracing` as JSON lines. Metrics: CloudWatch embedded metric format, also JSON lines.
+//!
+//! One counter serves all stages: `Events`, by `Stage`, `Outcome` and `Reason`. One histogram: `Latency` in
+//! milliseconds, by `Stage`, from the relay's delivery to this stage's outcome.
+
+use metrics_cloudwatch_embedded::{Builder, Collector};
+use nostr_push_core::Millis;
+use tracing_subscriber::EnvFilter;
+
+/// The CloudWatch namespace of all metrics.
+pub const NAMESPACE: &str = "nostr-push";
+
+/// Where a stage counts what became of its input.
+#[derive(Clone, Copy)]
+pub struct Telemetry {
+    stage: &'static str,
+    collector: &'static Collector,
+}
+
+impl Telemetry {
+    /// Sets up logging (level by `LOG_LEVEL`, default `info`) and metrics for this process. Once per process.
+    ///
+    /// # Panics
+    /// When called twice.
+    #[expect(clippy::expect_used, reason = "two recorders in one process is a programming error")]
+    pub fn init(stage: &'static str) -> Self {
+        let level = std::env::var("LOG_LEVEL").unwrap_or_else(|_| "info".to_owned()).to_lowercase();
+        tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_env_filter(EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info")))
+            .with_target(false)
+            .with_current_span(false)
+            .with_span_list(false)
+            .init();
+        let collector = Builder::new().cloudwatch_namespace(NAMESPACE).with_dimension("Stage", stage).init().expect("init is called once");
+        Self { stage, collector }
+    }
+
+    /// Counts `n` outcomes.
+    pub fn count(&self, outcome: &'static str, reason: &'static str, n: u64) {
+        metrics::counter!("Events", "Outcome" => outcome, "Reason" => reason).increment(n);
+    }
+
+    /// Notes how long it took from the relay's delivery to now.
+    pub fn latency(&self, received_at: Millis, now: Millis) {
+        #[expect(clippy::cast_precision_loss, reason = "latencies are far below 2^52 ms")]
+        metrics::histogram!("Latency").record(now.saturating_sub(received_at) as f64);
+    }
+
+    /// The stage this process is.
+    pub fn stage(&self) -> &'static str {
+        self.stage
+    }
+
+    /// Writes the metrics gathered so far to stdout.
+    pub fn flush(&self) {
+        if let Err(error) = self.collector.flush(std::io::stdout()) {
+            tracing::warn!(stage = self.stage, %error, "metrics not written");
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The ports of `nostr_push_core`, in memory, with the same guarantees as the real ones, and faults on demand.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, MutexGuard},
+};
+
+use nostr_push_core::{
+    Millis,
+    app::App,
+    device::{Device, DeviceId, Roster},
+    index_key::IndexKey,
+    order::Order,
+    owner::Owner,
+    ports::{
+        Answer, Apps, Claim, Claims, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Outcome, Page, Publisher, Push, Queue, Subscriptions, Unavailable,
+    },
+    subscription::{IndexRow, Subscription},
+};
+
+/// Everything outside a stage.
+#[derive(Default)]
+pub struct Memory {
+    state: Mutex<State>,
+}
+
+/// What is stored, for a test to look at.
+#[derive(Default)]
+pub struct State {
+    /// Apps.
+    pub apps: HashMap<String, App>,
+    /// Device rows.
+    pub devices: BTreeMap<DeviceId, Device>,
+    /// Rosters.
+    pub rosters: BTreeMap<Owner, Roster>,
+    /// Subscriptions.
+    pub subscriptions: BTreeMap<(Owner, String), Subscription>,
+    /// Index rows, by index key and sort key.
+    pub index: BTreeMap<(IndexKey, String), IndexRow>,
+    /// Endpoints: ARN to platform application and token.
+    pub endpoints: BTreeMap<String, (String, String)>,
+    /// Claims: holder, lease, devices done, completed.
+    pub claims: BTreeMap<String, (String, Millis, Vec<String>, bool)>,
+    /// Accepted publishes.
+    pub published: Vec<(String, Push)>,
+    /// What publishing to an endpoint answers, when not `Delivered`.
+    pub outcomes: HashMap<String, Outcome>,
+    /// Sent messages, encoded.
+    pub sent: Vec<String>,
+    /// Pages of the index that were read.
+    pub pages_read: usize,
+    /// Rows per page of the index.
+    pub page_size: Option<usize>,
+    /// Calls until one fails; `None`: none fails.
+    pub fail_in: Option<usize>,
+    /// Whether the failing call takes effect all the same, as a timed-out request may.
+    pub fail_after_effect: bool,
+    endpoint_count: usize,
+}
+
+impl Memory {
+    /// With these apps configured.
+    pub fn with_apps(apps: impl IntoIterator<Item = App>) -> Self {
+        let memory = Self::default();
+        memory.state().apps = apps.into_iter().map(|app| (app.app.clone(), app)).collect();
+        memory
+    }
+
+    /// The state.
+    ///
+    /// # Panics
+    /// When a test has panicked with it.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics with the state")
+    }
+
+    /// Applies `effect`, unless this is the call that fails.
+    fn call<T>(&self, effect: impl FnOnce(&mut State) -> T) -> Answer<T> {
+        let mut state = self.state();
+        let fails = state.fail_in == Some(0);
+        state.fail_in = state.fail_in.and_then(|n| n.checked_sub(1));
+        if fails && !state.fail_after_effect {
+            return Err(unavailable());
+        }
+        let answer = effect(&mut state);
+        if fails { Err(unavailable()) } else { Ok(answer) }
+    }
+}
+
+fn unavailable() -> Unavailable {
+    Unavailable { dependency: "memory", why: "a fault on demand".to_owned() }
+}
+
+impl Apps for Memory {
+    async fn app(&self, app: &str) -> Answer<Option<App>> {
+        self.call(|state| state.apps.get(app).cloned())
+    }
+}
+
+impl Devices for Memory {
+    async fn devices(&self, ids: &[DeviceId]) -> Answer<Vec<Device>> {
+        self.call(|state| ids.iter().filter_map(|id| state.devices.get(id).cloned()).collect())
+    }
+
+    async fn roster(&self, owner: &Owner) -> Answer<Option<Roster>> {
+        self.call(|state| state.rosters.get(owner).cloned())
+    }
+
+    async fn commit(&self, device: Option<&Device>, roster: Option<&Roster>) -> Answer<bool> {
+        self.call(|state| {
+            let fresh = |stored: Option<u64>, version: u64| stored.unwrap_or(0) == version;
+            let unchanged = device.is_none_or(|d| fresh(state.devices.get(&d.id).map(|d| d.version), d.version))
+                && roster.is_none_or(|r| fresh(state.rosters.get(&r.owner).map(|r| r.version), r.version));
+            if unchanged {
+                if let Some(device) = device {
+                    state.devices.insert(device.id.clone(), Device { version: device.version + 1, ..device.clone() });
+                }
+                if let Some(roster) = roster {
+                    state.rosters.insert(roster.owner.clone(), Roster { version: roster.version + 1, ..roster.clone() });
+                }
+            }
+            unchanged
+        })
+    }
+}
+
+impl Subscriptions for Memory {
+    async fn get(&self, ids: &[(Owner, String)]) -> Answer<Vec<Subscription>> {
+        self.call(|state| ids.iter().filter_map(|id| state.subscriptions.get(id).cloned()).collect())
+    }
+
+    async fn of_owner(&self, owner: &Owner) -> Answer<Vec<Subscription>> {
+        self.call(|state| state.subscriptions.values().filter(|row| row.owner == *owner).cloned().collect())
+    }
+
+    async fn put(&self, row: &Subscription) -> Answer<bool> {
+        self.call(|state| {
+            let id = (row.owner.clone(), row.subscription.clone());
+            let newer = state.subscriptions.get(&id).is_none_or(|stored| row.order.supersedes(&stored.order));
+            if newer {
+                state.subscriptions.insert(id, row.clone());
+            }
+            newer
+        })
+    }
+}
+
+impl IndexWriter for Memory {
+    async fn put_index(&self, rows: Vec<IndexRow>) -> Answer<()> {
+        for row in rows {
+            self.call(|state| {
+                let id = (row.index_key.clone(), row.sort_key());
+                if state.index.get(&id).is_none_or(|stored| row.order.supersedes(&stored.order)) {
+                    state.index.insert(id, row);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn delete_index(&self, rows: Vec<IndexRow>, order: Order) -> Answer<()> {
+        for row in rows {
+            self.call(|state| {
+                let id = (row.index_key.clone(), row.sort_key());
+                if state.index.get(&id).is_some_and(|stored| !stored.order.supersedes(&order)) {
+                    state.index.remove(&id);
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl IndexReader for Memory {
+    async fn page(&self, key: &IndexKey, after: Option<&str>) -> Answer<Page> {
+        self.call(|state| {
+            state.pages_read += 1;
+            let size = state.page_size.unwrap_or(500);
+            let under = state.index.iter().filter(|((k, sort), _)| k == key && after.is_none_or(|after| sort.as_str() > after));
+            let rows: Vec<IndexRow> = under.map(|(_, row)| row.clone()).take(size + 1).collect();
+            let next = (rows.len() > size).then(|| rows[size - 1].sort_key());
+            Page { rows: rows.into_iter().take(size).collect(), next }
+        })
+    }
+}
+
+impl Endpoints for Memory {
+    async fn ensure(&self, platform_application: &str, token: &str) -> Answer<Ensured> {
+        self.call(|state| {
+            if token == "bad" {
+                return Ensured::BadToken;
+            }
+            let wanted = (platform_application.to_owned(), token.to_owned());
+            if let Some((arn, _)) = state.endpoints.iter().find(|(_, endpoint)| **endpoint == wanted) {
+                return Ensured::Endpoint(arn.clone());
+            }
+            state.endpoint_count += 1;
+            let arn = format!("arn:endpoint/{}", state.endpoint_count);
+            state.endpoints.insert(arn.clone(), wanted);
+            Ensured::Endpoint(arn)
+        })
+    }
+
+    async fn delete(&self, endpoint_arn: &str) -> Answer<()> {
+        self.call(|state| {
+            state.endpoints.remove(endpoint_arn);
+        })
+    }
+}
+
+impl Publisher for Memory {
+    async fn publish(&self, endpoint_arn: &str, push: &Push) -> Outcome {
+        let published = self.call(|state| {
+            let outcome = state.outcomes.get(endpoint_arn).cloned().unwrap_or(Outcome::Delivered);
+            if outcome == Outcome::Delivered {
+                state.published.push((endpoint_arn.to_owned(), push.clone()));
+            }
+            outcome
+        });
+        published.unwrap_or(Outcome::Retry(None))
+    }
+}
+
+impl Claims for Memory {
+    async fn acquire(&self, claim: &str, holder: &str, now: Millis, until: Millis) -> Answer<Claim> {
+        self.call(|state| match state.claims.get_mut(claim) {
+            Some((_, _, _, true)) => Claim::Completed,
+            Some((_, lease, _, _)) if *lease > now => Claim::Held(*lease),
+            Some((stored, lease, done, _)) => {
+                holder.clone_into(stored);
+                *lease = until;
+                Claim::Acquired(done.clone())
+            }
+            None => {
+                state.claims.insert(claim.to_owned(), (holder.to_owned(), until, Vec::new(), false));
+                Claim::Acquired(Vec::new())
+            }
+        })
+    }
+
+    async fn done(&self, claim: &str, holder: &str, token_hash: &str) -> Answer<bool> {
+        self.call(|state| match state.claims.get_mut(claim) {
+            Some((stored, _, done, false)) if stored == holder => {
+                done.push(token_hash.to_owned());
+                true
+            }
+            _ => false,
+        })
+    }
+
+    async fn release(&self, claim: &str, holder: &str, completed: bool) -> Answer<()> {
+        self.call(|state| {
+            if let Some((stored, lease, _, done)) = state.claims.get_mut(claim)
+                && stored == holder
+            {
+                *done |= completed;
+                *lease = 0;
+            }
+        })
+    }
+}
+
+impl<T: serde::Serialize + Send + Sync> Queue<T> for Memory {
+    async fn send(&self, messages: &[T]) -> Answer<()> {
+        self.call(|state| {
+            let encoded = messages.iter().map(|message| nostr_push_core::message::encode(message).expect("messages encode"));
+            state.sent.extend(encoded);
+        })
+    }
+}
