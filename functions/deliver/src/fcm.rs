@@ -16,13 +16,14 @@ use crate::{
 
 /// Builds the message.
 pub fn push(delivery: &Delivery, text: &Text, now: Seconds) -> Push {
-    let (_, payload) = payload(delivery, text, now);
+    let (_, payload) = payload(delivery, text);
     let fcm = json!({"fcmV1Message": {"message": payload}});
-    Push { message: json!({"default": text.title, "GCM": fcm.to_string()}).to_string(), attributes: Vec::new() }
+    let ttl = routing::time_to_live(&delivery.event, now).to_string();
+    Push { message: json!({"default": text.title, "GCM": fcm.to_string()}).to_string(), attributes: vec![("AWS.SNS.MOBILE.FCM.TTL", ttl)] }
 }
 
 /// The `message` of the HTTP v1 API. Every value in `data` is a string.
-pub fn payload(delivery: &Delivery, text: &Text, now: Seconds) -> (Rung, Value) {
+pub fn payload(delivery: &Delivery, text: &Text) -> (Rung, Value) {
     let event = &delivery.event;
     routing::fit(delivery, |whole| {
         let mut data = json!({
@@ -40,6 +41,6 @@ pub fn payload(delivery: &Delivery, text: &Text, now: Seconds) -> (Rung, Value) 
         if let Some(whole) = whole {
             data["event"] = json!(whole.to_string());
         }
-        json!({"data": data, "android": {"priority": "high", "ttl": format!("{}s", routing::time_to_live(event, now))}})
+        json!({"data": data, "android": {"priority": "high"}})
     })
 }
