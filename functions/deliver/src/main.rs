@@ -69,7 +69,7 @@ fn report(telemetry: Telemetry, delivery: &Delivery, device: &Tried) {
         Outcome::Retry(_) => telemetry.count("failed", platform, 1),
         Outcome::Gone => {
             telemetry.count("gone", platform, 1);
-            tracing::info!(stage = "deliver", outcome = "gone", platform, device = device.token_hash[..8], "deliver removed a device that SNS says is gone");
+            tracing::info!(stage = "deliver", outcome = "gone", platform, device = device.token_hash.get(..8), "deliver removed a device that SNS says is gone");
         }
         Outcome::Rejected(why) => {
             telemetry.count("rejected", platform, 1);

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use std::collections::HashMap;
+
+pub use aws_config::SdkConfig;
+use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use nostr_push_core::{Millis, ports::Unavailable};
 
 /// The longest a single request may take before it is tried again. Well below the functions' timeout.
@@ -17,6 +20,19 @@ pub async fn config() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .retry_config(RetryConfig::standard())
         .timeout_config(TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT).operation_timeout(OPERATION).build())
+        .load()
+        .await
+}
+
+/// The configuration that these variables describe instead of the process's own, with the endpoint that the variable
+/// `endpoint` names (`AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SNS`). For the local stack and tests.
+pub async fn at(variables: &HashMap<String, String>, endpoint: &str) -> SdkConfig {
+    let get = |name: &str| variables.get(name).cloned().unwrap_or_default();
+    let credentials = aws_sdk_sqs::config::Credentials::new(get("AWS_ACCESS_KEY_ID"), get("AWS_SECRET_ACCESS_KEY"), None, None, "variables");
+    aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::new(get("AWS_REGION")))
+        .endpoint_url(get(endpoint))
+        .credentials_provider(credentials)
         .load()
         .await
 }

@@ -1,0 +1,207 @@
+//! The local AWS endpoint, and the deployment onto it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use nostr_push_aws::{clients, dynamodb::Store};
+use nostr_push_core::app::{App, Platform};
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+
+use crate::{
+    process::{Service, run},
+    root,
+    sns_proxy::Proxy,
+    step,
+    tools::Tools,
+};
+
+/// The name of the stack, as in `samconfig.toml`.
+pub const STACK: &str = "nostr-push";
+
+/// The region of everything local.
+pub const REGION: &str = "us-east-1";
+
+/// The ports of one data directory. Queue URLs hold them, so they stay the same.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Ports {
+    endpoint: u16,
+    sns: u16,
+}
+
+/// The local AWS endpoint.
+pub struct Aws {
+    /// ministack.
+    pub ministack: Service,
+    moto: Service,
+    /// Before SNS.
+    pub sns: Proxy,
+    endpoint: String,
+    sns_endpoint: String,
+}
+
+impl Aws {
+    /// Starts it, with the state that `data` holds.
+    ///
+    /// # Errors
+    /// A program cannot be started, or a port is taken.
+    pub async fn start(tools: &Tools, data: &Path) -> Result<Self> {
+        let logs = data.join("logs");
+        let state = data.join("ministack");
+        for directory in [&logs, &state, &state.join("s3"), &state.join("tmp")] {
+            fs::create_dir_all(directory)?;
+        }
+        let ports = ports(data)?;
+        let (endpoint, sns_endpoint) = (url(ports.endpoint), url(ports.sns));
+
+        step("starting moto (SNS) behind the recording proxy");
+        let moto_port = free_port(0)?;
+        let mut command = Command::new(tools.aws("moto_server"));
+        command.args(["-H", "127.0.0.1", "-p", &moto_port.to_string()]);
+        let mut moto = Service::start("moto", &mut command, &logs)?;
+        let moto_url = url(moto_port);
+        moto.ready(|| answers(format!("{moto_url}/moto-api/data.json"))).await?;
+        let sns = Proxy::open(moto_url, data).await?;
+        sns.serve(SocketAddr::from(([127, 0, 0, 1], ports.sns))).await?;
+
+        step("starting ministack (everything else)");
+        let mut command = Command::new(tools.aws("ministack"));
+        command
+            .env("BIND_HOST", "127.0.0.1")
+            .env("GATEWAY_PORT", ports.endpoint.to_string())
+            .env("IOT_MTLS_ENABLED", "0")
+            .env("SFTP_ENABLED", "0")
+            .env("PERSIST_STATE", "1")
+            .env("STATE_DIR", &state)
+            .env("S3_PERSIST", "1")
+            .env("S3_DATA_DIR", state.join("s3"))
+            .env("TMPDIR", state.join("tmp"))
+            // The functions inherit these. Without them they would call the real AWS.
+            .envs(environment(&endpoint, &sns_endpoint));
+        let mut ministack = Service::start("ministack", &mut command, &logs)?;
+        ministack.ready(|| answers(format!("{endpoint}/_ministack/health"))).await?;
+        Ok(Self { ministack, moto, sns, endpoint, sns_endpoint })
+    }
+
+    /// What a program needs in its environment to use this endpoint.
+    pub fn environment(&self) -> HashMap<String, String> {
+        environment(&self.endpoint, &self.sns_endpoint)
+    }
+
+    /// Waits until one of its programs ends by itself.
+    pub async fn ended(&mut self) -> String {
+        tokio::select! {
+            ended = self.ministack.ended() => ended,
+            ended = self.moto.ended() => ended,
+        }
+    }
+
+    /// Stops it, its state written.
+    pub async fn stop(self) {
+        self.ministack.stop().await;
+        self.moto.stop().await;
+    }
+}
+
+/// Dummy credentials, and the two endpoints.
+fn environment(endpoint: &str, sns_endpoint: &str) -> HashMap<String, String> {
+    let pairs = [
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_ENDPOINT_URL_SNS", sns_endpoint),
+        ("AWS_REGION", REGION),
+        ("AWS_DEFAULT_REGION", REGION),
+        ("AWS_ACCESS_KEY_ID", "local"),
+        ("AWS_SECRET_ACCESS_KEY", "local"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ];
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
+/// Builds the functions by `sam build`, and the listener by the same compiler.
+///
+/// # Errors
+/// Something does not compile.
+pub async fn build(tools: &Tools) -> Result<PathBuf> {
+    step("sam build (some minutes at first, seconds after)");
+    run(tools.sam("sam").current_dir(root()).args(["build", "--config-env", "local"]).env("AWS_DEFAULT_REGION", REGION), "sam build").await?;
+    step("building the listener");
+    let mut lambda = tools.sam("cargo-lambda");
+    run(lambda.current_dir(root()).args(["lambda", "build", "--release", "--x86-64", "--bin", "listener"]), "cargo lambda build").await?;
+    Ok(root().join("target/lambda/listener/bootstrap"))
+}
+
+/// Deploys the built template by `sam deploy`. Answers the stack's outputs.
+///
+/// # Errors
+/// The deployment failed.
+pub async fn deploy(tools: &Tools, aws: &Aws) -> Result<BTreeMap<String, String>> {
+    step("sam deploy onto the local endpoint");
+    let mut command = tools.sam("sam");
+    command.current_dir(root()).args(["deploy", "--config-env", "local"]).envs(aws.environment());
+    run(&mut command, "sam deploy").await?;
+    let mut list = tools.sam("sam");
+    list.current_dir(root()).args(["list", "stack-outputs", "--stack-name", STACK, "--output", "json"]).envs(aws.environment());
+    let output = list.output().await?;
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Output {
+        output_key: String,
+        output_value: String,
+    }
+    let outputs: Vec<Output> = serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    Ok(outputs.into_iter().map(|output| (output.output_key, output.output_value)).collect())
+}
+
+/// The platform applications and the row of an app, made or found.
+///
+/// # Errors
+/// The endpoint failed.
+pub async fn put_app(environment: &HashMap<String, String>, app: &str, platforms: &[Platform]) -> Result<App> {
+    let sns = aws_sdk_sns::Client::new(&clients::at(environment, "AWS_ENDPOINT_URL_SNS").await);
+    let mut app = App { app: app.to_owned(), ..App::default() };
+    for platform in platforms {
+        let (key, credential) = match platform {
+            Platform::Apns => ("APNS", "local"),
+            Platform::ApnsSandbox => ("APNS_SANDBOX", "local"),
+            Platform::Fcm => ("GCM", "local"),
+        };
+        let request = sns.create_platform_application().name(&app.app).platform(key).attributes("PlatformCredential", credential);
+        let arn = request.send().await?.platform_application_arn.context("no ARN")?;
+        app.platforms.insert(*platform, arn);
+    }
+    Store::new(&clients::at(environment, "AWS_ENDPOINT_URL").await, STACK).put_app(&app).await?;
+    Ok(app)
+}
+
+/// The ports written down in `data`, or the usual ones where they are free, or any.
+fn ports(data: &Path) -> Result<Ports> {
+    let file = data.join("ports.json");
+    if let Ok(text) = fs::read_to_string(&file) {
+        return serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()));
+    }
+    let ports = Ports { endpoint: free_port(4566)?, sns: free_port(4567)? };
+    fs::write(file, serde_json::to_string(&ports)?)?;
+    Ok(ports)
+}
+
+/// The wished port if nobody has it, else one that the system chooses.
+///
+/// # Errors
+/// There is none.
+pub fn free_port(wished: u16) -> Result<u16> {
+    let listener = TcpListener::bind(("127.0.0.1", wished)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
+    Ok(listener.local_addr()?.port())
+}
+
+fn url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
+async fn answers(url: String) -> bool {
+    reqwest::get(url).await.is_ok_and(|answer| answer.status().is_success())
+}

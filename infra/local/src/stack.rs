@@ -1,0 +1,138 @@
+//! Starts the local stack, in order, and stops it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use nostr::key::Keys;
+use nostr_push_aws::clients;
+use nostr_push_core::app::Platform;
+use nostr_relay_builder::LocalRelay;
+use tokio::{process::Command, sync::Mutex};
+
+use crate::{
+    api::{self, Api},
+    aws::{self, Aws, STACK},
+    counters::Counters,
+    process::Service,
+    relay, step,
+    tools::Tools,
+};
+
+/// What is to be started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the HTTP interface listens.
+    pub listen: String,
+    /// Relays to listen to; none: one is started.
+    pub relays: Vec<String>,
+    /// Where the relay that is started listens.
+    pub relay_address: std::net::SocketAddr,
+    /// The service key; none: the one that the deployment generated.
+    pub service_key: Option<Keys>,
+    /// Where all state is kept.
+    pub data: PathBuf,
+    /// Apps besides `demo`, each with APNs and FCM.
+    pub apps: Vec<String>,
+}
+
+/// The running stack.
+pub struct Stack {
+    /// `http://…` of the HTTP interface.
+    pub url: String,
+    /// The relays listened to.
+    pub relays: Vec<String>,
+    /// The service's pubkey, in hex.
+    pub service_pubkey: String,
+    /// Where AWS is.
+    pub aws: Aws,
+    listener: Service,
+    _relay: Option<LocalRelay>,
+}
+
+impl Stack {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// The first step that fails.
+    pub async fn start(tools: &Tools, options: Options) -> Result<Self> {
+        let data = &options.data;
+        fs::create_dir_all(data)?;
+        let data = &data.canonicalize()?;
+        let listener_binary = aws::build(tools).await?;
+        let aws = Aws::start(tools, data).await?;
+        let outputs = aws::deploy(tools, &aws).await?;
+        let output = |name: &str| outputs.get(name).cloned().with_context(|| format!("the stack has no output {name}"));
+
+        let config = clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await;
+        let secret = output("ServiceKeySecret")?;
+        let service_pubkey = service_key(&config, &secret, options.service_key.as_ref()).await?;
+        let mut apps = vec!["demo".to_owned()];
+        apps.extend(options.apps);
+        for app in &apps {
+            step(&format!("configuring app {app} (APNs and FCM)"));
+            aws::put_app(&aws.environment(), app, &[Platform::Apns, Platform::Fcm]).await?;
+        }
+
+        let mut relays = options.relays;
+        let mut own_relay = None;
+        if relays.is_empty() {
+            step(&format!("starting a relay at ws://{}", options.relay_address));
+            own_relay = Some(relay::start(options.relay_address).await?);
+            relays.push(format!("ws://{}", options.relay_address));
+        }
+
+        step("starting the listener");
+        let since = i64::try_from(clients::now())?;
+        let mut command = Command::new(listener_binary);
+        command
+            .envs(aws.environment())
+            .env("RELAYS", relays.join(","))
+            .env("TABLE_PREFIX", output("TablePrefix")?)
+            .env("CONTROL_QUEUE_URL", output("ControlQueueUrl")?)
+            .env("EVENT_QUEUE_URL", output("EventQueueUrl")?)
+            .env("SERVICE_KEY_SECRET", secret);
+        let mut listener = Service::start("listener", &mut command, &data.join("logs"))?;
+        let log = listener.log().to_owned();
+        listener.ready(async || connected(&log) >= 1).await?;
+
+        let groups = ["control", "matcher", "deliver"].map(|stage| format!("/aws/lambda/{STACK}-{stage}")).to_vec();
+        let counters = Counters::new(aws_sdk_cloudwatchlogs::Client::new(&config), groups, since, log);
+        let api = Api { service_pubkey: service_pubkey.clone(), relays: relays.clone(), apps, sns: aws.sns.clone(), counters: Mutex::new(counters) };
+        let bound = api::serve(api, &options.listen).await?;
+        Ok(Self { url: format!("http://{bound}"), relays, service_pubkey, aws, listener, _relay: own_relay })
+    }
+
+    /// Waits until a part ends by itself.
+    pub async fn ended(&mut self) -> String {
+        tokio::select! {
+            ended = self.listener.ended() => ended,
+            ended = self.aws.ended() => ended,
+        }
+    }
+
+    /// Stops everything, the state written.
+    pub async fn stop(self) {
+        step("stopping the listener");
+        self.listener.stop().await;
+        step("stopping the local AWS endpoint");
+        self.aws.stop().await;
+    }
+}
+
+/// How many relays the listener says it is connected to.
+fn connected(log: &Path) -> usize {
+    fs::read_to_string(log).unwrap_or_default().matches(r#""outcome":"connected""#).count()
+}
+
+/// Puts the given key into the secret, or takes the one that is there. Answers its pubkey.
+async fn service_key(config: &clients::SdkConfig, secret: &str, given: Option<&Keys>) -> Result<String> {
+    let client = aws_sdk_secretsmanager::Client::new(config);
+    if let Some(keys) = given {
+        step("storing the given service key");
+        client.put_secret_value().secret_id(secret).secret_string(keys.secret_key().to_secret_hex()).send().await?;
+    }
+    Ok(nostr_push_aws::secrets::service_key(config, secret).await?.public_key().to_hex())
+}
