@@ -17,3 +17,6 @@ pub mod payload;
 pub mod refusal;
 pub mod subscriptions;
 pub mod triggers;
+
+#[cfg(test)]
+mod tests;

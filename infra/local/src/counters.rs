@@ -47,9 +47,11 @@ impl Counters {
             let request = self.logs.filter_log_events().log_group_name(group).start_time(self.since).set_next_token(next);
             let page = request.send().await?;
             for event in page.events.unwrap_or_default() {
-                let id = format!("{group}/{}", event.event_id.unwrap_or_default());
-                if self.read.insert(id) {
-                    for line in event.message.unwrap_or_default().lines() {
+                // The id alone would do, but not every endpoint gives one.
+                let message = event.message.unwrap_or_default();
+                let stream = event.log_stream_name.unwrap_or_default();
+                if self.read.insert(format!("{stream} {:?} {:?} {message}", event.event_id, event.timestamp)) {
+                    for line in message.lines() {
                         add(&mut self.functions, line);
                     }
                 }

@@ -94,7 +94,7 @@ impl ChangeFeed for Store {
 impl Store {
     async fn changes_in(&self, shard: u64, since: Millis) -> Answer<Vec<Subscription>> {
         let query = self.client.query().table_name(&self.tables.subscriptions).index_name(BY_CHANGE);
-        let query = query.key_condition_expression("shard = :shard AND changed_at >= :since");
+        let query = query.key_condition_expression("#shard = :shard AND changed_at >= :since").expression_attribute_names("#shard", "shard");
         let query = query.expression_attribute_values(":shard", n(shard)).expression_attribute_values(":since", n(since));
         let mut items = query.into_paginator().items().send();
         let mut rows = Vec::new();
