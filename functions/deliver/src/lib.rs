@@ -12,3 +12,6 @@ pub mod fcm;
 pub mod handler;
 pub mod routing;
 pub mod text;
+
+#[cfg(test)]
+mod tests;

@@ -8,3 +8,6 @@
 pub mod config;
 pub mod handler;
 pub mod recipients;
+
+#[cfg(test)]
+mod tests;
