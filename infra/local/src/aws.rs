@@ -178,6 +178,40 @@ pub async fn put_app(environment: &HashMap<String, String>, app: &str, platforms
     Ok(app)
 }
 
+/// The tables of the template under the prefix [`STACK`], without deploying the rest: for tests of single parts.
+///
+/// # Errors
+/// The template cannot be read, or the endpoint refuses a table.
+pub async fn create_tables(tools: &Tools, environment: &HashMap<String, String>) -> Result<()> {
+    let template = transformed_template(tools).await?;
+    let resources = template["Resources"].as_object().context("a template has resources")?;
+    for table in resources.values().filter(|resource| resource["Type"] == "AWS::DynamoDB::Table") {
+        let mut properties = table["Properties"].clone();
+        let name = properties["TableName"]["Fn::Sub"].as_str().context("a table has a name")?.replace("${AWS::StackName}", STACK);
+        properties["TableName"] = name.into();
+        for other in ["TimeToLiveSpecification", "PointInTimeRecoverySpecification", "SSESpecification"] {
+            properties.as_object_mut().and_then(|properties| properties.remove(other));
+        }
+        // The properties of CloudFormation are the parameters of the API, so they go as they are.
+        let scope = format!("AWS4-HMAC-SHA256 Credential=local/20260101/{REGION}/dynamodb/aws4_request, SignedHeaders=host, Signature=0");
+        let request = reqwest::Client::new().post(&environment["AWS_ENDPOINT_URL"]).header("X-Amz-Target", "DynamoDB_20120810.CreateTable");
+        let request = request.header("Content-Type", "application/x-amz-json-1.0").header("Authorization", scope);
+        request.body(properties.to_string()).send().await?.error_for_status()?;
+    }
+    Ok(())
+}
+
+/// `template.yaml` after the SAM transform, as CloudFormation will see it.
+///
+/// # Errors
+/// It is no valid SAM template.
+pub async fn transformed_template(tools: &Tools) -> Result<serde_json::Value> {
+    let mut python = Command::new(tools.aws("python"));
+    python.current_dir(root()).args(["infra/local/tools/transform.py", "template.yaml"]).env("AWS_DEFAULT_REGION", REGION);
+    let output = python.output().await?;
+    serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 /// The ports written down in `data`, or the usual ones where they are free, or any.
 fn ports(data: &Path) -> Result<Ports> {
     let file = data.join("ports.json");

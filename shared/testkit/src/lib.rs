@@ -2,8 +2,12 @@
 //!
 //! - [`event`], [`control_event`]: event builders
 //! - [`memory`]: the ports of `nostr_push_core`, in memory, with faults on demand
+//! - [`runtime_api`]: runs a real `bootstrap` as Lambda does
+//!
+//! The local AWS endpoint for tests is the one of `cargo local`: `nostr_push_local::aws`.
 
 pub mod memory;
+pub mod runtime_api;
 
 use nostr::{
     event::{Event, EventBuilder, FinalizeEvent, Kind, Tag},
