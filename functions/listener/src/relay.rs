@@ -24,6 +24,7 @@ use tokio_tungstenite::{
 };
 
 use crate::{
+    run::told,
     plan::{self, Plan},
     screen::{CONTROL_KINDS, Screen, Verdict},
 };
@@ -93,11 +94,6 @@ pub async fn keep(url: String, context: Context) {
             () = told(&mut stop) => break,
         }
     }
-}
-
-/// Waits until everything is to stop, or nobody is left to say so.
-async fn told(stop: &mut watch::Receiver<bool>) {
-    drop(stop.wait_for(|stop| *stop).await);
 }
 
 /// One connection, from the handshake until it breaks (`Err`) or everything is to stop.

@@ -92,16 +92,23 @@ where
     following.spawn(feed.follow(clock));
 
     let ended = tokio::select! {
-        Some(ended) = sending.join_next() => ended,
-        Some(ended) = reading.join_next() => ended,
-        Some(ended) = following.join_next() => ended,
-        _ = stop.wait_for(|stop| *stop) => {
+        // First: once told, the connections end by themselves, and that is no failure.
+        biased;
+        () = told(&mut stop) => {
             let drained = timeout(DRAIN, async {
                 while reading.join_next().await.is_some() {}
                 while sending.join_next().await.is_some() {}
             });
             return drained.await.map_err(|_| Stopped::NotDrained);
         }
+        Some(ended) = sending.join_next() => ended,
+        Some(ended) = reading.join_next() => ended,
+        Some(ended) = following.join_next() => ended,
     };
     Err(Stopped::TaskEnded(ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned())))
+}
+
+/// Waits until everything is to stop, or nobody is left to say so.
+pub(crate) async fn told(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
 }

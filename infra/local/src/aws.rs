@@ -28,10 +28,19 @@ pub const STACK: &str = "nostr-push";
 pub const REGION: &str = "us-east-1";
 
 /// The ports of one data directory. Queue URLs hold them, so they stay the same.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Ports {
-    endpoint: u16,
-    sns: u16,
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Ports {
+    /// Of ministack.
+    pub endpoint: u16,
+    /// Of the proxy before SNS.
+    pub sns: u16,
+}
+
+impl Ports {
+    /// The ones that people know, for `cargo local`.
+    pub const USUAL: Self = Self { endpoint: 4566, sns: 4567 };
+    /// Any, for tests that run at the same time.
+    pub const ANY: Self = Self { endpoint: 0, sns: 0 };
 }
 
 /// The local AWS endpoint.
@@ -50,13 +59,13 @@ impl Aws {
     ///
     /// # Errors
     /// A program cannot be started, or a port is taken.
-    pub async fn start(tools: &Tools, data: &Path) -> Result<Self> {
+    pub async fn start(tools: &Tools, data: &Path, wished: Ports) -> Result<Self> {
         let logs = data.join("logs");
         let state = data.join("ministack");
         for directory in [&logs, &state, &state.join("s3"), &state.join("tmp")] {
             fs::create_dir_all(directory)?;
         }
-        let ports = ports(data)?;
+        let ports = ports(data, wished)?;
         let (endpoint, sns_endpoint) = (url(ports.endpoint), url(ports.sns));
 
         step("starting moto (SNS) behind the recording proxy");
@@ -212,13 +221,13 @@ pub async fn transformed_template(tools: &Tools) -> Result<serde_json::Value> {
     serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// The ports written down in `data`, or the usual ones where they are free, or any.
-fn ports(data: &Path) -> Result<Ports> {
+/// The ports written down in `data`, or the wished ones where they are free, or any.
+fn ports(data: &Path, wished: Ports) -> Result<Ports> {
     let file = data.join("ports.json");
     if let Ok(text) = fs::read_to_string(&file) {
         return serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()));
     }
-    let ports = Ports { endpoint: free_port(4566)?, sns: free_port(4567)? };
+    let ports = Ports { endpoint: free_port(wished.endpoint)?, sns: free_port(wished.sns)? };
     fs::write(file, serde_json::to_string(&ports)?)?;
     Ok(ports)
 }

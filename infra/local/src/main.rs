@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use nostr::key::Keys;
 use nostr_push_local::{
+    aws::Ports,
     demo,
     stack::{Options, Stack},
     step,
@@ -59,6 +60,7 @@ async fn main() -> Result<()> {
         relay_address: SocketAddr::from(([127, 0, 0, 1], 7777)),
         service_key,
         data: arguments.data,
+        ports: Ports::USUAL,
         apps: arguments.app,
     };
     let starting = async {

@@ -14,7 +14,7 @@ use tokio::{process::Command, sync::Mutex};
 
 use crate::{
     api::{self, Api},
-    aws::{self, Aws, STACK},
+    aws::{self, Aws, Ports, STACK},
     counters::Counters,
     process::Service,
     relay, step,
@@ -34,6 +34,8 @@ pub struct Options {
     pub service_key: Option<Keys>,
     /// Where all state is kept.
     pub data: PathBuf,
+    /// The ports of the AWS endpoint, unless `data` knows its own.
+    pub ports: Ports,
     /// Apps besides `demo`, each with APNs and FCM.
     pub apps: Vec<String>,
 }
@@ -62,7 +64,7 @@ impl Stack {
         fs::create_dir_all(data)?;
         let data = &data.canonicalize()?;
         let listener_binary = aws::build(tools).await?;
-        let aws = Aws::start(tools, data).await?;
+        let aws = Aws::start(tools, data, options.ports).await?;
         let outputs = aws::deploy(tools, &aws).await?;
         let output = |name: &str| outputs.get(name).cloned().with_context(|| format!("the stack has no output {name}"));
 
@@ -103,6 +105,16 @@ impl Stack {
         let api = Api { service_pubkey: service_pubkey.clone(), relays: relays.clone(), apps, sns: aws.sns.clone(), counters: Mutex::new(counters) };
         let bound = api::serve(api, &options.listen).await?;
         Ok(Self { url: format!("http://{bound}"), relays, service_pubkey, aws, listener, _relay: own_relay })
+    }
+
+    /// The end of each part's log, for a test that failed.
+    pub fn logs(&self) -> String {
+        let end = |path: &Path| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let from = text.len().saturating_sub(20_000);
+            format!("--- {}\n{}\n", path.display(), &text[text.ceil_char_boundary(from)..])
+        };
+        [self.aws.ministack.log(), self.listener.log()].map(end).concat()
     }
 
     /// Waits until a part ends by itself.

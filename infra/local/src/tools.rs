@@ -50,8 +50,10 @@ impl Tools {
     /// # Errors
     /// The package that brings it is not as expected.
     pub fn npm(&self) -> Result<Command> {
-        let mut command = Command::new(self.node_bin()?.join("npm"));
-        command.env("PATH", self.path());
+        // The wheel's own `npm` is a link that pip has copied, and finds nothing around it.
+        let npm = self.node_bin()?.with_file_name("lib").join("node_modules/npm/bin/npm-cli.js");
+        let mut command = self.node()?;
+        command.env("PATH", self.path()).arg(npm);
         Ok(command)
     }
 

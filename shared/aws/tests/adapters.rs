@@ -18,7 +18,7 @@ use nostr_push_core::{
     subscription::{State, Subscription},
 };
 use nostr_push_local::{
-    aws::{self, Aws, STACK},
+    aws::{self, Aws, Ports, STACK},
     tools::Tools,
 };
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 async fn the_adapters_keep_their_guarantees() {
     let tools = Tools::install().await.unwrap();
     let data = tempfile::tempdir().unwrap();
-    let aws = Aws::start(&tools, data.path()).await.unwrap();
+    let aws = Aws::start(&tools, data.path(), Ports::ANY).await.unwrap();
     aws::create_tables(&tools, &aws.environment()).await.unwrap();
     let environment = aws.environment();
     let config = clients::at(&environment, "AWS_ENDPOINT_URL").await;

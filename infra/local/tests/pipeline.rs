@@ -1,0 +1,41 @@
+//! The whole pipeline, from the relay to what SNS accepts, with a client that shares no code with it: nostr-tools.
+//! What is asserted stands in `e2e/pipeline.test.mjs`.
+
+use std::net::SocketAddr;
+
+use nostr_push_local::{
+    aws::{Ports, free_port},
+    process::run,
+    relay, root,
+    stack::{Options, Stack},
+    tools::Tools,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_dialect_n_gets_its_pushes() {
+    let tools = Tools::install().await.unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let addresses = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port(0).unwrap())));
+    let (_first, _second) = (relay::start(addresses[0]).await.unwrap(), relay::start(addresses[1]).await.unwrap());
+    let relays: Vec<String> = addresses.iter().map(|address| format!("ws://{address}")).collect();
+    let options = Options {
+        listen: "127.0.0.1:0".to_owned(),
+        relays: relays.clone(),
+        relay_address: addresses[0],
+        service_key: Some(nostr::key::Keys::generate()),
+        data: data.path().to_owned(),
+        ports: Ports::ANY,
+        apps: vec!["second".to_owned()],
+    };
+    let stack = Stack::start(&tools, options).await.unwrap();
+    let e2e = root().join("infra/local/e2e");
+    let mut install = tools.npm().unwrap();
+    let installed = run(install.current_dir(&e2e).args(["ci", "--silent"]), "npm ci").await;
+    let mut test = tools.node().unwrap();
+    test.current_dir(&e2e).args(["--test", "--test-reporter=spec", "pipeline.test.mjs"]);
+    test.env("NOSTR_PUSH_URL", &stack.url).env("NOSTR_PUSH_RELAYS", relays.join(",")).env("NOSTR_PUSH_SERVICE", &stack.service_pubkey);
+    let tested = run(&mut test, "node --test").await;
+    let logs = if installed.is_ok() && tested.is_ok() { String::new() } else { stack.logs() };
+    stack.stop().await;
+    assert!(logs.is_empty(), "{installed:?} {tested:?}\n{logs}");
+}
