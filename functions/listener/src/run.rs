@@ -92,20 +92,20 @@ where
     following.spawn(feed.follow(clock));
 
     let ended = tokio::select! {
-        // First: once told, the connections end by themselves, and that is no failure.
-        biased;
-        () = told(&mut stop) => {
-            let drained = timeout(DRAIN, async {
-                while reading.join_next().await.is_some() {}
-                while sending.join_next().await.is_some() {}
-            });
-            return drained.await.map_err(|_| Stopped::NotDrained);
-        }
-        Some(ended) = sending.join_next() => ended,
-        Some(ended) = reading.join_next() => ended,
-        Some(ended) = following.join_next() => ended,
+        () = told(&mut stop) => None,
+        Some(ended) = sending.join_next() => Some(ended),
+        Some(ended) = reading.join_next() => Some(ended),
+        Some(ended) = following.join_next() => Some(ended),
     };
-    Err(Stopped::TaskEnded(ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned())))
+    // Once told to stop, the connections end by themselves, and that is no failure.
+    if let Some(ended) = ended.filter(|_| !*stop.borrow()) {
+        return Err(Stopped::TaskEnded(ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned())));
+    }
+    let drained = timeout(DRAIN, async {
+        while reading.join_next().await.is_some() {}
+        while sending.join_next().await.is_some() {}
+    });
+    drained.await.map_err(|_| Stopped::NotDrained)
 }
 
 /// Waits until everything is to stop, or nobody is left to say so.

@@ -52,11 +52,8 @@ impl Screen {
         if event.tags.len() > MAX_TAGS {
             return Verdict::Drop("too_large");
         }
-        if self.seen.contains(event.id.as_bytes()) {
-            return Verdict::Drop("duplicate");
-        }
         if CONTROL_KINDS.contains(&event.kind.as_u16()) && self.is_for_us(&event) {
-            return self.verified(&event).map_or_else(Verdict::Drop, |()| {
+            return self.verified(&event, 0).map_or_else(Verdict::Drop, |()| {
                 Verdict::Control(Control { relay: relay.to_owned(), received_at: now, event: json.to_owned() })
             });
         }
@@ -64,15 +61,20 @@ impl Screen {
         if hits.is_empty() {
             return Verdict::Drop("no_interest");
         }
-        self.verified(&event).map_or_else(Verdict::Drop, |()| {
+        self.verified(&event, hits.len()).map_or_else(Verdict::Drop, |()| {
             Verdict::Content(Content { relay: relay.to_owned(), received_at: now, backfill, hits, position: None, event })
         })
     }
 
-    /// Whether the event is genuine and new; from here on it is a duplicate.
-    fn verified(&self, event: &Event) -> Result<(), &'static str> {
+    /// Whether the event is new and genuine; from here on it is a duplicate.
+    fn verified(&self, event: &Event, hits: usize) -> Result<(), &'static str> {
+        let id = event.id.as_bytes();
+        if self.seen.contains(id, hits) {
+            return Err("duplicate");
+        }
         event.verify().map_err(|_| "bad_signature")?;
-        if self.seen.insert(*event.id.as_bytes()) { Ok(()) } else { Err("duplicate") }
+        // Another relay's copy may have been verified meanwhile.
+        if self.seen.insert(*id, hits) { Ok(()) } else { Err("duplicate") }
     }
 
     fn is_for_us(&self, event: &Event) -> bool {
@@ -127,6 +129,21 @@ mod tests {
         assert_eq!(judge(&event(&author, 1, 1, &[&["p", &p]], &"x".repeat(MAX_EVENT))), "too_large");
         assert_eq!(judge(&event(&author, 1, 1, &vec![["p", p.as_str()].as_slice(); MAX_TAGS + 1], "")), "too_large");
         assert_eq!(reason(&screen.judge("ws://r", &to_raw_value(&json!({"id": 1})).unwrap(), false, 5)), "malformed");
+    }
+
+    #[test]
+    fn an_event_that_somebody_subscribed_to_meanwhile_is_no_duplicate() {
+        let (service, author) = (Keys::generate(), Keys::generate());
+        let p = author.public_key().to_hex();
+        let screen = screen(&service, json!({"#p": [p]}));
+        let note = to_raw_value(&event(&author, 1, 1, &[&["p", &p], &["t", "a"]], "x")).unwrap();
+        assert_eq!(reason(&screen.judge("ws://r", &note, false, 5)), "content");
+        let filter = Filter::from_json(&json!({"#t": ["a"]})).unwrap();
+        let owner = Owner { app: "demo".to_owned(), pubkey: author.public_key() };
+        let row = Subscription { owner, subscription: filter.identity(), filter, order: Order::counter(1), since: 0, state: State::Active, valid_until: 100, changed_at: 0 };
+        screen.interest.write().unwrap().apply(&row, 1);
+        assert_eq!(reason(&screen.judge("ws://r", &note, true, 6)), "content");
+        assert_eq!(reason(&screen.judge("ws://r", &note, true, 7)), "duplicate");
     }
 
     #[test]

@@ -44,21 +44,33 @@ test('two devices of one owner each get one push, in the form of their platform'
 })
 
 test('an event that comes over two relays, matches twice and is published again is one push', async () => {
-  const alice = new Client()
+  const [alice, dave] = [new Client(), new Client()]
   const phone = hex()
   await alice.register(phone)
   await alice.subscribe({ kinds: [1], '#p': [alice.pubkey] })
-  await alice.subscribe({ authors: [bob.pubkey], '#p': [alice.pubkey] })
-  await alice.subscribe({ kinds: [1], authors: [bob.pubkey] })
-  const note = bob.note('everywhere', alice)
+  await alice.subscribe({ authors: [dave.pubkey], '#p': [alice.pubkey] })
+  await alice.subscribe({ kinds: [1], authors: [dave.pubkey] })
+  const note = dave.note('everywhere', alice)
   await publish(note, { everywhere: true })
   const [push] = await pushedTo(note, phone)
   assert.deepEqual(push.message.reasons, ['#p', 'author'])
-  const later = bob.note('later', alice)
+  const later = dave.note('later', alice)
   await publish(note, { everywhere: true })
   await publish(later, { everywhere: true })
   await pushedTo(later, phone)
   await pushedTo(note, phone)
+})
+
+test('who subscribes while an event is on its way gets it, though another was first', async () => {
+  const [alice, carol, dave] = [new Client(), new Client(), new Client()]
+  const [hers, carols] = [hex(), hex()]
+  await alice.register(hers)
+  await alice.subscribe({ kinds: [1], authors: [dave.pubkey] })
+  await pushedTo(await publish(dave.note('the first')), hers)
+  await carol.register(carols)
+  await carol.subscribe({ kinds: [1], '#p': [carol.pubkey] })
+  // At once: the listener learns of carol's filter up to two seconds later.
+  await pushedTo(await publish(dave.note('to both', carol)), hers, carols)
 })
 
 test("an owner's own event is no push", async () => {
@@ -149,10 +161,11 @@ test('messages and wraps reach their addressee only, and never with content in t
   const [hers, carols] = [hex(), hex()]
   await alice.register(hers)
   await alice.subscribe({ kinds: [4, 1059] })
+  const dave = new Client()
   await carol.register(carols)
-  await carol.subscribe({ authors: [bob.pubkey] })
+  await carol.subscribe({ authors: [dave.pubkey] })
   for (const kind of [4, 1059]) {
-    const message = await publish(bob.sign(kind, [['p', alice.pubkey]], 'the ciphertext'))
+    const message = await publish(dave.sign(kind, [['p', alice.pubkey]], 'the ciphertext'))
     const [push] = await pushedTo(message, hers)
     assert.deepEqual(push.message.aps.alert, { title: 'New message', body: 'You have a new private message' })
   }
