@@ -1,11 +1,7 @@
 //! The checks every control event passes, in their order; the first that fails ends it.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use nostr::{
-    event::Event,
-    key::Keys,
-    nips::nip44,
-};
+use nostr::{event::Event, key::Keys, nips::nip44};
 use nostr_push_core::{
     DAY, Seconds,
     app::App,

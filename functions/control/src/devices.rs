@@ -9,7 +9,10 @@ use nostr_push_core::{
     ports::{Devices, Endpoints, Ensured, Unavailable},
 };
 
-use crate::{handler::{Applied, Failure}, refusal::Refusal};
+use crate::{
+    handler::{Applied, Failure},
+    refusal::Refusal,
+};
 
 /// How often a decision is made again because the rows changed under it. Two writers racing need two.
 const ATTEMPTS: usize = 10;
@@ -70,7 +73,14 @@ pub async fn register(
 ///
 /// # Errors
 /// A dependency that failed: apply it again from the start.
-pub async fn remove(store: &impl Devices, sns: &impl Endpoints, owner: &Owner, order: Order, id: &DeviceId, now: Seconds) -> Result<Applied, Failure> {
+pub async fn remove(
+    store: &impl Devices,
+    sns: &impl Endpoints,
+    owner: &Owner,
+    order: Order,
+    id: &DeviceId,
+    now: Seconds,
+) -> Result<Applied, Failure> {
     for _ in 0..ATTEMPTS {
         let row = store.devices(std::slice::from_ref(id)).await?.into_iter().next();
         let Some(device) = device::remove(owner, order, id, row.as_ref(), now) else {
@@ -109,7 +119,14 @@ async fn record_removal_of_all(store: &impl Devices, owner: &Owner, order: Order
     Err(contention().into())
 }
 
-async fn remove_from(store: &impl Devices, sns: &impl Endpoints, owner: &Owner, order: Order, id: &DeviceId, now: Seconds) -> Result<(), Failure> {
+async fn remove_from(
+    store: &impl Devices,
+    sns: &impl Endpoints,
+    owner: &Owner,
+    order: Order,
+    id: &DeviceId,
+    now: Seconds,
+) -> Result<(), Failure> {
     for _ in 0..ATTEMPTS {
         let Some(row) = store.devices(std::slice::from_ref(id)).await?.into_iter().next() else { return Ok(()) };
         let Some(device) = device::remove_in_roster(owner, order, &row, now) else {

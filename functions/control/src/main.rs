@@ -48,7 +48,14 @@ async fn handle(telemetry: Telemetry, control: &Control<Store, Sns>, record: Rec
             Ok(())
         }
         Err(Failure::Unavailable(error)) => {
-            tracing::warn!(stage = "control", event_id, outcome, reason, dependency = error.dependency, "control retries event {event_id}: {error}");
+            tracing::warn!(
+                stage = "control",
+                event_id,
+                outcome,
+                reason,
+                dependency = error.dependency,
+                "control retries event {event_id}: {error}"
+            );
             Err(Retry::default())
         }
     }

@@ -14,7 +14,10 @@ use nostr_push_core::{
     subscription::{IndexRow, MAX_SUBSCRIPTIONS, State, Subscription},
 };
 
-use crate::{handler::{Applied, Failure}, refusal::Refusal};
+use crate::{
+    handler::{Applied, Failure},
+    refusal::Refusal,
+};
 
 /// Applies an upsert.
 ///

@@ -27,7 +27,11 @@ struct Fixture {
 }
 
 fn app(name: &str, platforms: &[Platform]) -> App {
-    App { app: name.to_owned(), platforms: platforms.iter().map(|p| (*p, format!("arn:{name}/{}", p.as_str()))).collect(), ..App::default() }
+    App {
+        app: name.to_owned(),
+        platforms: platforms.iter().map(|p| (*p, format!("arn:{name}/{}", p.as_str()))).collect(),
+        ..App::default()
+    }
 }
 
 fn fixture() -> Fixture {
@@ -96,7 +100,12 @@ impl Fixture {
     /// The subscriptions in force: owner, identity, end.
     fn subscriptions(&self) -> BTreeSet<(Owner, String, Seconds)> {
         let state = self.control.store.state();
-        state.subscriptions.values().filter(|row| row.is_active(NOW)).map(|row| (row.owner.clone(), row.subscription.clone(), row.valid_until)).collect()
+        state
+            .subscriptions
+            .values()
+            .filter(|row| row.is_active(NOW))
+            .map(|row| (row.owner.clone(), row.subscription.clone(), row.valid_until))
+            .collect()
     }
 
     /// The index rows: key, owner, identity.
@@ -156,10 +165,29 @@ async fn every_check_has_its_reason() {
     let mut broken_mac = of_payload(3079, token(1)).content;
     broken_mac.replace_range(60..61, if &broken_mac[60..61] == "A" { "B" } else { "A" });
     assert_eq!(f.reason(&raw(3079, &broken_mac)).await, "undecryptable");
-    for bad in ["", "null", "[]", "[\"t\"]", "\"t\"", "{", "{}", "{\"token\":\"\"}", "{\"token\":1}", "{\"token\":\"t\",\"platform\":\"windows\"}", "{\"token\":\"\\ud800\"}"] {
+    for bad in [
+        "",
+        "null",
+        "[]",
+        "[\"t\"]",
+        "\"t\"",
+        "{",
+        "{}",
+        "{\"token\":\"\"}",
+        "{\"token\":1}",
+        "{\"token\":\"t\",\"platform\":\"windows\"}",
+        "{\"token\":\"\\ud800\"}",
+    ] {
         assert_eq!(f.reason(&text(3079, if bad.is_empty() { " " } else { bad })).await, "bad_payload", "{bad}");
     }
-    for bad in [json!({}), json!({"filter": []}), json!({"filters": []}), json!({"filter": {"kinds": "1"}}), json!({"filter": {"#p": ["x"]}}), json!({"filter": {"#t": ["x".repeat(MAX_TAG_VALUE + 1)]}})] {
+    for bad in [
+        json!({}),
+        json!({"filter": []}),
+        json!({"filters": []}),
+        json!({"filter": {"kinds": "1"}}),
+        json!({"filter": {"#p": ["x"]}}),
+        json!({"filter": {"#t": ["x".repeat(MAX_TAG_VALUE + 1)]}}),
+    ] {
         assert_eq!(f.reason(&of_payload(3081, bad.clone())).await, "bad_payload", "{bad}");
         assert_eq!(f.reason(&of_payload(3082, bad.clone())).await, "bad_payload", "{bad}");
     }
@@ -177,7 +205,16 @@ async fn what_is_no_event_is_malformed() {
     let f = fixture();
     let huge = event(&Keys::generate(), 3079, NOW, &vec![["t", "x"].as_slice(); 2_001], "");
     let large = event(&Keys::generate(), 3079, NOW, &[], &"x".repeat(256 * 1024));
-    for json in ["null", "1", "[]", "{}", r#"{"id":"x"}"#, &format!("{}{}", "[".repeat(200), "]".repeat(200)), &serde_json::to_string(&huge).unwrap(), &serde_json::to_string(&large).unwrap()] {
+    for json in [
+        "null",
+        "1",
+        "[]",
+        "{}",
+        r#"{"id":"x"}"#,
+        &format!("{}{}", "[".repeat(200), "]".repeat(200)),
+        &serde_json::to_string(&huge).unwrap(),
+        &serde_json::to_string(&large).unwrap(),
+    ] {
         let raw = serde_json::value::RawValue::from_string(json.to_owned()).unwrap();
         assert!(matches!(f.handle_json(&raw, NOW).await, Err(Failure::Refused(crate::refusal::Refusal::Malformed))), "{json:.40}");
     }
@@ -289,14 +326,19 @@ async fn a_dead_device_is_revived_by_a_newer_registration_only() {
 async fn fixed_triggers_live_as_long_as_the_longest_lived_device() {
     let f = fixture();
     let keys = Keys::generate();
-    let register = |n, at, days: u64| f.event(&keys, 3079, at, &[&["app", "triggered"], &["expiration", &(NOW + days * DAY).to_string()]], &token(n));
-    let ends = || f.subscriptions().into_iter().filter(|(_, id, _)| id.starts_with(TRIGGER)).map(|(_, _, end)| (end - NOW) / DAY).collect::<Vec<_>>();
+    let register =
+        |n, at, days: u64| f.event(&keys, 3079, at, &[&["app", "triggered"], &["expiration", &(NOW + days * DAY).to_string()]], &token(n));
+    let ends = || {
+        f.subscriptions().into_iter().filter(|(_, id, _)| id.starts_with(TRIGGER)).map(|(_, _, end)| (end - NOW) / DAY).collect::<Vec<_>>()
+    };
     f.handle(&register(1, NOW, 10)).await.unwrap();
     assert_eq!(ends(), [10]);
     f.handle(&register(2, NOW, 20)).await.unwrap();
     assert_eq!(ends(), [20]);
     // The same filter of the owner's own is another subscription.
-    f.handle(&f.in_app("triggered", &keys, 3081, NOW, &json!({"filter": {"kinds": [1, 1059], "#p": [keys.public_key().to_hex()]}}))).await.unwrap();
+    f.handle(&f.in_app("triggered", &keys, 3081, NOW, &json!({"filter": {"kinds": [1, 1059], "#p": [keys.public_key().to_hex()]}})))
+        .await
+        .unwrap();
     f.handle(&f.in_app("triggered", &keys, 3080, NOW + 1, &token(2))).await.unwrap();
     assert_eq!(ends(), [10]);
     f.handle(&f.in_app("triggered", &keys, 3080, NOW + 1, &token(1))).await.unwrap();
@@ -358,7 +400,11 @@ impl Step {
 }
 
 /// What must hold in the end, worked out from the history alone.
-fn model(f: &Fixture, people: &[Keys; 2], history: &[(Step, Event)]) -> (BTreeMap<String, (String, Seconds)>, BTreeSet<(Owner, String, Seconds)>) {
+fn model(
+    f: &Fixture,
+    people: &[Keys; 2],
+    history: &[(Step, Event)],
+) -> (BTreeMap<String, (String, Seconds)>, BTreeSet<(Owner, String, Seconds)>) {
     let owner = |who: usize| Owner { app: "triggered".to_owned(), pubkey: people[who].public_key() };
     let latest = |matches: &dyn Fn(&Step) -> bool| {
         let matching = history.iter().filter(|(step, _)| matches(step));
@@ -366,7 +412,10 @@ fn model(f: &Fixture, people: &[Keys; 2], history: &[(Step, Event)]) -> (BTreeMa
     };
     let mut devices = BTreeMap::new();
     for (n, name) in TOKENS.iter().enumerate() {
-        let Some((Step::Register { who, days, .. }, event)) = latest(&|step| matches!(step, Step::Register { token, .. } if *token == n)) else { continue };
+        let Some((Step::Register { who, days, .. }, event)) = latest(&|step| matches!(step, Step::Register { token, .. } if *token == n))
+        else {
+            continue;
+        };
         let removed = latest(&|step| match step {
             Step::Remove { who: w, token } => w == who && *token == n,
             Step::RemoveAll { who: w } => w == who,
@@ -379,7 +428,9 @@ fn model(f: &Fixture, people: &[Keys; 2], history: &[(Step, Event)]) -> (BTreeMa
     let mut subscriptions = BTreeSet::new();
     for who in 0..2 {
         for (n, filter) in filters().iter().enumerate() {
-            let last = latest(&|step| matches!(step, Step::Upsert { who: w, filter, .. } | Step::Delete { who: w, filter } if *w == who && *filter == n));
+            let last = latest(
+                &|step| matches!(step, Step::Upsert { who: w, filter, .. } | Step::Delete { who: w, filter } if *w == who && *filter == n),
+            );
             if let Some((Step::Upsert { days, .. }, _)) = last {
                 let filter = Filter::from_json(filter).unwrap().addressed(people[who].public_key());
                 subscriptions.insert((owner(who), filter.identity(), NOW + days * DAY));

@@ -98,9 +98,14 @@ where
         one(store, sns, &claim, &attempt.holder, device, registration, push)
     });
     let tried = join_all(each).await.into_iter().collect::<Answer<Vec<Tried>>>()?;
-    let retries: Vec<Option<Duration>> = tried.iter().filter_map(|t| if let Outcome::Retry(after) = t.outcome { Some(after) } else { None }).collect();
+    let retries: Vec<Option<Duration>> =
+        tried.iter().filter_map(|t| if let Outcome::Retry(after) = t.outcome { Some(after) } else { None }).collect();
     store.release(&claim, &attempt.holder, retries.is_empty()).await?;
-    if retries.is_empty() { Ok(Delivered::Tried(tried)) } else { Ok(Delivered::Again { after: retries.into_iter().flatten().max(), reason: "platform", tried }) }
+    if retries.is_empty() {
+        Ok(Delivered::Tried(tried))
+    } else {
+        Ok(Delivered::Again { after: retries.into_iter().flatten().max(), reason: "platform", tried })
+    }
 }
 
 /// Publishes to one device and records what that means for it.

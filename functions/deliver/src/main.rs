@@ -47,14 +47,30 @@ async fn handle(telemetry: Telemetry, store: &Store, sns: &Sns, lease: Duration,
         }
         Err(error) => {
             telemetry.count("retried", "unavailable", 1);
-            tracing::warn!(stage = "deliver", event_id, recipient, dependency = error.dependency, "deliver failed on event {event_id}: {error}");
+            tracing::warn!(
+                stage = "deliver",
+                event_id,
+                recipient,
+                dependency = error.dependency,
+                "deliver failed on event {event_id}: {error}"
+            );
             (Vec::new(), "retried", "unavailable", Some(Retry::default()))
         }
     };
     for device in &tried {
         report(telemetry, &delivery, device);
     }
-    tracing::info!(stage = "deliver", event_id, recipient, app = delivery.app, outcome, reason, devices = tried.len(), latency_ms, "deliver {outcome} event {event_id} for {recipient}: {reason}");
+    tracing::info!(
+        stage = "deliver",
+        event_id,
+        recipient,
+        app = delivery.app,
+        outcome,
+        reason,
+        devices = tried.len(),
+        latency_ms,
+        "deliver {outcome} event {event_id} for {recipient}: {reason}"
+    );
     retry.map_or(Ok(()), Err)
 }
 
@@ -69,11 +85,23 @@ fn report(telemetry: Telemetry, delivery: &Delivery, device: &Tried) {
         Outcome::Retry(_) => telemetry.count("failed", platform, 1),
         Outcome::Gone => {
             telemetry.count("gone", platform, 1);
-            tracing::info!(stage = "deliver", outcome = "gone", platform, device = device.token_hash.get(..8), "deliver removed a device that SNS says is gone");
+            tracing::info!(
+                stage = "deliver",
+                outcome = "gone",
+                platform,
+                device = device.token_hash.get(..8),
+                "deliver removed a device that SNS says is gone"
+            );
         }
         Outcome::Rejected(why) => {
             telemetry.count("rejected", platform, 1);
-            tracing::error!(stage = "deliver", outcome = "rejected", platform, event_id = delivery.event.id.to_hex(), "SNS rejected a push: {why}");
+            tracing::error!(
+                stage = "deliver",
+                outcome = "rejected",
+                platform,
+                event_id = delivery.event.id.to_hex(),
+                "SNS rejected a push: {why}"
+            );
         }
     }
 }

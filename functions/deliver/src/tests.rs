@@ -55,7 +55,13 @@ fn memory(devices: &[(&str, Platform)]) -> Memory {
             state: State::Active,
             valid_until: NOW + 100,
         };
-        let row = Device { id: id.clone(), registration: Some(registration), removals: std::collections::BTreeMap::new(), expires_at: NOW + 100, version: 1 };
+        let row = Device {
+            id: id.clone(),
+            registration: Some(registration),
+            removals: std::collections::BTreeMap::new(),
+            expires_at: NOW + 100,
+            version: 1,
+        };
         memory.state().devices.insert(id, row);
     }
     memory.state().rosters.insert(owner, roster);
@@ -100,7 +106,10 @@ async fn what_cannot_be_delivered_is_dropped_by_its_reason() {
 async fn a_claim_that_is_held_makes_the_message_come_again() {
     let memory = memory(&[("a", Platform::Fcm)]);
     let delivery = delivery(note(""));
-    memory.state().claims.insert(format!("demo#{}#{}", delivery.recipient.to_hex(), delivery.event.id.to_hex()), ("other".to_owned(), (NOW + 30) * 1000, Vec::new(), false));
+    memory.state().claims.insert(
+        format!("demo#{}#{}", delivery.recipient.to_hex(), delivery.event.id.to_hex()),
+        ("other".to_owned(), (NOW + 30) * 1000, Vec::new(), false),
+    );
     let again = Delivered::Again { after: Some(Duration::from_secs(31)), reason: "claimed", tried: Vec::new() };
     assert_eq!(attempt(&memory, &delivery, 0).await, Ok(again));
     assert!(published(&memory).is_empty());
@@ -115,7 +124,9 @@ async fn each_outcome_has_its_consequence() {
     set("retried", Outcome::Retry(Some(Duration::from_secs(7))));
     set("gone", Outcome::Gone);
     set("rejected", Outcome::Rejected("why".to_owned()));
-    assert!(matches!(attempt(&memory, &delivery, 0).await, Ok(Delivered::Again { after: Some(after), reason: "platform", tried }) if after.as_secs() == 7 && tried.len() == 4));
+    assert!(
+        matches!(attempt(&memory, &delivery, 0).await, Ok(Delivered::Again { after: Some(after), reason: "platform", tried }) if after.as_secs() == 7 && tried.len() == 4)
+    );
     assert_eq!(state_of(&memory, "gone"), State::Gone);
     assert_eq!(state_of(&memory, "rejected"), State::Active);
     set("retried", Outcome::Delivered);
@@ -160,10 +171,19 @@ fn apns_gets_one_banner_and_the_routing_contract() {
     let message: Value = serde_json::from_str(&push.message).unwrap();
     let payload: Value = serde_json::from_str(message["APNS"].as_str().unwrap()).unwrap();
     let id = delivery.event.id.to_hex();
-    assert_eq!(payload["aps"], json!({"alert": {"title": "New note", "body": "hello"}, "mutable-content": 1, "sound": "default", "thread-id": delivery.event.pubkey.to_hex()}));
+    assert_eq!(
+        payload["aps"],
+        json!({"alert": {"title": "New note", "body": "hello"}, "mutable-content": 1, "sound": "default", "thread-id": delivery.event.pubkey.to_hex()})
+    );
     for (field, value) in [
-        ("event_id", json!(id)), ("kind", json!(1)), ("author", json!(delivery.event.pubkey)), ("recipient", json!(delivery.recipient)), ("app", json!("demo")),
-        ("relay", json!("wss://relay.example")), ("reasons", json!(["#p", "author"])), ("event", json!(delivery.event)),
+        ("event_id", json!(id)),
+        ("kind", json!(1)),
+        ("author", json!(delivery.event.pubkey)),
+        ("recipient", json!(delivery.recipient)),
+        ("app", json!("demo")),
+        ("relay", json!("wss://relay.example")),
+        ("reasons", json!(["#p", "author"])),
+        ("event", json!(delivery.event)),
     ] {
         assert_eq!(payload[field], value, "{field}");
     }

@@ -40,9 +40,22 @@ impl Fixture {
         let owner = Owner { app: "demo".to_owned(), pubkey: Keys::generate().public_key() };
         let Ensured::Endpoint(arn) = sns.ensure(&app.platforms[&Platform::Apns], "the-token").await.unwrap() else { panic!("refused") };
         let now = seconds(clients::now());
-        let registration = Registration { owner: owner.clone(), order: Order::counter(1), platform: Platform::Apns, endpoint_arn: Some(arn), state: State::Active, valid_until: now + 1_000 };
+        let registration = Registration {
+            owner: owner.clone(),
+            order: Order::counter(1),
+            platform: Platform::Apns,
+            endpoint_arn: Some(arn),
+            state: State::Active,
+            valid_until: now + 1_000,
+        };
         let id = DeviceId { app: "demo".to_owned(), token_hash: "hash".to_owned() };
-        let device = Device { id, registration: Some(registration), removals: std::collections::BTreeMap::new(), expires_at: now + 1_000, version: 0 };
+        let device = Device {
+            id,
+            registration: Some(registration),
+            removals: std::collections::BTreeMap::new(),
+            expires_at: now + 1_000,
+            version: 0,
+        };
         let roster = Roster { devices: BTreeSet::from(["hash".to_owned()]), ..Roster::new(owner.clone()) };
         assert!(store.commit(Some(&device), Some(&roster)).await.unwrap());
         let delivery = Delivery {

@@ -32,7 +32,13 @@ pub async fn forward<T: Send + Sync>(mut buffer: mpsc::Receiver<T>, queue: impl 
             // Some may have been accepted: they come twice, and the stages take that.
             tries += 1;
             let wait = backoff(tries, 0.0).min(Duration::from_secs(10));
-            tracing::warn!(stage = "listener", outcome = "retried", dependency = error.dependency, waiting = batch.len(), "queue refuses, next try in {wait:?}: {error}");
+            tracing::warn!(
+                stage = "listener",
+                outcome = "retried",
+                dependency = error.dependency,
+                waiting = batch.len(),
+                "queue refuses, next try in {wait:?}: {error}"
+            );
             tokio::time::sleep(wait).await;
         }
         sent(batch.len() as u64);

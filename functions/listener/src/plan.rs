@@ -38,7 +38,11 @@ pub fn narrow(interest: &Interest) -> Plan {
         dimensions.entry(field).or_default().push(value);
     }
     let kinds = interest.kinds();
-    let filters: Vec<Value> = dimensions.iter().flat_map(|(field, values)| values.chunks(VALUES).map(move |chunk| (field, chunk))).flat_map(|(field, values)| split(field, values, kinds.as_deref())).collect();
+    let filters: Vec<Value> = dimensions
+        .iter()
+        .flat_map(|(field, values)| values.chunks(VALUES).map(move |chunk| (field, chunk)))
+        .flat_map(|(field, values)| split(field, values, kinds.as_deref()))
+        .collect();
     filters.chunks(FILTERS).map(|filters| (id(filters), filters.to_vec())).collect()
 }
 
@@ -50,7 +54,9 @@ fn split(field: &str, values: &[Value], kinds: Option<&[u16]>) -> Vec<Value> {
     let (private, public): (Vec<u16>, Vec<u16>) = kinds.unwrap_or_default().iter().partition(|kind| is_private(**kind));
     match kinds {
         None => vec![json!({field: values}), json!({field: values, "kinds": PRIVATE_KINDS})],
-        Some(_) => [public, private].into_iter().filter(|kinds| !kinds.is_empty()).map(|kinds| json!({field: values, "kinds": kinds})).collect(),
+        Some(_) => {
+            [public, private].into_iter().filter(|kinds| !kinds.is_empty()).map(|kinds| json!({field: values, "kinds": kinds})).collect()
+        }
     }
 }
 
@@ -58,7 +64,9 @@ fn split(field: &str, values: &[Value], kinds: Option<&[u16]>) -> Vec<Value> {
 pub fn resumed(filters: &[Value], from: Seconds) -> Vec<Value> {
     let with_since = |filter: &Value| {
         let mut filter = filter.clone();
-        let private = filter["kinds"].as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind.as_u64().and_then(|k| u16::try_from(k).ok()).is_some_and(is_private)));
+        let private = filter["kinds"]
+            .as_array()
+            .is_some_and(|kinds| kinds.iter().all(|kind| kind.as_u64().and_then(|k| u16::try_from(k).ok()).is_some_and(is_private)));
         filter["since"] = json!(if private { from.saturating_sub(BACKDATED) } else { from });
         filter
     };
@@ -75,7 +83,12 @@ fn id(filters: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nostr_push_core::{filter::Filter, order::Order, owner::Owner, subscription::{State, Subscription}};
+    use nostr_push_core::{
+        filter::Filter,
+        order::Order,
+        owner::Owner,
+        subscription::{State, Subscription},
+    };
 
     use super::*;
 
@@ -84,7 +97,16 @@ mod tests {
         let owner = Owner { app: "demo".to_owned(), pubkey: nostr::key::Keys::generate().public_key() };
         for filter in filters {
             let filter = Filter::from_json(filter).unwrap();
-            let row = Subscription { owner: owner.clone(), subscription: filter.identity(), filter, order: Order::counter(1), since: 0, state: State::Active, valid_until: 100, changed_at: 0 };
+            let row = Subscription {
+                owner: owner.clone(),
+                subscription: filter.identity(),
+                filter,
+                order: Order::counter(1),
+                since: 0,
+                state: State::Active,
+                valid_until: 100,
+                changed_at: 0,
+            };
             interest.apply(&row, 1);
         }
         interest
@@ -95,7 +117,10 @@ mod tests {
         let p = "ab".repeat(32);
         let plan = narrow(&interest(&[json!({"kinds": [1, 1059], "#p": [p]})]));
         let filters = resumed(plan.values().next().unwrap(), 1_000_000);
-        assert_eq!(filters, [json!({"#p": [p], "kinds": [1], "since": 1_000_000}), json!({"#p": [p], "kinds": [1059], "since": 1_000_000 - BACKDATED})]);
+        assert_eq!(
+            filters,
+            [json!({"#p": [p], "kinds": [1], "since": 1_000_000}), json!({"#p": [p], "kinds": [1059], "since": 1_000_000 - BACKDATED})]
+        );
     }
 
     #[test]

@@ -24,8 +24,8 @@ use tokio_tungstenite::{
 };
 
 use crate::{
-    run::told,
     plan::{self, Plan},
+    run::told,
     screen::{CONTROL_KINDS, Screen, Verdict},
 };
 

@@ -53,7 +53,12 @@ pub enum Stopped {
 ///
 /// # Errors
 /// [`Stopped`], unless it was told to stop and could drain.
-pub async fn run<F, Q, R>(service: PublicKey, relays: Vec<String>, ports: Ports<F, Q, R>, mut stop: watch::Receiver<bool>) -> Result<(), Stopped>
+pub async fn run<F, Q, R>(
+    service: PublicKey,
+    relays: Vec<String>,
+    ports: Ports<F, Q, R>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), Stopped>
 where
     F: ChangeFeed + 'static,
     Q: Queue<Control> + 'static,

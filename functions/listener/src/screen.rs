@@ -3,10 +3,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use nostr::{
-    event::Event,
-    key::PublicKey,
-};
+use nostr::{event::Event, key::PublicKey};
 use nostr_push_core::{
     Millis,
     interest::Interest,
@@ -85,7 +82,12 @@ impl Screen {
 #[cfg(test)]
 mod tests {
     use nostr::key::Keys;
-    use nostr_push_core::{filter::Filter, order::Order, owner::Owner, subscription::{State, Subscription}};
+    use nostr_push_core::{
+        filter::Filter,
+        order::Order,
+        owner::Owner,
+        subscription::{State, Subscription},
+    };
     use nostr_push_testkit::event;
     use serde_json::{json, value::to_raw_value};
 
@@ -94,7 +96,16 @@ mod tests {
     fn screen(service: &Keys, filter: serde_json::Value) -> Screen {
         let filter = Filter::from_json(&filter).unwrap();
         let owner = Owner { app: "demo".to_owned(), pubkey: service.public_key() };
-        let row = Subscription { owner, subscription: filter.identity(), filter, order: Order::counter(1), since: 0, state: State::Active, valid_until: 100, changed_at: 0 };
+        let row = Subscription {
+            owner,
+            subscription: filter.identity(),
+            filter,
+            order: Order::counter(1),
+            since: 0,
+            state: State::Active,
+            valid_until: 100,
+            changed_at: 0,
+        };
         let mut interest = Interest::default();
         assert!(interest.apply(&row, 1));
         Screen::new(service.public_key(), Arc::new(RwLock::new(interest)))
@@ -140,7 +151,16 @@ mod tests {
         assert_eq!(reason(&screen.judge("ws://r", &note, false, 5)), "content");
         let filter = Filter::from_json(&json!({"#t": ["a"]})).unwrap();
         let owner = Owner { app: "demo".to_owned(), pubkey: author.public_key() };
-        let row = Subscription { owner, subscription: filter.identity(), filter, order: Order::counter(1), since: 0, state: State::Active, valid_until: 100, changed_at: 0 };
+        let row = Subscription {
+            owner,
+            subscription: filter.identity(),
+            filter,
+            order: Order::counter(1),
+            since: 0,
+            state: State::Active,
+            valid_until: 100,
+            changed_at: 0,
+        };
         screen.interest.write().unwrap().apply(&row, 1);
         assert_eq!(reason(&screen.judge("ws://r", &note, true, 6)), "content");
         assert_eq!(reason(&screen.judge("ws://r", &note, true, 7)), "duplicate");

@@ -63,7 +63,16 @@ impl World {
     fn subscribe(&self, owner: &Keys, filter: &Value, state: State, order: u64) {
         let filter = Filter::from_json(filter).unwrap();
         let owner = Owner { app: "demo".to_owned(), pubkey: owner.public_key() };
-        let row = Subscription { owner, subscription: filter.identity(), filter, order: Order::counter(order), since: 0, state, valid_until: u64::MAX / 2, changed_at: now_ms() };
+        let row = Subscription {
+            owner,
+            subscription: filter.identity(),
+            filter,
+            order: Order::counter(order),
+            since: 0,
+            state,
+            valid_until: u64::MAX / 2,
+            changed_at: now_ms(),
+        };
         self.rows.lock().unwrap().push(row);
     }
 

@@ -83,7 +83,11 @@ fn drop_reason(event: &Event, now: Seconds) -> Option<&'static str> {
 
 /// Reads the index under the event's hits, page by page, from its position on. The second value is where the next
 /// invocation has to go on.
-async fn find<S: IndexReader + Subscriptions>(store: &S, content: &Content, now: Seconds) -> Result<(Recipients, Option<Position>), Unavailable> {
+async fn find<S: IndexReader + Subscriptions>(
+    store: &S,
+    content: &Content,
+    now: Seconds,
+) -> Result<(Recipients, Option<Position>), Unavailable> {
     let mut found = Recipients::default();
     let mut position = content.position.clone().unwrap_or(Position { hit: 0, after: None });
     while let Some(key) = content.hits.get(position.hit) {
@@ -108,7 +112,8 @@ async fn find<S: IndexReader + Subscriptions>(store: &S, content: &Content, now:
 
 /// The subscriptions of those rows whose filter is too large for the index.
 async fn large_filters<S: Subscriptions>(store: &S, page: &Page) -> Result<Vec<nostr_push_core::subscription::Subscription>, Unavailable> {
-    let ids: Vec<_> = page.rows.iter().filter(|row| row.filter.is_none()).map(|row| (row.owner.clone(), row.subscription.clone())).collect();
+    let ids: Vec<_> =
+        page.rows.iter().filter(|row| row.filter.is_none()).map(|row| (row.owner.clone(), row.subscription.clone())).collect();
     if ids.is_empty() {
         return Ok(Vec::new());
     }

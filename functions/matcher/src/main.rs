@@ -60,12 +60,31 @@ async fn handle(telemetry: Telemetry, store: &Store, queues: &Queues, record: Re
             }
             telemetry.latency(received_at, clients::now());
             let (outcome, reason) = matched.dropped.map_or(("accepted", "matched"), |reason| ("dropped", reason));
-            tracing::info!(stage = "matcher", event_id, kind, outcome, reason, recipients = matched.recipients, requeued = matched.requeued, latency_ms, "matcher {outcome} event {event_id}: {} recipients", matched.recipients);
+            tracing::info!(
+                stage = "matcher",
+                event_id,
+                kind,
+                outcome,
+                reason,
+                recipients = matched.recipients,
+                requeued = matched.requeued,
+                latency_ms,
+                "matcher {outcome} event {event_id}: {} recipients",
+                matched.recipients
+            );
             Ok(())
         }
         Err(error) => {
             telemetry.count("retried", "unavailable", 1);
-            tracing::warn!(stage = "matcher", event_id, kind, outcome = "retried", reason = "unavailable", dependency = error.dependency, "matcher retries event {event_id}: {error}");
+            tracing::warn!(
+                stage = "matcher",
+                event_id,
+                kind,
+                outcome = "retried",
+                reason = "unavailable",
+                dependency = error.dependency,
+                "matcher retries event {event_id}: {error}"
+            );
             Err(Retry::default())
         }
     }

@@ -41,7 +41,14 @@ async fn store(memory: &Memory, interest: &mut Interest, row: &Subscription) {
 }
 
 fn content(interest: &Interest, event: &Event) -> Content {
-    Content { relay: "wss://relay".to_owned(), received_at: NOW * 1000, backfill: false, hits: interest.hits(event), position: None, event: event.clone() }
+    Content {
+        relay: "wss://relay".to_owned(),
+        received_at: NOW * 1000,
+        backfill: false,
+        hits: interest.hits(event),
+        position: None,
+        event: event.clone(),
+    }
 }
 
 fn deliveries(memory: &Memory) -> Vec<Delivery> {
@@ -86,7 +93,10 @@ async fn all_matching_subscriptions_of_a_recipient_make_one_delivery() {
     let matched = world.handle(&event(&author, 1, NOW, &[&["p", &p]], "hi"), false).await;
     assert_eq!(matched, Matched { recipients: 2, ..Matched::default() });
     let reasons: BTreeMap<String, Vec<String>> = deliveries(&world.memory).into_iter().map(|d| (d.app, d.reasons)).collect();
-    assert_eq!(reasons, BTreeMap::from([("demo".to_owned(), vec!["#p".to_owned(), "author".to_owned()]), ("other".to_owned(), vec!["#p".to_owned()])]));
+    assert_eq!(
+        reasons,
+        BTreeMap::from([("demo".to_owned(), vec!["#p".to_owned(), "author".to_owned()]), ("other".to_owned(), vec!["#p".to_owned()])])
+    );
 }
 
 #[tokio::test]
@@ -94,7 +104,11 @@ async fn what_must_not_notify_is_dropped_by_its_reason() {
     let (keys, author) = (Keys::generate(), Keys::generate());
     let alice = Owner { app: "demo".to_owned(), pubkey: keys.public_key() };
     let p = alice.pubkey.to_hex();
-    let world = World::with(&[subscription(&alice, &json!({"#p": [p]})), subscription(&alice, &json!({"authors": [author.public_key().to_hex()]}))]).await;
+    let world = World::with(&[
+        subscription(&alice, &json!({"#p": [p]})),
+        subscription(&alice, &json!({"authors": [author.public_key().to_hex()]})),
+    ])
+    .await;
     let tag: &[&str] = &["p", &p];
     let dropped = async |event: Event, backfill| world.handle(&event, backfill).await;
     assert_eq!(dropped(event(&author, 1, NOW, &[tag, &["expiration", &NOW.to_string()]], ""), false).await.dropped, Some("expired"));
@@ -167,15 +181,22 @@ fn any_filter() -> impl Strategy<Value = Value> {
     let keys = prop::collection::vec(key, 1..3);
     let text = prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("")], 1..3);
     let kinds = prop::collection::vec(prop_oneof![Just(1u16), Just(4), Just(7), Just(1059)], 1..3);
-    (prop::option::of(keys.clone()), prop::option::of(kinds), prop::option::of(keys), prop::option::of(text)).prop_map(|(authors, kinds, p, t)| {
-        let mut filter = json!({});
-        for (name, value) in [("authors", authors.map(|v| json!(v))), ("kinds", kinds.map(|v| json!(v))), ("#p", p.map(|v| json!(v))), ("#t", t.map(|v| json!(v)))] {
-            if let Some(value) = value {
-                filter[name] = value;
+    (prop::option::of(keys.clone()), prop::option::of(kinds), prop::option::of(keys), prop::option::of(text)).prop_map(
+        |(authors, kinds, p, t)| {
+            let mut filter = json!({});
+            for (name, value) in [
+                ("authors", authors.map(|v| json!(v))),
+                ("kinds", kinds.map(|v| json!(v))),
+                ("#p", p.map(|v| json!(v))),
+                ("#t", t.map(|v| json!(v))),
+            ] {
+                if let Some(value) = value {
+                    filter[name] = value;
+                }
             }
-        }
-        filter
-    })
+            filter
+        },
+    )
 }
 
 fn people() -> Vec<Keys> {
@@ -203,8 +224,11 @@ fn any_event() -> impl Strategy<Value = Event> {
 fn brute_force(filter: &Value, event: &Event, owner: &Owner) -> bool {
     let json = json!(event);
     let holds = |field: &str, value: &Value| filter[field].as_array().is_none_or(|list| list.contains(value));
-    let tagged = |letter: &str| -> Vec<&Value> { json["tags"].as_array().unwrap().iter().filter(|tag| tag[0] == letter).map(|tag| &tag[1]).collect() };
-    let tag = |letter: &str| filter[format!("#{letter}")].as_array().is_none_or(|list| tagged(letter).iter().any(|value| list.contains(value)));
+    let tagged = |letter: &str| -> Vec<&Value> {
+        json["tags"].as_array().unwrap().iter().filter(|tag| tag[0] == letter).map(|tag| &tag[1]).collect()
+    };
+    let tag =
+        |letter: &str| filter[format!("#{letter}")].as_array().is_none_or(|list| tagged(letter).iter().any(|value| list.contains(value)));
     let private = [4, 1059].contains(&event.kind.as_u16());
     holds("authors", &json["pubkey"])
         && holds("kinds", &json["kind"])

@@ -137,7 +137,8 @@ fn environment(endpoint: &str, sns_endpoint: &str) -> HashMap<String, String> {
 /// Something does not compile.
 pub async fn build(tools: &Tools) -> Result<PathBuf> {
     step("sam build (some minutes at first, seconds after)");
-    run(tools.sam("sam").current_dir(root()).args(["build", "--config-env", "local"]).env("AWS_DEFAULT_REGION", REGION), "sam build").await?;
+    run(tools.sam("sam").current_dir(root()).args(["build", "--config-env", "local"]).env("AWS_DEFAULT_REGION", REGION), "sam build")
+        .await?;
     step("building the listener");
     let mut lambda = tools.sam("cargo-lambda");
     run(lambda.current_dir(root()).args(["lambda", "build", "--release", "--x86-64", "--bin", "listener"]), "cargo lambda build").await?;
@@ -162,7 +163,8 @@ pub async fn deploy(tools: &Tools, aws: &Aws) -> Result<BTreeMap<String, String>
         output_key: String,
         output_value: String,
     }
-    let outputs: Vec<Output> = serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let outputs: Vec<Output> =
+        serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
     Ok(outputs.into_iter().map(|output| (output.output_key, output.output_value)).collect())
 }
 

@@ -68,7 +68,8 @@ impl Counters {
 fn add(counters: &mut BTreeMap<String, u64>, line: &str) {
     let Some(metric) = line.starts_with(r#"{"_aws""#).then(|| serde_json::from_str::<Value>(line).ok()).flatten() else { return };
     let text = |name: &str| metric[name].as_str();
-    if let (Some(stage), Some(outcome), Some(reason), Some(n)) = (text("Stage"), text("Outcome"), text("Reason"), metric["Events"].as_u64()) {
+    if let (Some(stage), Some(outcome), Some(reason), Some(n)) = (text("Stage"), text("Outcome"), text("Reason"), metric["Events"].as_u64())
+    {
         *counters.entry(format!("{stage}.{outcome}.{reason}")).or_default() += n;
     }
 }

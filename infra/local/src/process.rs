@@ -79,7 +79,10 @@ impl Service {
             }
             Ok(())
         });
-        waiting.await.unwrap_or_else(|_| bail!("{} is not ready after a minute", self.name)).with_context(|| format!("see {}", self.log.display()))
+        waiting
+            .await
+            .unwrap_or_else(|_| bail!("{} is not ready after a minute", self.name))
+            .with_context(|| format!("see {}", self.log.display()))
     }
 
     /// Waits until it ends by itself.

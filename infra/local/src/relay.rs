@@ -3,10 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use nostr_relay_builder::{
-    LocalRelay, RelayBuilder,
-    builder::RateLimit,
-};
+use nostr_relay_builder::{LocalRelay, RelayBuilder, builder::RateLimit};
 
 /// Starts a relay at this address. It stops when the value is dropped.
 ///

@@ -29,8 +29,14 @@ use tokio::{
 };
 
 /// The actions that change SNS's state.
-const CHANGES: [&str; 6] =
-    ["CreatePlatformApplication", "DeletePlatformApplication", "SetPlatformApplicationAttributes", "CreatePlatformEndpoint", "SetEndpointAttributes", "DeleteEndpoint"];
+const CHANGES: [&str; 6] = [
+    "CreatePlatformApplication",
+    "DeletePlatformApplication",
+    "SetPlatformApplicationAttributes",
+    "CreatePlatformEndpoint",
+    "SetEndpointAttributes",
+    "DeleteEndpoint",
+];
 
 /// One publish that SNS accepted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -208,7 +214,11 @@ impl Proxy {
             headers.remove(name);
         }
         let answer = self.shared.http.post(&self.shared.upstream).headers(headers).body(body).send().await?;
-        Ok(Answer { status: answer.status(), content_type: answer.headers().get(header::CONTENT_TYPE).cloned(), body: answer.bytes().await? })
+        Ok(Answer {
+            status: answer.status(),
+            content_type: answer.headers().get(header::CONTENT_TYPE).cloned(),
+            body: answer.bytes().await?,
+        })
     }
 
     fn record_push(&self, form: &HashMap<String, String>) -> Result<()> {

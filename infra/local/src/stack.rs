@@ -102,7 +102,13 @@ impl Stack {
 
         let groups = ["control", "matcher", "deliver"].map(|stage| format!("/aws/lambda/{STACK}-{stage}")).to_vec();
         let counters = Counters::new(aws_sdk_cloudwatchlogs::Client::new(&config), groups, since, log);
-        let api = Api { service_pubkey: service_pubkey.clone(), relays: relays.clone(), apps, sns: aws.sns.clone(), counters: Mutex::new(counters) };
+        let api = Api {
+            service_pubkey: service_pubkey.clone(),
+            relays: relays.clone(),
+            apps,
+            sns: aws.sns.clone(),
+            counters: Mutex::new(counters),
+        };
         let bound = api::serve(api, &options.listen).await?;
         Ok(Self { url: format!("http://{bound}"), relays, service_pubkey, aws, listener, _relay: own_relay })
     }

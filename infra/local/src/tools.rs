@@ -91,7 +91,8 @@ async fn environment(tools: &Path, name: &str, what: &str) -> Result<PathBuf> {
     step(&format!("installing {what} into {} (once, about half a minute)", environment.display()));
     fs::create_dir_all(tools)?;
     let python = python().await?;
-    run(Command::new(&python).args(["-m", "venv", "--clear"]).arg(&environment), "python -m venv (Debian: apt-get install python3-venv)").await?;
+    run(Command::new(&python).args(["-m", "venv", "--clear"]).arg(&environment), "python -m venv (Debian: apt-get install python3-venv)")
+        .await?;
     let mut pip = Command::new(environment.join("bin/pip"));
     run(pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]).arg(&pins), "pip install").await?;
     fs::write(mark, wanted)?;

@@ -28,7 +28,8 @@ pub async fn config() -> SdkConfig {
 /// `endpoint` names (`AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SNS`). For the local stack and tests.
 pub async fn at(variables: &HashMap<String, String>, endpoint: &str) -> SdkConfig {
     let get = |name: &str| variables.get(name).cloned().unwrap_or_default();
-    let credentials = aws_sdk_sqs::config::Credentials::new(get("AWS_ACCESS_KEY_ID"), get("AWS_SECRET_ACCESS_KEY"), None, None, "variables");
+    let credentials =
+        aws_sdk_sqs::config::Credentials::new(get("AWS_ACCESS_KEY_ID"), get("AWS_SECRET_ACCESS_KEY"), None, None, "variables");
     aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new(get("AWS_REGION")))
         .endpoint_url(get(endpoint))

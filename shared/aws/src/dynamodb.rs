@@ -32,7 +32,8 @@ pub(crate) type Item = std::collections::HashMap<String, AttributeValue>;
 pub(crate) const EXPIRES_AT: &str = "expires_at";
 
 /// "No row, or one written by an older event": the condition of every write that an event orders.
-pub(crate) const SUPERSEDES: &str = "attribute_not_exists(created_at) OR created_at < :created_at OR (created_at = :created_at AND event_id > :event_id)";
+pub(crate) const SUPERSEDES: &str =
+    "attribute_not_exists(created_at) OR created_at < :created_at OR (created_at = :created_at AND event_id > :event_id)";
 
 /// How often a batch read asks again for what DynamoDB left out.
 const BATCH_ATTEMPTS: u32 = 6;
@@ -82,7 +83,8 @@ impl Store {
                     // DynamoDB answers in part when it throttles or at 16 MiB.
                     tokio::time::sleep(Duration::from_millis(20 << attempt)).await;
                 }
-                let request = KeysAndAttributes::builder().set_keys(Some(left)).consistent_read(true).build().map_err(unavailable(dependency))?;
+                let request =
+                    KeysAndAttributes::builder().set_keys(Some(left)).consistent_read(true).build().map_err(unavailable(dependency))?;
                 let answer = self.client.batch_get_item().request_items(table, request).send().await.map_err(unavailable(dependency))?;
                 for item in answer.responses.into_iter().flatten().flat_map(|(_, items)| items) {
                     rows.push(read(dependency, item)?);

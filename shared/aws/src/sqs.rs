@@ -111,7 +111,10 @@ impl Visibility {
         let seconds = i32::try_from(time.as_secs()).unwrap_or(i32::MAX).min(12 * 60 * 60);
         let request = self.client.change_message_visibility().queue_url(&self.url).set_receipt_handle(message.receipt_handle.clone());
         if let Err(error) = request.visibility_timeout(seconds).send().await {
-            tracing::warn!(error = crate::clients::chain(&error), "message not hidden: it comes again when the queue's visibility timeout is over");
+            tracing::warn!(
+                error = crate::clients::chain(&error),
+                "message not hidden: it comes again when the queue's visibility timeout is over"
+            );
         }
     }
 }

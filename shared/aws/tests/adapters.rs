@@ -14,7 +14,10 @@ use nostr_push_core::{
     message::{self, Position},
     order::Order,
     owner::Owner,
-    ports::{Apps, ChangeFeed, Claim, Claims, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Outcome, Publisher, Push, Queue as _, Subscriptions},
+    ports::{
+        Apps, ChangeFeed, Claim, Claims, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Outcome, Publisher, Push, Queue as _,
+        Subscriptions,
+    },
     subscription::{State, Subscription},
 };
 use nostr_push_local::{
@@ -54,7 +57,12 @@ fn order(created_at: u64, id: u8) -> Order {
 }
 
 async fn an_app_is_read_as_it_was_written(store: &Store) {
-    let app = App { app: "demo".to_owned(), platforms: BTreeMap::from([(Platform::ApnsSandbox, "arn".to_owned())]), triggers: vec![json!({"kinds": [1], "#p": ["$owner"]})], allow_broad_filters: true };
+    let app = App {
+        app: "demo".to_owned(),
+        platforms: BTreeMap::from([(Platform::ApnsSandbox, "arn".to_owned())]),
+        triggers: vec![json!({"kinds": [1], "#p": ["$owner"]})],
+        allow_broad_filters: true,
+    };
     store.put_app(&app).await.unwrap();
     assert_eq!(store.app("demo").await.unwrap(), Some(app.clone()));
     assert_eq!(store.app("nobody's").await.unwrap(), None);
@@ -64,8 +72,21 @@ async fn an_app_is_read_as_it_was_written(store: &Store) {
 async fn devices_are_written_whole_and_only_if_unchanged(store: &Store) {
     let owner = owner();
     let id = DeviceId { app: "demo".to_owned(), token_hash: "ab".repeat(32) };
-    let registration = Registration { owner: owner.clone(), order: order(5, 1), platform: Platform::Fcm, endpoint_arn: Some("arn".to_owned()), state: DeviceState::Removing { until: 9 }, valid_until: 10 };
-    let device = Device { id: id.clone(), registration: Some(registration), removals: BTreeMap::from([("cd".repeat(32), order(3, 2))]), expires_at: 11, version: 0 };
+    let registration = Registration {
+        owner: owner.clone(),
+        order: order(5, 1),
+        platform: Platform::Fcm,
+        endpoint_arn: Some("arn".to_owned()),
+        state: DeviceState::Removing { until: 9 },
+        valid_until: 10,
+    };
+    let device = Device {
+        id: id.clone(),
+        registration: Some(registration),
+        removals: BTreeMap::from([("cd".repeat(32), order(3, 2))]),
+        expires_at: 11,
+        version: 0,
+    };
     let roster = Roster { devices: BTreeSet::from([id.token_hash.clone()]), removed_all: Some(order(2, 3)), ..Roster::new(owner.clone()) };
     assert!(store.commit(Some(&device), Some(&roster)).await.unwrap());
     let (stored, stored_roster) = (Device { version: 1, ..device.clone() }, Roster { version: 1, ..roster.clone() });
@@ -85,7 +106,16 @@ async fn devices_are_written_whole_and_only_if_unchanged(store: &Store) {
 
 fn subscription(owner: &Owner, filter: &Value, order: Order) -> Subscription {
     let filter = Filter::from_json(filter).unwrap();
-    Subscription { owner: owner.clone(), subscription: filter.identity(), filter, order, since: 7, state: State::Active, valid_until: 4_000_000_000, changed_at: order.created_at * 1000 }
+    Subscription {
+        owner: owner.clone(),
+        subscription: filter.identity(),
+        filter,
+        order,
+        since: 7,
+        state: State::Active,
+        valid_until: 4_000_000_000,
+        changed_at: order.created_at * 1000,
+    }
 }
 
 async fn the_newest_subscription_wins(store: &Store) {
@@ -194,7 +224,8 @@ async fn endpoints_are_found_enabled_and_deleted(environment: &HashMap<String, S
     let config = clients::at(environment, "AWS_ENDPOINT_URL_SNS").await;
     let (sns, client) = (Sns::new(&config), aws_sdk_sns::Client::new(&config));
     let platform = &app.platforms[&Platform::Fcm];
-    let push = Push { message: json!({"default": "x", "GCM": "{}"}).to_string(), attributes: vec![("AWS.SNS.MOBILE.FCM.TTL", "5".to_owned())] };
+    let push =
+        Push { message: json!({"default": "x", "GCM": "{}"}).to_string(), attributes: vec![("AWS.SNS.MOBILE.FCM.TTL", "5".to_owned())] };
     let ensure = async |token: &str| match sns.ensure(platform, token).await.unwrap() {
         Ensured::Endpoint(arn) => arn,
         Ensured::BadToken => panic!("refused"),
@@ -211,7 +242,13 @@ async fn endpoints_are_found_enabled_and_deleted(environment: &HashMap<String, S
     assert_eq!(attributes["Enabled"], "true");
 
     // "already exists with the same Token, but different attributes".
-    let other = client.create_platform_endpoint().platform_application_arn(platform).token("other").custom_user_data("another program's").send().await;
+    let other = client
+        .create_platform_endpoint()
+        .platform_application_arn(platform)
+        .token("other")
+        .custom_user_data("another program's")
+        .send()
+        .await;
     assert_eq!(ensure("other").await, other.unwrap().endpoint_arn.unwrap());
 
     sns.delete(&arn).await.unwrap();
@@ -219,7 +256,8 @@ async fn endpoints_are_found_enabled_and_deleted(environment: &HashMap<String, S
     assert_eq!(sns.publish(&arn, &push).await, Outcome::Gone);
     assert_ne!(ensure("token").await, arn, "a new endpoint");
 
-    let nobody = clients::at(&HashMap::from([("AWS_ENDPOINT_URL_SNS".to_owned(), "http://127.0.0.1:9".to_owned())]), "AWS_ENDPOINT_URL_SNS").await;
+    let nobody =
+        clients::at(&HashMap::from([("AWS_ENDPOINT_URL_SNS".to_owned(), "http://127.0.0.1:9".to_owned())]), "AWS_ENDPOINT_URL_SNS").await;
     let started = std::time::Instant::now();
     assert_eq!(Sns::new(&nobody).publish(&arn, &push).await, Outcome::Retry(None));
     assert!(started.elapsed() < Duration::from_secs(30));

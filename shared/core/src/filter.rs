@@ -253,7 +253,9 @@ mod tests {
     fn one_identity_whatever_the_order_the_repeats_and_the_ignored_fields() {
         let key = "ab".repeat(32);
         let a = filter(&json!({"kinds": [7, 1, 7], "#p": [key], "#t": ["b", "a"]}));
-        let b = filter(&json!({"#t": ["a", "b", "a"], "limit": 3, "since": 5, "until": 9, "search": "x", "#p": [key], "kinds": [1, 7], "foo": 1}));
+        let b = filter(
+            &json!({"#t": ["a", "b", "a"], "limit": 3, "since": 5, "until": 9, "search": "x", "#p": [key], "kinds": [1, 7], "foo": 1}),
+        );
         assert_eq!(a.identity(), b.identity());
         assert_eq!(a.to_json(), format!(r##"{{"#p":["{key}"],"#t":["a","b"],"kinds":[1,7]}}"##));
         assert_ne!(a.identity(), filter(&json!({"kinds": [1], "#p": [key]})).identity());
@@ -263,10 +265,22 @@ mod tests {
     fn values_of_the_wrong_form_are_refused() {
         let upper = "AB".repeat(32);
         for bad in [
-            json!([]), json!("x"), json!(null),
-            json!({"kinds": []}), json!({"kinds": [65536]}), json!({"kinds": [-1]}), json!({"kinds": ["1"]}), json!({"kinds": 1}),
-            json!({"ids": ["ab"]}), json!({"authors": [upper]}), json!({"authors": [1]}), json!({"#p": [upper]}), json!({"#e": ["group"]}),
-            json!({"#t": ["x".repeat(MAX_TAG_VALUE + 1)]}), json!({"#t": [1]}), json!({"#t": "x"}),
+            json!([]),
+            json!("x"),
+            json!(null),
+            json!({"kinds": []}),
+            json!({"kinds": [65536]}),
+            json!({"kinds": [-1]}),
+            json!({"kinds": ["1"]}),
+            json!({"kinds": 1}),
+            json!({"ids": ["ab"]}),
+            json!({"authors": [upper]}),
+            json!({"authors": [1]}),
+            json!({"#p": [upper]}),
+            json!({"#e": ["group"]}),
+            json!({"#t": ["x".repeat(MAX_TAG_VALUE + 1)]}),
+            json!({"#t": [1]}),
+            json!({"#t": "x"}),
         ] {
             assert!(Filter::from_json(&bad).is_err(), "{bad}");
         }

@@ -177,7 +177,9 @@ mod tests {
     #[test]
     fn text_and_back_is_the_same_key() {
         let hex = "ab".repeat(32);
-        for text in [format!("id:{hex}"), format!("author:{hex}"), format!("#p:{hex}"), "#h:a:b".to_owned(), "#t:".to_owned(), "kind:7".to_owned()] {
+        for text in
+            [format!("id:{hex}"), format!("author:{hex}"), format!("#p:{hex}"), "#h:a:b".to_owned(), "#t:".to_owned(), "kind:7".to_owned()]
+        {
             assert_eq!(text.parse::<IndexKey>().unwrap().to_string(), text);
         }
         for bad in ["", "id", "id:ab", "kind:x", "#pp:x", "#1:x", "other:x"] {

@@ -2,13 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    DAY, Millis, Seconds,
-    filter::Filter,
-    index_key::IndexKey,
-    order::Order,
-    owner::Owner,
-};
+use crate::{DAY, Millis, Seconds, filter::Filter, index_key::IndexKey, order::Order, owner::Owner};
 
 /// The most subscriptions of one (owner, app), fixed triggers not counted.
 pub const MAX_SUBSCRIPTIONS: usize = 50;

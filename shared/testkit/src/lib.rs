@@ -22,7 +22,11 @@ use nostr::{
 /// Never with a valid key.
 pub fn event(keys: &Keys, kind: u16, created_at: u64, tags: &[&[&str]], content: &str) -> Event {
     let tags = tags.iter().map(|tag| Tag::parse(tag.iter().copied()).expect("a tag has a name"));
-    EventBuilder::new(Kind::from_u16(kind), content).tags(tags).custom_created_at(Timestamp::from_secs(created_at)).finalize(keys).expect("keys sign")
+    EventBuilder::new(Kind::from_u16(kind), content)
+        .tags(tags)
+        .custom_created_at(Timestamp::from_secs(created_at))
+        .finalize(keys)
+        .expect("keys sign")
 }
 
 /// A control event of dialect N: encrypted to the service, with these tags besides `p`.

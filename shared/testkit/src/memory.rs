@@ -13,7 +13,8 @@ use nostr_push_core::{
     order::Order,
     owner::Owner,
     ports::{
-        Answer, Apps, Claim, Claims, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Outcome, Page, Publisher, Push, Queue, Subscriptions, Unavailable,
+        Answer, Apps, Claim, Claims, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Outcome, Page, Publisher, Push, Queue,
+        Subscriptions, Unavailable,
     },
     subscription::{IndexRow, Subscription},
 };

@@ -119,7 +119,10 @@ fn roster_key(owner: &Owner) -> String {
 }
 
 fn device(row: DeviceRow) -> Answer<Device> {
-    let (app, token_hash) = row.device.rsplit_once('#').ok_or_else(|| Unavailable { dependency: GET, why: "a device row's key is not app#token_hash".to_owned() })?;
+    let (app, token_hash) = row
+        .device
+        .rsplit_once('#')
+        .ok_or_else(|| Unavailable { dependency: GET, why: "a device row's key is not app#token_hash".to_owned() })?;
     Ok(Device {
         id: DeviceId { app: app.to_owned(), token_hash: token_hash.to_owned() },
         registration: row.registration,

@@ -86,7 +86,8 @@ impl Subscriptions for Store {
 
 impl ChangeFeed for Store {
     async fn changes(&self, since: Millis) -> Answer<Vec<Subscription>> {
-        let shards: Vec<Vec<Subscription>> = stream::iter(0..SHARDS).map(|shard| self.changes_in(shard, since)).buffer_unordered(4).try_collect().await?;
+        let shards: Vec<Vec<Subscription>> =
+            stream::iter(0..SHARDS).map(|shard| self.changes_in(shard, since)).buffer_unordered(4).try_collect().await?;
         Ok(shards.into_iter().flatten().collect())
     }
 }
@@ -94,7 +95,8 @@ impl ChangeFeed for Store {
 impl Store {
     async fn changes_in(&self, shard: u64, since: Millis) -> Answer<Vec<Subscription>> {
         let query = self.client.query().table_name(&self.tables.subscriptions).index_name(BY_CHANGE);
-        let query = query.key_condition_expression("#shard = :shard AND changed_at >= :since").expression_attribute_names("#shard", "shard");
+        let query =
+            query.key_condition_expression("#shard = :shard AND changed_at >= :since").expression_attribute_names("#shard", "shard");
         let query = query.expression_attribute_values(":shard", n(shard)).expression_attribute_values(":since", n(since));
         let mut items = query.into_paginator().items().send();
         let mut rows = Vec::new();
@@ -123,4 +125,3 @@ fn subscription(row: Row) -> Answer<Subscription> {
         changed_at: row.changed_at,
     })
 }
-
