@@ -399,12 +399,11 @@ impl Step {
     }
 }
 
+/// The tokens in force with their owner and end, and the subscriptions in force with theirs.
+type Reached = (BTreeMap<String, (String, Seconds)>, BTreeSet<(Owner, String, Seconds)>);
+
 /// What must hold in the end, worked out from the history alone.
-fn model(
-    f: &Fixture,
-    people: &[Keys; 2],
-    history: &[(Step, Event)],
-) -> (BTreeMap<String, (String, Seconds)>, BTreeSet<(Owner, String, Seconds)>) {
+fn model(f: &Fixture, people: &[Keys; 2], history: &[(Step, Event)]) -> Reached {
     let owner = |who: usize| Owner { app: "triggered".to_owned(), pubkey: people[who].public_key() };
     let latest = |matches: &dyn Fn(&Step) -> bool| {
         let matching = history.iter().filter(|(step, _)| matches(step));
@@ -426,20 +425,20 @@ fn model(
         }
     }
     let mut subscriptions = BTreeSet::new();
-    for who in 0..2 {
+    for (who, person) in people.iter().enumerate() {
         for (n, filter) in filters().iter().enumerate() {
             let last = latest(
                 &|step| matches!(step, Step::Upsert { who: w, filter, .. } | Step::Delete { who: w, filter } if *w == who && *filter == n),
             );
             if let Some((Step::Upsert { days, .. }, _)) = last {
-                let filter = Filter::from_json(filter).unwrap().addressed(people[who].public_key());
+                let filter = Filter::from_json(filter).unwrap().addressed(person.public_key());
                 subscriptions.insert((owner(who), filter.identity(), NOW + days * DAY));
             }
         }
-        let mine = devices.values().filter(|(pubkey, _)| *pubkey == people[who].public_key().to_hex());
+        let mine = devices.values().filter(|(pubkey, _)| *pubkey == person.public_key().to_hex());
         if let Some(end) = mine.map(|(_, end)| *end).max() {
             let app = f.control.store.state().apps["triggered"].clone();
-            for filter in app.triggers_for(people[who].public_key()).unwrap() {
+            for filter in app.triggers_for(person.public_key()).unwrap() {
                 subscriptions.insert((owner(who), format!("{TRIGGER}{}", filter.identity()), end));
             }
         }

@@ -1,4 +1,5 @@
 //! The real bootstrap, killed at the two worst moments, against the local AWS endpoint.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

@@ -20,7 +20,7 @@ const OVERLAP: Millis = 30_000;
 
 /// The interest, and news of its changes.
 pub struct Feed<F> {
-    feed: F,
+    source: F,
     interest: Arc<RwLock<Interest>>,
     changed: watch::Sender<u64>,
     read_until: Millis,
@@ -28,8 +28,8 @@ pub struct Feed<F> {
 
 impl<F: ChangeFeed> Feed<F> {
     /// A feed that has read nothing.
-    pub fn new(feed: F) -> Self {
-        Self { feed, interest: Arc::default(), changed: watch::Sender::new(0), read_until: 0 }
+    pub fn new(source: F) -> Self {
+        Self { source, interest: Arc::default(), changed: watch::Sender::new(0), read_until: 0 }
     }
 
     /// The interest it keeps up to date.
@@ -47,7 +47,7 @@ impl<F: ChangeFeed> Feed<F> {
     /// # Errors
     /// The table failed. The next reading takes in what this one missed.
     pub async fn read(&mut self, now: Millis) -> Result<(), Unavailable> {
-        let rows = self.feed.changes(self.read_until.saturating_sub(OVERLAP)).await?;
+        let rows = self.source.changes(self.read_until.saturating_sub(OVERLAP)).await?;
         self.read_until = now;
         let mut interest = self.interest.write().unwrap_or_else(PoisonError::into_inner);
         let mut changed = false;

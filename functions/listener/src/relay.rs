@@ -126,8 +126,8 @@ async fn connection(url: &str, context: &Context, alive_at: &mut Option<Seconds>
                     _ => {}
                 }
             }
-            changed = changes.changed() => {
-                if changed.is_err() {
+            news = changes.changed() => {
+                if news.is_err() {
                     return Ok(());
                 }
                 tokio::time::sleep(SETTLE).await;
@@ -186,7 +186,7 @@ impl Session<'_> {
                     // Waiting here is the backpressure: a full buffer stops the reading of this socket. The buffers
                     // outlive the connections, so sending does not fail.
                     Verdict::Control(message) => drop(context.control.send(message).await),
-                    Verdict::Content(message) => drop(context.content.send(message).await),
+                    Verdict::Content(message) => drop(context.content.send(*message).await),
                 }
             }
             Some(r#""EOSE""#) => {

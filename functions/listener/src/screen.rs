@@ -22,7 +22,7 @@ pub enum Verdict {
     /// To the control queue.
     Control(Control),
     /// To the event queue.
-    Content(Content),
+    Content(Box<Content>),
     /// Nothing, for this reason.
     Drop(&'static str),
 }
@@ -59,7 +59,7 @@ impl Screen {
             return Verdict::Drop("no_interest");
         }
         self.verified(&event, hits.len()).map_or_else(Verdict::Drop, |()| {
-            Verdict::Content(Content { relay: relay.to_owned(), received_at: now, backfill, hits, position: None, event })
+            Verdict::Content(Box::new(Content { relay: relay.to_owned(), received_at: now, backfill, hits, position: None, event }))
         })
     }
 
@@ -93,8 +93,8 @@ mod tests {
 
     use super::*;
 
-    fn screen(service: &Keys, filter: serde_json::Value) -> Screen {
-        let filter = Filter::from_json(&filter).unwrap();
+    fn screen(service: &Keys, filter: &serde_json::Value) -> Screen {
+        let filter = Filter::from_json(filter).unwrap();
         let owner = Owner { app: "demo".to_owned(), pubkey: service.public_key() };
         let row = Subscription {
             owner,
@@ -123,7 +123,7 @@ mod tests {
     fn each_event_meets_its_verdict() {
         let (service, author) = (Keys::generate(), Keys::generate());
         let p = author.public_key().to_hex();
-        let screen = screen(&service, json!({"kinds": [1], "#p": [p]}));
+        let screen = screen(&service, &json!({"kinds": [1], "#p": [p]}));
         let judge = |event: &Event| reason(&screen.judge("ws://r", &to_raw_value(event).unwrap(), false, 5)).to_owned();
 
         let wanted = event(&author, 1, 1, &[&["p", &p]], "x");
@@ -146,7 +146,7 @@ mod tests {
     fn an_event_that_somebody_subscribed_to_meanwhile_is_no_duplicate() {
         let (service, author) = (Keys::generate(), Keys::generate());
         let p = author.public_key().to_hex();
-        let screen = screen(&service, json!({"#p": [p]}));
+        let screen = screen(&service, &json!({"#p": [p]}));
         let note = to_raw_value(&event(&author, 1, 1, &[&["p", &p], &["t", "a"]], "x")).unwrap();
         assert_eq!(reason(&screen.judge("ws://r", &note, false, 5)), "content");
         let filter = Filter::from_json(&json!({"#t": ["a"]})).unwrap();
@@ -170,7 +170,7 @@ mod tests {
     fn the_hits_are_those_in_use_each_once() {
         let (service, author) = (Keys::generate(), Keys::generate());
         let p = author.public_key().to_hex();
-        let screen = screen(&service, json!({"#p": [p]}));
+        let screen = screen(&service, &json!({"#p": [p]}));
         let note = event(&author, 1, 1, &[&["p", &p], &["p", &p], &["e", &"ab".repeat(32)]], "x");
         let Verdict::Content(content) = screen.judge("ws://r", &to_raw_value(&note).unwrap(), true, 5) else { panic!("not forwarded") };
         assert_eq!(content.hits.iter().map(ToString::to_string).collect::<Vec<_>>(), [format!("#p:{p}")]);

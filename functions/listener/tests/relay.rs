@@ -1,4 +1,5 @@
 //! The listener against a real relay and queues in memory: what it asks for, what it forwards, and how it stops.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 
 use std::{
     net::{SocketAddr, TcpListener},

@@ -177,7 +177,7 @@ async fn reads_depend_on_the_hits_alone() {
 
 /// Filters and events over so few values that they often meet.
 fn any_filter() -> impl Strategy<Value = Value> {
-    let key = (0..4u8).prop_map(|n| hex(n));
+    let key = (0..4u8).prop_map(hex);
     let keys = prop::collection::vec(key, 1..3);
     let text = prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("")], 1..3);
     let kinds = prop::collection::vec(prop_oneof![Just(1u16), Just(4), Just(7), Just(1059)], 1..3);

@@ -145,6 +145,14 @@ pub async fn build(tools: &Tools) -> Result<PathBuf> {
     Ok(root().join("target/lambda/listener/bootstrap"))
 }
 
+/// One output of the stack, as the SAM CLI lists it.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Output {
+    output_key: String,
+    output_value: String,
+}
+
 /// Deploys the built template by `sam deploy`. Answers the stack's outputs.
 ///
 /// # Errors
@@ -157,12 +165,6 @@ pub async fn deploy(tools: &Tools, aws: &Aws) -> Result<BTreeMap<String, String>
     let mut list = tools.sam("sam");
     list.current_dir(root()).args(["list", "stack-outputs", "--stack-name", STACK, "--output", "json"]).envs(aws.environment());
     let output = list.output().await?;
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Output {
-        output_key: String,
-        output_value: String,
-    }
     let outputs: Vec<Output> =
         serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
     Ok(outputs.into_iter().map(|output| (output.output_key, output.output_value)).collect())

@@ -24,7 +24,7 @@ struct Arguments {
     /// Where the HTTP interface listens.
     #[arg(long, default_value = "127.0.0.1:8787", global = true)]
     listen: SocketAddr,
-    /// A relay to listen to (repeatable). Default: one is started at ws://127.0.0.1:7777.
+    /// A relay to listen to (repeatable). Default: one is started at `ws://127.0.0.1:7777`.
     #[arg(long, global = true)]
     relay: Vec<String>,
     /// The service's secret key, 64 hex characters or an nsec. Default: the one that the deployment generated.

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
-    io::{BufRead, BufReader, Write},
+    io::Write,
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -106,11 +106,11 @@ impl Proxy {
     /// The state cannot be read or replayed.
     pub async fn open(upstream: String, data: &Path) -> Result<Self> {
         let (journal, record) = (data.join("sns.jsonl"), data.join("pushes.jsonl"));
-        let changes: Vec<Change> = lines(&journal)?;
+        let changes: Vec<Change> = lines(&journal);
         let kept = Kept {
             journal: append(&journal)?,
             changes: 0,
-            pushes: lines(&record)?,
+            pushes: lines(&record),
             record: append(&record)?,
             tokens: HashMap::new(),
             faults: Vec::new(),
@@ -340,12 +340,17 @@ fn form(body: &[u8]) -> HashMap<String, String> {
     form_urlencoded::parse(body).into_owned().collect()
 }
 
-fn lines<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Vec<T>> {
-    let Ok(file) = File::open(path) else { return Ok(Vec::new()) };
-    // The last line may be cut, if we were killed while writing it.
-    Ok(BufReader::new(file).lines().map_while(Result::ok).map_while(|line| serde_json::from_str(&line).ok()).collect())
+/// What the file's lines hold. One that was cut, because we were killed while writing it, is left out.
+fn lines<T: for<'de> Deserialize<'de>>(path: &Path) -> Vec<T> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
+/// The file, open for more lines. The first one begins on a line of its own.
 fn append(path: &Path) -> Result<File> {
-    Ok(OpenOptions::new().create(true).append(true).open(path)?)
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    if std::fs::read(path)?.last().is_some_and(|byte| *byte != b'\n') {
+        writeln!(file)?;
+    }
+    Ok(file)
 }

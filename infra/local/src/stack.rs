@@ -88,7 +88,10 @@ impl Stack {
 
         step("starting the listener");
         let since = i64::try_from(clients::now())?;
-        let mut command = Command::new(listener_binary);
+        // A copy: the next build could not replace a program that runs.
+        let running = data.join("listener");
+        fs::copy(listener_binary, &running)?;
+        let mut command = Command::new(running);
         command
             .envs(aws.environment())
             .env("RELAYS", relays.join(","))

@@ -1,5 +1,6 @@
 //! The whole pipeline, from the relay to what SNS accepts, with a client that shares no code with it: nostr-tools.
 //! What is asserted stands in `e2e/pipeline.test.mjs`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 
 use std::net::SocketAddr;
 

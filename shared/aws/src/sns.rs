@@ -119,10 +119,6 @@ fn outcome(error: &SdkError<PublishError>) -> Outcome {
     };
     match service {
         PublishError::EndpointDisabledException(_) | PublishError::NotFoundException(_) => Outcome::Gone,
-        PublishError::PlatformApplicationDisabledException(_)
-        | PublishError::AuthorizationErrorException(_)
-        | PublishError::InternalErrorException(_)
-        | PublishError::KmsThrottlingException(_) => Outcome::Retry(None),
         PublishError::InvalidParameterException(_)
         | PublishError::InvalidParameterValueException(_)
         | PublishError::InvalidSecurityException(_)
@@ -132,7 +128,7 @@ fn outcome(error: &SdkError<PublishError>) -> Outcome {
         | PublishError::KmsNotFoundException(_)
         | PublishError::KmsOptInRequired(_)
         | PublishError::ValidationException(_) => Outcome::Rejected(chain(error)),
-        // Throttling, 5xx and whatever is new: as good as no answer.
+        // Throttling, 5xx, a platform application whose credentials must be mended, and whatever is new.
         _ => Outcome::Retry(None),
     }
 }

@@ -1,4 +1,5 @@
 //! The partial-batch loop in a real process.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 
 use std::path::PathBuf;
 

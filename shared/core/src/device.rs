@@ -39,12 +39,15 @@ pub struct TokenHasher(Hmac<Sha256>);
 
 impl TokenHasher {
     /// Derives the key (HKDF-SHA256) from the service's secret key.
+    ///
+    /// # Panics
+    /// Never: HMAC takes a key of any length.
     pub fn new(service_secret: &[u8]) -> Self {
         let mut key = [0; 32];
         // 32 bytes is far below HKDF's limit of 255 blocks, and HMAC takes a key of any length.
         let filled = Hkdf::<Sha256>::new(None, service_secret).expand(b"nostr-push token hash v1", &mut key);
         debug_assert!(filled.is_ok());
-        #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
+        #[expect(clippy::expect_used, reason = "see Panics")]
         Self(Hmac::new_from_slice(&key).expect("any key length"))
     }
 

@@ -61,7 +61,11 @@ impl Interest {
     /// Forgets the subscriptions that are over. Answers whether the keys or kinds in use changed.
     pub fn expire(&mut self, now: Seconds) -> bool {
         let over: Vec<Held> = self.subscriptions.extract_if(|_, held| held.valid_until <= now).map(|(_, held)| held).collect();
-        over.iter().fold(false, |changed, held| self.count(&held.keys, held.kinds.as_deref(), false) || changed)
+        let mut changed = false;
+        for held in &over {
+            changed |= self.count(&held.keys, held.kinds.as_deref(), false);
+        }
+        changed
     }
 
     fn count(&mut self, keys: &[IndexKey], kinds: Option<&[u16]>, add: bool) -> bool {

@@ -1,4 +1,4 @@
-//! `claims`: key `claim` (app#recipient#event_id).
+//! `claims`: key `claim` (`app#recipient#event_id`).
 //!
 //! Guarantee: one holder at a time, and none after completion, for four days: longer than any message stays in a
 //! queue (its retention is less) and than any relay is resumed from.
