@@ -81,16 +81,7 @@ pub async fn remove(
     id: &DeviceId,
     now: Seconds,
 ) -> Result<Applied, Failure> {
-    for _ in 0..ATTEMPTS {
-        let row = store.devices(std::slice::from_ref(id)).await?.into_iter().next();
-        let Some(device) = device::remove(owner, order, id, row.as_ref(), now) else {
-            return repeated(row.iter(), owner, now);
-        };
-        if write_and_finish(store, sns, device).await? {
-            return Ok(Applied::Removed);
-        }
-    }
-    Err(contention().into())
+    settle(store, sns, owner, id, now, |row| device::remove(owner, order, id, row, now)).await
 }
 
 /// Removes all tokens of the owner under the app.
@@ -100,7 +91,7 @@ pub async fn remove(
 pub async fn remove_all(store: &impl Devices, sns: &impl Endpoints, owner: &Owner, order: Order, now: Seconds) -> Result<Applied, Failure> {
     let roster = record_removal_of_all(store, owner, order, now).await?;
     for id in roster.device_ids() {
-        remove_from(store, sns, owner, order, &id, now).await?;
+        settle(store, sns, owner, &id, now, |row| device::remove_in_roster(owner, order, row?, now)).await?;
     }
     Ok(Applied::RemovedAll)
 }
@@ -119,21 +110,22 @@ async fn record_removal_of_all(store: &impl Devices, owner: &Owner, order: Order
     Err(contention().into())
 }
 
-async fn remove_from(
+/// Writes what `decide` makes of the token's row, and does what it asks for.
+async fn settle(
     store: &impl Devices,
     sns: &impl Endpoints,
     owner: &Owner,
-    order: Order,
     id: &DeviceId,
     now: Seconds,
-) -> Result<(), Failure> {
+    decide: impl Fn(Option<&Device>) -> Option<Device>,
+) -> Result<Applied, Failure> {
     for _ in 0..ATTEMPTS {
-        let Some(row) = store.devices(std::slice::from_ref(id)).await?.into_iter().next() else { return Ok(()) };
-        let Some(device) = device::remove_in_roster(owner, order, &row, now) else {
-            return repeated([&row].into_iter(), owner, now).map(drop);
-        };
-        if write_and_finish(store, sns, device).await? {
-            return Ok(());
+        let row = store.devices(std::slice::from_ref(id)).await?.into_iter().next();
+        let Some(mut device) = decide(row.as_ref()) else { return repeated(row.as_ref(), owner, now) };
+        if store.commit(Some(&device), None).await? {
+            device.version += 1;
+            delete_endpoint(store, sns, device).await?;
+            return Ok(Applied::Removed);
         }
     }
     Err(contention().into())
@@ -141,19 +133,10 @@ async fn remove_from(
 
 /// The removal has been written before. If its endpoint may still be there, whoever was deleting it may have died:
 /// come back when the lease is over.
-fn repeated<'a>(rows: impl Iterator<Item = &'a Device>, owner: &Owner, now: Seconds) -> Result<Applied, Failure> {
-    let mut registrations = rows.filter_map(|row| row.registration.as_ref());
+fn repeated(row: Option<&Device>, owner: &Owner, now: Seconds) -> Result<Applied, Failure> {
+    let registration = row.and_then(|row| row.registration.as_ref());
     let under_way = |r: &Registration| r.owner == *owner && matches!(r.state, State::Removing { until } if until > now);
-    if registrations.any(under_way) { Err(removal_under_way().into()) } else { Ok(Applied::Repeated) }
-}
-
-async fn write_and_finish(store: &impl Devices, sns: &impl Endpoints, mut device: Device) -> Result<bool, Failure> {
-    if !store.commit(Some(&device), None).await? {
-        return Ok(false);
-    }
-    device.version += 1;
-    delete_endpoint(store, sns, device).await?;
-    Ok(true)
+    if registration.is_some_and(under_way) { Err(removal_under_way().into()) } else { Ok(Applied::Repeated) }
 }
 
 /// Deletes the endpoint of a device that is being removed. Ours alone to do: we wrote that state.
@@ -176,17 +159,6 @@ async fn read(store: &impl Devices, owner: &Owner, id: &DeviceId) -> Result<(Opt
     let devices = store.devices(&ids).await?;
     let row = devices.iter().find(|device| device.id == *id).cloned();
     Ok((row, View { roster, devices }))
-}
-
-/// The owner's devices, as they are now.
-///
-/// # Errors
-/// A dependency that failed.
-pub async fn view(store: &impl Devices, owner: &Owner) -> Result<View, Unavailable> {
-    let roster = store.roster(owner).await?.unwrap_or_else(|| Roster::new(owner.clone()));
-    let ids: Vec<DeviceId> = roster.device_ids().collect();
-    let devices = store.devices(&ids).await?;
-    Ok(View { roster, devices })
 }
 
 fn removal_under_way() -> Unavailable {

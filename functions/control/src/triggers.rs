@@ -8,13 +8,14 @@
 use nostr_push_core::{
     Millis,
     app::App,
+    device::{self, View},
     order::Order,
     owner::Owner,
     ports::{Devices, IndexWriter, Subscriptions, seconds},
     subscription::{State, Subscription, TRIGGER},
 };
 
-use crate::{devices, handler::Failure, subscriptions};
+use crate::{devices::contention, handler::Failure, subscriptions};
 
 const ATTEMPTS: usize = 10;
 
@@ -27,7 +28,7 @@ pub async fn reconcile(store: &(impl Devices + Subscriptions + IndexWriter), app
         // In this order: a device that changes after the first read makes its own writer come here and find a higher
         // counter than ours.
         let stored: Vec<_> = store.of_owner(owner).await?.into_iter().filter(Subscription::is_trigger).collect();
-        let view = devices::view(store, owner).await?;
+        let view = device::view(store, owner).await?;
         let mut in_line = true;
         for row in wanted(app, owner, &view, &stored, now) {
             in_line &= match row.state {
@@ -39,11 +40,11 @@ pub async fn reconcile(store: &(impl Devices + Subscriptions + IndexWriter), app
             return Ok(());
         }
     }
-    Err(devices::contention().into())
+    Err(contention().into())
 }
 
 /// The rows to write.
-fn wanted(app: &App, owner: &Owner, view: &nostr_push_core::device::View, stored: &[Subscription], now: Millis) -> Vec<Subscription> {
+fn wanted(app: &App, owner: &Owner, view: &View, stored: &[Subscription], now: Millis) -> Vec<Subscription> {
     let now_s = seconds(now);
     let valid_until = view.active(now_s).map(|(_, registration)| registration.valid_until).max();
     let registered_at = view.active(now_s).map(|(_, registration)| registration.order.created_at).max().unwrap_or_default();

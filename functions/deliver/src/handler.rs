@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use nostr_push_core::{
     Millis,
     app::Platform,
-    device::{self, Device, DeviceId, Registration, Roster, View},
+    device::{self, Device, Registration},
     message::Delivery,
     owner::Owner,
     ports::{Answer, Apps, Claim, Claims, Devices, Outcome, Publisher, Push, Unavailable, seconds},
@@ -86,7 +86,7 @@ where
         }
     };
     let owner = Owner { app: delivery.app.clone(), pubkey: delivery.recipient };
-    let view = view(store, owner).await?;
+    let view = device::view(store, &owner).await?;
     let devices: Vec<_> = view.active(now).filter(|(device, _)| !done.contains(&device.id.token_hash)).collect();
     if devices.is_empty() && done.is_empty() {
         store.release(&claim, &attempt.holder, true).await?;
@@ -143,13 +143,4 @@ fn push(platform: Platform, delivery: &Delivery, text: &Text, now: u64) -> Push 
         Platform::ApnsSandbox => apns::push("APNS_SANDBOX", delivery, text, now),
         Platform::Fcm => fcm::push(delivery, text, now),
     }
-}
-
-/// The recipient's devices as they are now. Read consistently: a token that has just passed to another owner must not
-/// get this one's messages.
-async fn view(store: &impl Devices, owner: Owner) -> Answer<View> {
-    let roster = store.roster(&owner).await?.unwrap_or_else(|| Roster::new(owner));
-    let ids: Vec<DeviceId> = roster.device_ids().collect();
-    let devices = store.devices(&ids).await?;
-    Ok(View { roster, devices })
 }

@@ -83,12 +83,8 @@ fn id(filters: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nostr_push_core::{
-        filter::Filter,
-        order::Order,
-        owner::Owner,
-        subscription::{State, Subscription},
-    };
+    use nostr_push_core::owner::Owner;
+    use nostr_push_testkit::subscription;
 
     use super::*;
 
@@ -96,18 +92,7 @@ mod tests {
         let mut interest = Interest::default();
         let owner = Owner { app: "demo".to_owned(), pubkey: nostr::key::Keys::generate().public_key() };
         for filter in filters {
-            let filter = Filter::from_json(filter).unwrap();
-            let row = Subscription {
-                owner: owner.clone(),
-                subscription: filter.identity(),
-                filter,
-                order: Order::counter(1),
-                since: 0,
-                state: State::Active,
-                valid_until: 100,
-                changed_at: 0,
-            };
-            interest.apply(&row, 1);
+            interest.apply(&subscription(&owner, filter), 1);
         }
         interest
     }

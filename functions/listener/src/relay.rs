@@ -44,7 +44,7 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// How far back before the last sign of life a reconnection resumes: relays' clocks differ.
 const OVERLAP: Seconds = 60;
 
-/// How far back control events are asked for at first: relays store them, and older ones are stale.
+/// How far back control events are asked for: relays store them, and older ones are stale.
 const CONTROL_HISTORY: Seconds = 7 * DAY;
 
 /// The subscription id of the control REQ.
@@ -105,9 +105,16 @@ async fn connection(url: &str, context: &Context, alive_at: &mut Option<Seconds>
     tracing::info!(stage = "listener", relay = url, outcome = "connected", "relay {url} connected");
 
     let now = seconds((context.clock)());
-    let control_from = alive_at.map_or(now.saturating_sub(CONTROL_HISTORY), |at| at.saturating_sub(OVERLAP));
-    let control = json!(["REQ", CONTROL, {"kinds": CONTROL_KINDS, "#p": [context.service], "since": control_from}]);
-    socket.send(Message::text(control.to_string())).await?;
+    // All of the history each time: an event may have been signed long before it was published. And once more from the
+    // last sign of life, because a relay answers a filter with only so many events.
+    let mut control = vec![json!("REQ"), json!(CONTROL)];
+    control.extend(
+        [Some(now.saturating_sub(CONTROL_HISTORY)), alive_at.map(|at| at.saturating_sub(OVERLAP))]
+            .into_iter()
+            .flatten()
+            .map(|since| json!({"kinds": CONTROL_KINDS, "#p": [context.service], "since": since})),
+    );
+    socket.send(Message::text(json!(control).to_string())).await?;
     let mut session = Session { url, socket, held: Plan::new(), live: HashSet::new() };
     session.follow(context, alive_at.unwrap_or(now).saturating_sub(OVERLAP)).await?;
 

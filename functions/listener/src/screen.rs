@@ -82,30 +82,15 @@ impl Screen {
 #[cfg(test)]
 mod tests {
     use nostr::key::Keys;
-    use nostr_push_core::{
-        filter::Filter,
-        order::Order,
-        owner::Owner,
-        subscription::{State, Subscription},
-    };
-    use nostr_push_testkit::event;
+    use nostr_push_core::owner::Owner;
+    use nostr_push_testkit::{event, subscription};
     use serde_json::{json, value::to_raw_value};
 
     use super::*;
 
     fn screen(service: &Keys, filter: &serde_json::Value) -> Screen {
-        let filter = Filter::from_json(filter).unwrap();
         let owner = Owner { app: "demo".to_owned(), pubkey: service.public_key() };
-        let row = Subscription {
-            owner,
-            subscription: filter.identity(),
-            filter,
-            order: Order::counter(1),
-            since: 0,
-            state: State::Active,
-            valid_until: 100,
-            changed_at: 0,
-        };
+        let row = subscription(&owner, filter);
         let mut interest = Interest::default();
         assert!(interest.apply(&row, 1));
         Screen::new(service.public_key(), Arc::new(RwLock::new(interest)))
@@ -149,18 +134,8 @@ mod tests {
         let screen = screen(&service, &json!({"#p": [p]}));
         let note = to_raw_value(&event(&author, 1, 1, &[&["p", &p], &["t", "a"]], "x")).unwrap();
         assert_eq!(reason(&screen.judge("ws://r", &note, false, 5)), "content");
-        let filter = Filter::from_json(&json!({"#t": ["a"]})).unwrap();
         let owner = Owner { app: "demo".to_owned(), pubkey: author.public_key() };
-        let row = Subscription {
-            owner,
-            subscription: filter.identity(),
-            filter,
-            order: Order::counter(1),
-            since: 0,
-            state: State::Active,
-            valid_until: 100,
-            changed_at: 0,
-        };
+        let row = subscription(&owner, &json!({"#t": ["a"]}));
         screen.interest.write().unwrap().apply(&row, 1);
         assert_eq!(reason(&screen.judge("ws://r", &note, true, 6)), "content");
         assert_eq!(reason(&screen.judge("ws://r", &note, true, 7)), "duplicate");

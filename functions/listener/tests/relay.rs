@@ -15,14 +15,13 @@ use listener::{Ports, Stopped, run};
 use nostr::{event::Event, key::Keys};
 use nostr_push_core::{
     Millis,
-    filter::Filter,
     message::{Content, Control},
     order::Order,
     owner::Owner,
     ports::{Answer, ChangeFeed, Queue, Unavailable},
     subscription::{State, Subscription},
 };
-use nostr_push_testkit::{control_event, event};
+use nostr_push_testkit::{control_event, event, subscription};
 use nostr_relay_builder::{LocalRelay, RelayBuilder};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
@@ -62,18 +61,8 @@ impl Queue<Content> for World {
 
 impl World {
     fn subscribe(&self, owner: &Keys, filter: &Value, state: State, order: u64) {
-        let filter = Filter::from_json(filter).unwrap();
         let owner = Owner { app: "demo".to_owned(), pubkey: owner.public_key() };
-        let row = Subscription {
-            owner,
-            subscription: filter.identity(),
-            filter,
-            order: Order::counter(order),
-            since: 0,
-            state,
-            valid_until: u64::MAX / 2,
-            changed_at: now_ms(),
-        };
+        let row = Subscription { order: Order::counter(order), state, changed_at: now_ms(), ..subscription(&owner, filter) };
         self.rows.lock().unwrap().push(row);
     }
 

@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nostr::{event::Event, key::Keys};
 use nostr_push_core::{
-    filter::Filter,
     interest::Interest,
     message::{self, Content, Delivery, MAX_DELIVERED_CONTENT},
     order::Order,
     owner::Owner,
     ports::{IndexWriter, Subscriptions},
-    subscription::{State, Subscription},
+    subscription::Subscription,
 };
 use nostr_push_testkit::{event, memory::Memory};
 use proptest::prelude::*;
@@ -21,17 +20,7 @@ use crate::handler::{MAX_AGE, Matched, handle};
 const NOW: u64 = 1_800_000_000;
 
 fn subscription(owner: &Owner, filter: &Value) -> Subscription {
-    let filter = Filter::from_json(filter).unwrap();
-    Subscription {
-        owner: owner.clone(),
-        subscription: filter.identity(),
-        filter,
-        order: Order::counter(1),
-        since: NOW - 100,
-        state: State::Active,
-        valid_until: NOW + 100,
-        changed_at: 0,
-    }
+    Subscription { since: NOW - 100, ..nostr_push_testkit::subscription(owner, filter) }
 }
 
 async fn store(memory: &Memory, interest: &mut Interest, row: &Subscription) {

@@ -2,7 +2,10 @@
 
 import { after, test } from 'node:test'
 import assert from 'node:assert/strict'
-import { Client, close, counting, disable, hex, now, publish, pushedTo, pushesOf, service, status } from './client.mjs'
+import { execFile } from 'node:child_process'
+import { readFile, rm, writeFile } from 'node:fs/promises'
+import { promisify } from 'node:util'
+import { Client, api, close, counting, disable, hex, now, publish, pushedTo, pushesOf, service, status } from './client.mjs'
 
 // Events that must never be pushed: looked for once more at the very end.
 const never = []
@@ -213,4 +216,18 @@ test('what is wrong is refused by its reason', async () => {
     from_future: alice.control(3079, { token: hex() }, { created_at: now() + 3600 }),
   }
   for (const [reason, event] of Object.entries(refused)) await counting(`control.refused.${reason}`, () => publish(event))
+})
+
+test('the client in docs/protocol.md runs as it is', async () => {
+  const page = await readFile(new URL('../../../docs/protocol.md', import.meta.url), 'utf8')
+  const code = page.match(/```js\n([^]*?)```/)[1].replaceAll('http://127.0.0.1:8787', api)
+  // Beside this file, so that it finds nostr-tools.
+  const file = new URL('example.tmp.mjs', import.meta.url)
+  await writeFile(file, code)
+  try {
+    const { stdout } = await promisify(execFile)(process.execPath, [file.pathname], { timeout: 120_000 })
+    assert.match(stdout, /body: 'hello'/)
+  } finally {
+    await rm(file)
+  }
 })

@@ -11,7 +11,6 @@ use nostr_push_aws::{clients, dynamodb::Store, secrets, sns::Sns, sqs::Queue};
 use nostr_push_core::{
     app::{App, Platform},
     device::{Device, DeviceId, Registration, Roster, State as DeviceState},
-    filter::Filter,
     message::{self, Position},
     order::Order,
     owner::Owner,
@@ -109,17 +108,7 @@ async fn devices_are_written_whole_and_only_if_unchanged(store: &Store) {
 }
 
 fn subscription(owner: &Owner, filter: &Value, order: Order) -> Subscription {
-    let filter = Filter::from_json(filter).unwrap();
-    Subscription {
-        owner: owner.clone(),
-        subscription: filter.identity(),
-        filter,
-        order,
-        since: 7,
-        state: State::Active,
-        valid_until: 4_000_000_000,
-        changed_at: order.created_at * 1000,
-    }
+    Subscription { order, changed_at: order.created_at * 1000, ..nostr_push_testkit::subscription(owner, filter) }
 }
 
 async fn the_newest_subscription_wins(store: &Store) {

@@ -4,15 +4,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use nostr::key::Keys;
-use nostr_push_core::{
-    filter::Filter,
-    index_key::keys_of,
-    interest::Interest,
-    order::Order,
-    owner::Owner,
-    subscription::{State, Subscription},
-};
-use nostr_push_testkit::event;
+use nostr_push_core::{index_key::keys_of, interest::Interest, owner::Owner, subscription::Subscription};
+use nostr_push_testkit::{event, subscription};
 use serde_json::json;
 
 /// An interest in this many authors and pubkeys, none of them the event's.
@@ -22,17 +15,7 @@ fn interest(subscriptions: u64) -> Interest {
     for n in 0..subscriptions {
         let key = format!("{n:064x}");
         let filter = if n % 2 == 0 { json!({"kinds": [1, 7], "#p": [key]}) } else { json!({"kinds": [1], "authors": [key]}) };
-        let Ok(filter) = Filter::from_json(&filter) else { continue };
-        let row = Subscription {
-            owner: owner.clone(),
-            subscription: n.to_string(),
-            filter,
-            order: Order::counter(1),
-            since: 0,
-            state: State::Active,
-            valid_until: 100,
-            changed_at: 0,
-        };
+        let row = Subscription { subscription: n.to_string(), ..subscription(&owner, &filter) };
         interest.apply(&row, 1);
     }
     interest

@@ -18,7 +18,15 @@ use nostr::key::PublicKey;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use crate::{Seconds, app::Platform, filter::hex, order::Order, owner::Owner, subscription::REMOVAL_KEPT};
+use crate::{
+    Seconds,
+    app::Platform,
+    filter::hex,
+    order::Order,
+    owner::Owner,
+    ports::{Answer, Devices},
+    subscription::REMOVAL_KEPT,
+};
 
 /// The most devices of one (owner, app).
 pub const MAX_DEVICES: usize = 20;
@@ -192,6 +200,18 @@ impl View {
     pub fn active(&self, now: Seconds) -> impl Iterator<Item = (&Device, &Registration)> {
         self.devices.iter().filter_map(move |device| Some((device, device.active_for(&self.roster.owner, now)?)))
     }
+}
+
+/// Reads the owner's devices as they are now. Consistently: a token that has just passed to another owner must not
+/// count as this one's.
+///
+/// # Errors
+/// The store failed.
+pub async fn view(store: &impl Devices, owner: &Owner) -> Answer<View> {
+    let roster = store.roster(owner).await?.unwrap_or_else(|| Roster::new(owner.clone()));
+    let ids: Vec<DeviceId> = roster.device_ids().collect();
+    let devices = store.devices(&ids).await?;
+    Ok(View { roster, devices })
 }
 
 /// A registration, as an event asks for it.

@@ -1,6 +1,7 @@
 //! Dev only: what tests of several crates need.
 //!
 //! - [`event`], [`control_event`]: event builders
+//! - [`subscription`]: a subscription in force
 //! - [`memory`]: the ports of `nostr_push_core`, in memory, with faults on demand
 //! - [`runtime_api`]: runs a real `bootstrap` as Lambda does
 //!
@@ -15,6 +16,13 @@ use nostr::{
     nips::nip44,
     types::Timestamp,
 };
+use nostr_push_core::{
+    filter::Filter,
+    order::Order,
+    owner::Owner,
+    subscription::{State, Subscription},
+};
+use serde_json::Value;
 
 /// A signed event.
 ///
@@ -27,6 +35,24 @@ pub fn event(keys: &Keys, kind: u16, created_at: u64, tags: &[&[&str]], content:
         .custom_created_at(Timestamp::from_secs(created_at))
         .finalize(keys)
         .expect("keys sign")
+}
+
+/// A subscription in force until far in the future, written by the first event there was.
+///
+/// # Panics
+/// When `filter` is none.
+pub fn subscription(owner: &Owner, filter: &Value) -> Subscription {
+    let filter = Filter::from_json(filter).expect("a filter");
+    Subscription {
+        owner: owner.clone(),
+        subscription: filter.identity(),
+        filter,
+        order: Order::counter(1),
+        since: 0,
+        state: State::Active,
+        valid_until: 4_000_000_000,
+        changed_at: 0,
+    }
 }
 
 /// A control event of dialect N: encrypted to the service, with these tags besides `p`.

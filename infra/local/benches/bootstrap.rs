@@ -1,0 +1,89 @@
+//! What a cold start costs: the size of each bootstrap as it is deployed, and the time from the start of its process to
+//! its first poll of the Runtime API, its service key read where it needs one.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use nostr::key::Keys;
+use nostr_push_aws::clients;
+use nostr_push_local::{
+    aws::{Aws, Ports, STACK, build},
+    root,
+    tools::Tools,
+};
+use tokio::{io::AsyncReadExt, net::TcpListener, process::Command};
+
+const RUNS: usize = 30;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    // `cargo test --benches` only wants to know that it compiles: a release build takes minutes.
+    if !std::env::args().any(|word| word == "--bench") {
+        return Ok(());
+    }
+    let tools = Tools::install().await?;
+    build(&tools).await?;
+    let data = tempfile::tempdir()?;
+    let aws = Aws::start(&tools, data.path(), Ports::ANY).await?;
+    let secrets = aws_sdk_secretsmanager::Client::new(&clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await);
+    secrets.create_secret().name("key").secret_string(Keys::generate().secret_key().to_secret_hex()).send().await?;
+    println!("{:>10}  {:>10}  {:>10}  {:>20}", "function", "bytes", "zipped", "start to first poll");
+    for function in ["Control", "Matcher", "Deliver"] {
+        let bootstrap = root().join(format!(".aws-sam/build/{function}Function/bootstrap"));
+        let mut times = Vec::with_capacity(RUNS);
+        for _ in 0..RUNS {
+            times.push(first_poll(&bootstrap, &aws).await?);
+        }
+        times.sort();
+        println!(
+            "{function:>10}  {:>10}  {:>10}  {:>20.1?}",
+            std::fs::metadata(&bootstrap)?.len(),
+            zipped(&tools, &bootstrap).await?,
+            times[RUNS / 2]
+        );
+    }
+    aws.stop().await;
+    Ok(())
+}
+
+async fn first_poll(bootstrap: &Path, aws: &Aws) -> Result<Duration> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let mut command = Command::new(bootstrap);
+    command.envs(aws.environment()).env("AWS_LAMBDA_RUNTIME_API", listener.local_addr()?.to_string());
+    for (name, value) in [
+        ("AWS_LAMBDA_FUNCTION_NAME", "bench"),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "1"),
+        ("AWS_LAMBDA_LOG_GROUP_NAME", "bench"),
+        ("AWS_LAMBDA_LOG_STREAM_NAME", "bench"),
+        ("TABLE_PREFIX", STACK),
+        ("SERVICE_KEY_SECRET", "key"),
+        ("CONTROL_QUEUE_URL", "http://127.0.0.1:9/0/control"),
+        ("EVENT_QUEUE_URL", "http://127.0.0.1:9/0/event"),
+        ("DELIVERY_QUEUE_URL", "http://127.0.0.1:9/0/delivery"),
+    ] {
+        command.env(name, value);
+    }
+    let started = Instant::now();
+    let mut process = command.kill_on_drop(true).spawn()?;
+    let (mut connection, _) = tokio::select! {
+        accepted = listener.accept() => accepted?,
+        status = process.wait() => anyhow::bail!("{} ended: {}", bootstrap.display(), status?),
+    };
+    let mut request = [0; 256];
+    let length = connection.read(&mut request).await?;
+    let took = started.elapsed();
+    anyhow::ensure!(request[..length].starts_with(b"GET /2018-06-01/runtime/invocation/next"), "not a poll");
+    process.kill().await?;
+    Ok(took)
+}
+
+/// As `sam package` zips it.
+async fn zipped(tools: &Tools, bootstrap: &Path) -> Result<u64> {
+    let script = "import io, sys, zipfile\nb = io.BytesIO()\nwith zipfile.ZipFile(b, 'w', zipfile.ZIP_DEFLATED) as z: z.write(sys.argv[1], 'bootstrap')\nprint(len(b.getvalue()))";
+    let output = Command::new(tools.aws("python")).args(["-c", script]).arg(bootstrap).output().await?;
+    String::from_utf8(output.stdout)?.trim().parse().context("no size")
+}
