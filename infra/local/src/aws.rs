@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nostr_push_aws::{clients, dynamodb::Store};
 use nostr_push_core::app::{App, Platform};
 use serde::{Deserialize, Serialize};
@@ -201,15 +201,21 @@ pub async fn create_tables(tools: &Tools, environment: &HashMap<String, String>)
     for table in resources.values().filter(|resource| resource["Type"] == "AWS::DynamoDB::Table") {
         let mut properties = table["Properties"].clone();
         let name = properties["TableName"]["Fn::Sub"].as_str().context("a table has a name")?.replace("${AWS::StackName}", STACK);
-        properties["TableName"] = name.into();
+        properties["TableName"] = name.as_str().into();
         for other in ["TimeToLiveSpecification", "PointInTimeRecoverySpecification", "SSESpecification"] {
             properties.as_object_mut().and_then(|properties| properties.remove(other));
         }
         // The properties of CloudFormation are the parameters of the API, so they go as they are.
         let scope = format!("AWS4-HMAC-SHA256 Credential=local/20260101/{REGION}/dynamodb/aws4_request, SignedHeaders=host, Signature=0");
         let request = reqwest::Client::new().post(&environment["AWS_ENDPOINT_URL"]).header("X-Amz-Target", "DynamoDB_20120810.CreateTable");
-        let request = request.header("Content-Type", "application/x-amz-json-1.0").header("Authorization", scope);
-        request.body(properties.to_string()).send().await?.error_for_status()?;
+        let request = request
+            .header("Content-Type", "application/x-amz-json-1.0")
+            .header("Authorization", scope)
+            .header("X-Amz-Date", "20260101T000000Z");
+        let answer = request.body(properties.to_string()).send().await?;
+        if !answer.status().is_success() {
+            bail!("{name} was not created: {}", answer.text().await?);
+        }
     }
     Ok(())
 }
