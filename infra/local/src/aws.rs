@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use nostr_push_aws::{clients, dynamodb::Store};
 use nostr_push_core::app::{App, Platform};
 use serde::{Deserialize, Serialize};
-use tokio::process::Command;
+use tokio::{process::Command, task::JoinHandle};
 
 use crate::{
     process::{Service, run},
@@ -50,6 +50,7 @@ pub struct Aws {
     moto: Service,
     /// Before SNS.
     pub sns: Proxy,
+    sns_server: JoinHandle<()>,
     endpoint: String,
     sns_endpoint: String,
 }
@@ -76,7 +77,7 @@ impl Aws {
         let moto_url = url(moto_port);
         moto.ready(|| answers(format!("{moto_url}/moto-api/data.json"))).await?;
         let sns = Proxy::open(moto_url, data).await?;
-        sns.serve(SocketAddr::from(([127, 0, 0, 1], ports.sns))).await?;
+        let sns_server = sns.serve(SocketAddr::from(([127, 0, 0, 1], ports.sns))).await?;
 
         step("starting ministack (everything else)");
         let mut command = Command::new(tools.aws("ministack"));
@@ -94,7 +95,7 @@ impl Aws {
             .envs(environment(&endpoint, &sns_endpoint));
         let mut ministack = Service::start("ministack", &mut command, &logs)?;
         ministack.ready(|| answers(format!("{endpoint}/_ministack/health"))).await?;
-        Ok(Self { ministack, moto, sns, endpoint, sns_endpoint })
+        Ok(Self { ministack, moto, sns, sns_server, endpoint, sns_endpoint })
     }
 
     /// What a program needs in its environment to use this endpoint.
@@ -113,6 +114,7 @@ impl Aws {
     /// Stops it, its state written.
     pub async fn stop(self) {
         self.ministack.stop().await;
+        self.sns_server.abort();
         self.moto.stop().await;
     }
 }

@@ -26,6 +26,7 @@ use serde_json::{Map, Value, json};
 use tokio::{
     net::TcpListener,
     sync::{Notify, RwLock},
+    task::JoinHandle,
 };
 
 /// The actions that change SNS's state.
@@ -127,16 +128,18 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Serves on this address until the process ends.
+    /// Serves on this address until the task is aborted.
     ///
     /// # Errors
     /// The address is taken.
-    pub async fn serve(&self, address: SocketAddr) -> Result<SocketAddr> {
+    pub async fn serve(&self, address: SocketAddr) -> Result<JoinHandle<()>> {
         let listener = TcpListener::bind(address).await.with_context(|| format!("no SNS at {address}"))?;
-        let address = listener.local_addr()?;
         let router = Router::new().fallback(handle).with_state(self.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        Ok(address)
+        Ok(tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                eprintln!("local: SNS proxy: {error}");
+            }
+        }))
     }
 
     /// The accepted publishes after this number.
