@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -21,7 +21,7 @@ use nostr_push_core::{
     ports::{Answer, ChangeFeed, Queue, Unavailable},
     subscription::{State, Subscription},
 };
-use nostr_push_testkit::{control_event, event, subscription};
+use nostr_push_testkit::{control_event, event, free_port, subscription};
 use nostr_relay_builder::{LocalRelay, RelayBuilder};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
@@ -80,7 +80,7 @@ fn now() -> u64 {
 }
 
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    SocketAddr::from(([127, 0, 0, 1], free_port(0)))
 }
 
 async fn relay(address: SocketAddr) -> LocalRelay {

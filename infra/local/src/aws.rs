@@ -3,13 +3,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
 use nostr_push_aws::{clients, dynamodb::Store};
 use nostr_push_core::app::{App, Platform};
+use nostr_push_testkit::free_port;
 use serde::{Deserialize, Serialize};
 use tokio::{process::Command, task::JoinHandle};
 
@@ -70,7 +71,7 @@ impl Aws {
         let (endpoint, sns_endpoint) = (url(ports.endpoint), url(ports.sns));
 
         step("starting moto (SNS) behind the recording proxy");
-        let moto_port = free_port(0)?;
+        let moto_port = free_port(0);
         let mut command = Command::new(tools.aws("moto_server"));
         command.args(["-H", "127.0.0.1", "-p", &moto_port.to_string()]);
         let mut moto = Service::start("moto", &mut command, &logs)?;
@@ -239,18 +240,9 @@ fn ports(data: &Path, wished: Ports) -> Result<Ports> {
     if let Ok(text) = fs::read_to_string(&file) {
         return serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()));
     }
-    let ports = Ports { endpoint: free_port(wished.endpoint)?, sns: free_port(wished.sns)? };
+    let ports = Ports { endpoint: free_port(wished.endpoint), sns: free_port(wished.sns) };
     fs::write(file, serde_json::to_string(&ports)?)?;
     Ok(ports)
-}
-
-/// The wished port if nobody has it, else one that the system chooses.
-///
-/// # Errors
-/// There is none.
-pub fn free_port(wished: u16) -> Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", wished)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
-    Ok(listener.local_addr()?.port())
 }
 
 fn url(port: u16) -> String {

@@ -5,18 +5,19 @@
 use std::net::SocketAddr;
 
 use nostr_push_local::{
-    aws::{Ports, free_port},
+    aws::Ports,
     process::run,
     relay, root,
     stack::{Options, Stack},
     tools::Tools,
 };
+use nostr_push_testkit::free_port;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_dialect_n_gets_its_pushes() {
     let tools = Tools::install().await.unwrap();
     let data = tempfile::tempdir().unwrap();
-    let addresses = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port(0).unwrap())));
+    let addresses = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port(0))));
     let (_first, _second) = (relay::start(addresses[0]).await.unwrap(), relay::start(addresses[1]).await.unwrap());
     let relays: Vec<String> = addresses.iter().map(|address| format!("ws://{address}")).collect();
     let options = Options {

@@ -2,6 +2,7 @@
 //!
 //! - [`event`], [`control_event`]: event builders
 //! - [`subscription`]: a subscription in force
+//! - [`free_port`]: a port of this machine that nobody has
 //! - [`memory`]: the ports of `nostr_push_core`, in memory, with faults on demand
 //! - [`runtime_api`]: runs a real `bootstrap` as Lambda does
 //!
@@ -9,6 +10,11 @@
 
 pub mod memory;
 pub mod runtime_api;
+
+use std::{
+    net::TcpListener,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use nostr::{
     event::{Event, EventBuilder, FinalizeEvent, Kind, Tag},
@@ -65,4 +71,19 @@ pub fn control_event(keys: &Keys, service: PublicKey, kind: u16, created_at: u64
     let p: &[&str] = &["p", &service];
     let tags: Vec<&[&str]> = std::iter::once(p).chain(tags.iter().copied()).collect();
     event(keys, kind, created_at, &tags, &content)
+}
+
+/// The wished port if nobody has it, else another one (0: any). Below the ports that the system gives to outgoing
+/// connections: one of those could be gone again before it is used.
+///
+/// # Panics
+/// When every port is taken.
+pub fn free_port(wished: u16) -> u16 {
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let any = std::iter::repeat_with(|| {
+        let n = std::process::id().wrapping_mul(31).wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed));
+        20_000 + u16::try_from(n % 12_000).expect("below 12,000")
+    });
+    let mut ports = Some(wished).filter(|port| *port != 0).into_iter().chain(any.take(12_000));
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
 }
