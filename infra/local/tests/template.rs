@@ -67,6 +67,7 @@ async fn every_function_has_a_queue_it_can_fail_into() {
         assert!(queue["RedrivePolicy"]["maxReceiveCount"].as_u64().unwrap() >= 5);
         let dead = template.properties(target(&queue["RedrivePolicy"]["deadLetterTargetArn"]));
         assert!(dead["MessageRetentionPeriod"].as_u64() > queue["MessageRetentionPeriod"].as_u64(), "{name}: a dead letter keeps its age");
+        assert_eq!(queue["MaximumMessageSize"], 1024 * 1024, "{name}: the largest event and its envelope must fit");
         assert_eq!(function["Runtime"], "provided.al2023");
         let logs = template.properties(target(&function["LoggingConfig"]["LogGroup"]));
         assert_eq!(logs["RetentionInDays"]["Ref"], "LogRetentionDays");

@@ -102,7 +102,10 @@ pub fn encode<T: Serialize>(message: &T) -> Result<String, serde_json::Error> {
         v: u32,
         m: &'a T,
     }
-    serde_json::to_string(&Versioned { v: VERSION, m: message })
+    let body = serde_json::to_string(&Versioned { v: VERSION, m: message })?;
+    // SQS takes no U+FFFE and U+FFFF, and would refuse the batch for ever. In JSON they stand in strings only, where
+    // they may be escaped; what is read from it is the same.
+    Ok(if body.contains(['\u{fffe}', '\u{ffff}']) { body.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff") } else { body })
 }
 
 /// Reads a message written by [`encode`].
@@ -126,6 +129,14 @@ pub fn decode<T: DeserializeOwned>(body: &str) -> Result<T, Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn characters_that_sqs_refuses_are_escaped_and_read_back() {
+        let position = Position { hit: 0, after: Some("a\u{fffe}b\u{ffff}\u{0}".to_owned()) };
+        let body = encode(&position).unwrap();
+        assert!(body.chars().all(|c| c >= ' ' && !matches!(c, '\u{fffe}' | '\u{ffff}')), "{body}");
+        assert_eq!(decode::<Position>(&body).unwrap(), position);
+    }
 
     #[test]
     fn a_newer_version_is_told_apart_from_garbage() {
