@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How often a decision is made again because the rows changed under it. Two writers racing need two.
-const ATTEMPTS: usize = 10;
+pub(crate) const ATTEMPTS: usize = 10;
 
 /// What a registration led to.
 pub struct Outcome {

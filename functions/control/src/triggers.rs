@@ -15,9 +15,11 @@ use nostr_push_core::{
     subscription::{State, Subscription, TRIGGER},
 };
 
-use crate::{devices::contention, handler::Failure, subscriptions};
-
-const ATTEMPTS: usize = 10;
+use crate::{
+    devices::{ATTEMPTS, contention},
+    handler::Failure,
+    subscriptions,
+};
 
 /// Brings the owner's fixed triggers in line with its devices.
 ///
