@@ -1,5 +1,7 @@
 //! The environment of control.
 
+use std::convert::Infallible;
+
 use nostr_push_aws::environment::{BadEnvironment, Environment};
 
 /// What `template.yaml` gives the function.
@@ -11,6 +13,8 @@ pub struct Config {
     pub control_queue: String,
     /// `SERVICE_KEY_SECRET`: the ARN of the secret that holds the service key.
     pub service_key_secret: String,
+    /// `HEARTBEAT_APP`: the app of heartbeats that name none; empty: such heartbeats are refused.
+    pub heartbeat_app: Option<String>,
 }
 
 impl Config {
@@ -24,6 +28,7 @@ impl Config {
             table_prefix: env.required("TABLE_PREFIX"),
             control_queue: env.required("CONTROL_QUEUE_URL"),
             service_key_secret: env.required("SERVICE_KEY_SECRET"),
+            heartbeat_app: env.optional("HEARTBEAT_APP", None, |app| Ok::<_, Infallible>(Some(app.to_owned()))),
         };
         env.finish(config)
     }

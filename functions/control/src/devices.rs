@@ -41,7 +41,8 @@ pub async fn register(
     for _ in 0..ATTEMPTS {
         let (row, view) = read(store, &event.owner, id).await?;
         let (mut device, roster) = match device::register(event, id, row.as_ref(), &view, now) {
-            Registered::Already => return Ok(Outcome { applied: Applied::Repeated, taken_from: None }),
+            // Whoever applied it first may have died before it looked after the earlier owner.
+            Registered::Already => return Ok(Outcome { applied: Applied::Repeated, taken_from: taken_from(row.as_ref()) }),
             Registered::Superseded => return Ok(Outcome { applied: Applied::Superseded, taken_from: None }),
             Registered::OverQuota => return Err(Refusal::OverQuota.into()),
             Registered::Wait => return Err(removal_under_way().into()),
@@ -61,12 +62,16 @@ pub async fn register(
         }
         if store.commit(Some(&device), Some(&roster)).await? {
             device.version += 1;
+            let taken_from = taken_from(Some(&device));
             delete_endpoint(store, sns, device).await?;
-            let taken_from = row.and_then(|row| row.registration).map(|r| r.owner).filter(|owner| *owner != event.owner);
             return Ok(Outcome { applied: if active { Applied::Registered } else { Applied::Superseded }, taken_from });
         }
     }
     Err(contention().into())
+}
+
+fn taken_from(row: Option<&Device>) -> Option<Owner> {
+    row.and_then(|row| row.registration.as_ref()).and_then(|registration| registration.taken_from.clone())
 }
 
 /// Removes one token of the owner.

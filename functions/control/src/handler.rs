@@ -3,17 +3,19 @@
 use nostr::key::Keys;
 use nostr_push_core::{
     Millis,
-    device::{Register, TokenHasher},
+    device::{DeviceId, Register, TokenHasher},
     message,
     owner::Owner,
-    ports::{Apps, Devices, Endpoints, IndexWriter, Subscriptions, Unavailable, seconds},
+    ports::{Apps, Devices, Endpoints, IndexWriter, OwnerSettings, Presences, Subscriptions, Unavailable, seconds},
 };
 
 use crate::{
     check::{self, Kind, Opened},
-    devices, payload,
+    derived, devices,
+    payload::{self, Asked},
+    presence,
     refusal::Refusal,
-    subscriptions, triggers,
+    settings, subscriptions,
 };
 
 /// What came of a control event that was accepted.
@@ -29,6 +31,16 @@ pub enum Applied {
     Subscribed,
     /// Filters were deleted.
     Unsubscribed,
+    /// Settings (dialect H) replaced the owner's.
+    Configured,
+    /// The owner logged out (dialect H).
+    LoggedOut,
+    /// A heartbeat was stored.
+    Heartbeat,
+    /// A heartbeat came too soon after the stored one to be worth a write.
+    HeartbeatUnwritten,
+    /// The app said that it is going away.
+    Offline,
     /// This very event had been applied.
     Repeated,
     /// A newer event had been applied.
@@ -44,6 +56,11 @@ impl Applied {
             Self::RemovedAll => "removed_all",
             Self::Subscribed => "subscribed",
             Self::Unsubscribed => "unsubscribed",
+            Self::Configured => "configured",
+            Self::LoggedOut => "logged_out",
+            Self::Heartbeat => "heartbeat",
+            Self::HeartbeatUnwritten => "heartbeat_unwritten",
+            Self::Offline => "offline",
             Self::Repeated => "repeated",
             Self::Superseded => "superseded",
         }
@@ -77,6 +94,8 @@ impl From<Refusal> for Failure {
 pub struct Control<S, E> {
     /// The service's key.
     pub keys: Keys,
+    /// The app of heartbeats and settings (dialect H) that name none.
+    pub heartbeat_app: Option<String>,
     /// Hashes tokens.
     pub hasher: TokenHasher,
     /// The tables.
@@ -85,11 +104,11 @@ pub struct Control<S, E> {
     pub sns: E,
 }
 
-impl<S: Apps + Devices + Subscriptions + IndexWriter, E: Endpoints> Control<S, E> {
+impl<S: Apps + Devices + Subscriptions + IndexWriter + OwnerSettings + Presences, E: Endpoints> Control<S, E> {
     /// A stage for the service with this key.
-    pub fn new(keys: Keys, store: S, sns: E) -> Self {
+    pub fn new(keys: Keys, heartbeat_app: Option<String>, store: S, sns: E) -> Self {
         let hasher = TokenHasher::new(keys.secret_key().as_secret_bytes());
-        Self { keys, hasher, store, sns }
+        Self { keys, heartbeat_app, hasher, store, sns }
     }
 
     /// Checks and applies one control event. Applying it again changes nothing.
@@ -97,7 +116,7 @@ impl<S: Apps + Devices + Subscriptions + IndexWriter, E: Endpoints> Control<S, E
     /// # Errors
     /// [`Failure::Refused`]: drop it. [`Failure::Unavailable`]: it must come again.
     pub async fn handle(&self, message: &message::Control, now: Millis) -> Result<Applied, Failure> {
-        let addressed = check::address(message.event.get(), &self.keys, seconds(now))?;
+        let addressed = check::address(message.event.get(), &self.keys, self.heartbeat_app.as_deref(), seconds(now))?;
         let app = self.store.app(&addressed.owner.app).await?;
         let opened = check::open(addressed, app, &self.keys, seconds(now))?;
         match opened.kind {
@@ -111,6 +130,7 @@ impl<S: Apps + Devices + Subscriptions + IndexWriter, E: Endpoints> Control<S, E
                 let filters = payload::filters(&opened.plaintext, &opened.app, opened.owner.pubkey)?;
                 subscriptions::delete(&self.store, &opened.owner, opened.order, filters, now).await
             }
+            Kind::DialectH => self.dialect_h(opened, message.received_at, now).await,
         }
     }
 
@@ -118,12 +138,11 @@ impl<S: Apps + Devices + Subscriptions + IndexWriter, E: Endpoints> Control<S, E
         let Opened { owner, order, valid_until, app, plaintext, .. } = opened;
         let (token, platform) = payload::registration(&plaintext, &app)?;
         let id = self.hasher.device(&owner.app, &token);
-        let event = Register { owner, order, platform, valid_until };
+        let event = Register { owner, order, platform, by_settings: false, valid_until };
         let outcome = devices::register(&self.store, &self.sns, &app, &event, &id, &token, seconds(now)).await?;
-        triggers::reconcile(&self.store, &app, &event.owner, now).await?;
+        derived::reconcile(&self.store, &app, &event.owner, now).await?;
         if let Some(earlier) = &outcome.taken_from {
-            // Should we die before this, its triggers end with the registration; until then deliver finds no device.
-            triggers::reconcile(&self.store, &app, earlier, now).await?;
+            derived::reconcile(&self.store, &app, earlier, now).await?;
         }
         Ok(outcome.applied)
     }
@@ -134,11 +153,27 @@ impl<S: Apps + Devices + Subscriptions + IndexWriter, E: Endpoints> Control<S, E
             Some(token) => devices::remove(&self.store, &self.sns, &owner, order, &self.device(&owner, &token), seconds(now)).await?,
             None => devices::remove_all(&self.store, &self.sns, &owner, order, seconds(now)).await?,
         };
-        triggers::reconcile(&self.store, &app, &owner, now).await?;
+        derived::reconcile(&self.store, &app, &owner, now).await?;
         Ok(applied)
     }
 
-    fn device(&self, owner: &Owner, token: &str) -> nostr_push_core::device::DeviceId {
+    /// Settings first: if they are refused, the event is, and so is its heartbeat.
+    async fn dialect_h(&self, opened: Opened, received_at: Millis, now: Millis) -> Result<Applied, Failure> {
+        let Opened { owner, order, app, plaintext, .. } = opened;
+        let Asked { online, settings } = payload::settings(&plaintext, &app, &owner, order)?;
+        let mut applied = None;
+        if let Some(replacement) = settings {
+            let device = replacement.token.as_ref().map(|(token, _)| self.device(&owner, token));
+            applied = Some(settings::replace(&self.store, &self.sns, &app, replacement, device, now).await?);
+        }
+        if let Some(online) = online {
+            let noted = presence::note(&self.store, &owner, order, online, received_at, app.presence_timeout()).await?;
+            applied = applied.or(Some(noted));
+        }
+        applied.ok_or_else(|| Refusal::BadPayload.into())
+    }
+
+    fn device(&self, owner: &Owner, token: &str) -> DeviceId {
         self.hasher.device(&owner.app, token)
     }
 }

@@ -21,7 +21,7 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let config = Config::from_env()?;
     let aws = clients::config().await;
     let keys = secrets::service_key(&aws, &config.service_key_secret).await?;
-    let control = Control::new(keys, Store::new(&aws, &config.table_prefix), Sns::new(&aws));
+    let control = Control::new(keys, config.heartbeat_app, Store::new(&aws, &config.table_prefix), Sns::new(&aws));
     let visibility = Visibility::new(&aws, config.control_queue);
     let control = &control;
     batch::run(telemetry, visibility, move |record| handle(telemetry, control, record)).await

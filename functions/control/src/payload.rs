@@ -6,13 +6,20 @@ use nostr::key::PublicKey;
 use nostr_push_core::{
     app::{App, Platform},
     device::MAX_TOKEN,
-    filter::Filter,
+    filter::{Filter, MAX_TAG_VALUE, decode_hex},
+    message::MAX_RELAY_URL,
+    order::Order,
+    owner::Owner,
+    settings::Settings,
     subscription::{MAX_INDEX_KEYS, MAX_SUBSCRIPTIONS},
 };
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::refusal::Refusal;
+use crate::{device_id, refusal::Refusal};
+
+/// The most relays that settings may name.
+const MAX_RELAYS: usize = 10;
 
 #[derive(Deserialize)]
 struct TokenPayload {
@@ -78,6 +85,112 @@ pub fn filters(plaintext: &str, app: &App, owner: PublicKey) -> Result<BTreeMap<
         Ok((filter.identity(), filter))
     };
     filters.into_iter().map(read).collect()
+}
+
+/// What an event of dialect H asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Whether it says that the app is open (a heartbeat), or going away.
+    pub online: Option<bool>,
+    /// The settings that replace the owner's, if it has any.
+    pub settings: Option<Replacement>,
+}
+
+/// Settings, and the token that their `token_hash` is still to be made of.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Replacement {
+    /// The settings.
+    pub settings: Settings,
+    /// The token and its platform.
+    pub token: Option<(String, Platform)>,
+}
+
+impl Replacement {
+    /// Whether it is a logout.
+    pub fn is_logout(&self) -> bool {
+        self.token.is_none() && self.settings.kinds.as_ref().is_some_and(Vec::is_empty)
+    }
+}
+
+#[derive(Deserialize)]
+struct SettingsPayload {
+    online: Option<Value>,
+    kinds: Option<Vec<u16>>,
+    #[serde(rename = "deviceId")]
+    device_id: Option<String>,
+    #[serde(rename = "deviceOs")]
+    device_os: Option<String>,
+    #[serde(rename = "#p")]
+    p: Option<Vec<String>>,
+    #[serde(rename = "#e")]
+    e: Option<Vec<String>>,
+    authors: Option<Value>,
+    relays: Option<Value>,
+}
+
+/// What an event of dialect H asks for.
+///
+/// A `deviceId` makes it settings: without one, `kinds` and the rest change nothing. `{"online":0,"deviceId":""}` with no
+/// `kinds` is the logout.
+///
+/// # Errors
+/// `bad_payload`, `unsupported_platform`, `bad_token`, `over_quota`.
+pub fn settings(plaintext: &str, app: &App, owner: &Owner, order: Order) -> Result<Asked, Refusal> {
+    let payload: SettingsPayload = object(plaintext)?;
+    let online = payload.online.as_ref().map(online).transpose()?;
+    let Some(device_id) = &payload.device_id else {
+        return if online.is_some() { Ok(Asked { online, settings: None }) } else { Err(Refusal::BadPayload) };
+    };
+    let settings = Settings::none(owner.clone(), order);
+    if online == Some(false) && device_id.is_empty() && payload.kinds.is_none() {
+        return Ok(Asked { online, settings: Some(Replacement { settings, token: None }) });
+    }
+    let token = device_id::token(device_id, payload.device_os.as_deref(), app)?;
+    let settings = Settings {
+        kinds: payload.kinds.map(canonical),
+        p: values(payload.p, |value| decode_hex(value).is_some())?,
+        e: values(payload.e, |value| value.len() <= MAX_TAG_VALUE)?,
+        // Not even stored unless the app wants it: it is somebody's contact list.
+        authors: payload.authors.filter(|_| app.contacts_only).map(authors).transpose()?,
+        relays: relays(payload.relays.as_ref()),
+        ..settings
+    };
+    Ok(Asked { online, settings: Some(Replacement { settings, token }) })
+}
+
+fn online(value: &Value) -> Result<bool, Refusal> {
+    match value {
+        Value::Bool(online) => Ok(*online),
+        Value::Number(n) if n.as_u64().is_some_and(|n| n <= 1) => Ok(n.as_u64() == Some(1)),
+        _ => Err(Refusal::BadPayload),
+    }
+}
+
+/// Sorted, without repeats, as many as a subscription may have index keys.
+fn values(values: Option<Vec<String>>, valid: impl Fn(&str) -> bool) -> Result<Vec<String>, Refusal> {
+    let values = canonical(values.unwrap_or_default());
+    if values.len() > MAX_INDEX_KEYS {
+        return Err(Refusal::OverQuota);
+    }
+    if values.iter().all(|value| valid(value)) { Ok(values) } else { Err(Refusal::BadPayload) }
+}
+
+fn authors(value: Value) -> Result<Vec<String>, Refusal> {
+    let authors: Vec<String> = serde_json::from_value(value).map_err(|_| Refusal::BadPayload)?;
+    if authors.iter().all(|author| decode_hex(author).is_some()) { Ok(canonical(authors)) } else { Err(Refusal::BadPayload) }
+}
+
+/// The relays that may be watched. A list of relays is advice: what is no relay in it is left out.
+fn relays(value: Option<&Value>) -> Vec<String> {
+    let all = value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let relays = all.filter(|url| (url.starts_with("wss://") || url.starts_with("ws://")) && url.len() <= MAX_RELAY_URL);
+    canonical(relays.map(str::to_owned).take(MAX_RELAYS).collect())
+}
+
+fn canonical<T: Ord>(mut list: Vec<T>) -> Vec<T> {
+    list.sort_unstable();
+    list.dedup();
+    list
 }
 
 /// Reads a JSON object. (`serde` would take an array for a struct as well.)

@@ -32,7 +32,7 @@ pub async fn upsert(
     now: Millis,
 ) -> Result<Applied, Failure> {
     let stored = store.of_owner(owner).await?;
-    let of_others = |row: &&Subscription| row.is_active(seconds(now)) && !row.is_trigger() && !filters.contains_key(&row.subscription);
+    let of_others = |row: &&Subscription| row.is_active(seconds(now)) && !row.is_derived() && !filters.contains_key(&row.subscription);
     if stored.iter().filter(of_others).count() + filters.len() > MAX_SUBSCRIPTIONS {
         return Err(Refusal::OverQuota.into());
     }
@@ -44,7 +44,11 @@ pub async fn upsert(
             applied = applied.or(Applied::Repeated);
             continue;
         }
-        if earlier.is_some_and(|row| !order.supersedes(&row.order)) {
+        if let Some(row) = earlier.filter(|row| !order.supersedes(&row.order)) {
+            if is_just_removed(row, now) {
+                // This very event may have come before the removal, and died after its index rows.
+                store.delete_index(row.index_rows().collect(), order).await?;
+            }
             continue;
         }
         let row = Subscription {
@@ -62,6 +66,12 @@ pub async fn upsert(
         }
     }
     Ok(applied)
+}
+
+/// Whether the row was removed so short a time ago that somebody who died over its index rows may not have come back yet.
+pub fn is_just_removed(row: &Subscription, now: Millis) -> bool {
+    const REDELIVERED: Millis = 60 * 60 * 1000;
+    row.state == State::Removed && row.changed_at + REDELIVERED > now
 }
 
 /// A subscription that is renewed before it ends goes on: what was sent meanwhile still notifies.

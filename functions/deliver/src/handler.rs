@@ -13,7 +13,8 @@ use nostr_push_core::{
     device::{self, Device, Registration},
     message::Delivery,
     owner::Owner,
-    ports::{Answer, Apps, Claim, Claims, Devices, Outcome, Publisher, Push, Unavailable, seconds},
+    ports::{Answer, Apps, Claim, Claims, DelayQueue, Devices, MAX_DELAY, Outcome, Presences, Publisher, Push, Unavailable, seconds},
+    presence::{Decision, Presence},
 };
 
 use crate::{apns, fcm, text::Text};
@@ -23,6 +24,8 @@ use crate::{apns, fcm, text::Text};
 pub enum Delivered {
     /// Dropped as a whole, for this reason.
     Dropped(&'static str),
+    /// The recipient's app looks open: it comes again, as another message, when this time is over.
+    Waiting(Duration),
     /// Tried on these devices, with the result of each. The claim is completed.
     Tried(Vec<Tried>),
     /// The claim is another's until then, or some devices must be tried again: the message must come again.
@@ -62,17 +65,26 @@ pub struct Attempt {
 ///
 /// # Errors
 /// A dependency failed: the message must come again.
-pub async fn handle<S, P>(store: &S, sns: &P, delivery: &Delivery, attempt: &Attempt) -> Result<Delivered, Unavailable>
+pub async fn handle<S, P, Q>(store: &S, sns: &P, queue: &Q, delivery: &Delivery, attempt: &Attempt) -> Result<Delivered, Unavailable>
 where
-    S: Apps + Devices + Claims,
+    S: Apps + Devices + Presences + Claims,
     P: Publisher,
+    Q: DelayQueue<Delivery>,
 {
     let now = seconds(attempt.now);
     if delivery.event.tags.expiration().is_some_and(|at| at.as_secs() <= now) {
         return Ok(Delivered::Dropped("expired"));
     }
-    if store.app(&delivery.app).await?.is_none() {
-        return Ok(Delivered::Dropped("unknown_app"));
+    let Some(app) = store.app(&delivery.app).await? else { return Ok(Delivered::Dropped("unknown_app")) };
+    let owner = Owner { app: delivery.app.clone(), pubkey: delivery.recipient };
+    let presence = store.presence(&owner).await?;
+    let decision = Presence::decide(presence.as_ref(), delivery.received_at, attempt.now, app.presence_timeout());
+    if let Decision::Wait(seconds) = decision {
+        // Another message, not this one hidden: hidden ones count as in flight, of which a queue allows 120,000. Dying
+        // before this one is deleted makes two, and the claim makes them one push.
+        let wait = Duration::from_secs(seconds).min(MAX_DELAY);
+        queue.send_after(&Delivery { waited: true, ..delivery.clone() }, wait).await?;
+        return Ok(Delivered::Waiting(wait));
     }
     let claim = format!("{}#{}#{}", delivery.app, delivery.recipient.to_hex(), delivery.event.id.to_hex());
     let until = attempt.now + u64::try_from(attempt.lease.as_millis()).unwrap_or(u64::MAX);
@@ -85,7 +97,11 @@ where
             return Ok(Delivered::Again { after, reason: "claimed", tried: Vec::new() });
         }
     };
-    let owner = Owner { app: delivery.app.clone(), pubkey: delivery.recipient };
+    if decision == Decision::Seen {
+        // Completed, so that a copy from a relay's store does not push it after all.
+        store.release(&claim, &attempt.holder, true).await?;
+        return Ok(Delivered::Dropped("app_open"));
+    }
     let view = device::view(store, &owner).await?;
     let devices: Vec<_> = view.active(now).filter(|(device, _)| !done.contains(&device.id.token_hash)).collect();
     if devices.is_empty() && done.is_empty() {

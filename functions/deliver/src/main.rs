@@ -11,7 +11,7 @@ use nostr_push_aws::{
     clients,
     dynamodb::Store,
     sns::Sns,
-    sqs::Visibility,
+    sqs::{Queue, Visibility},
     telemetry::Telemetry,
 };
 use nostr_push_core::{message::Delivery, ports::Outcome};
@@ -22,23 +22,38 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let config = Config::from_env()?;
     let aws = clients::config().await;
     let (store, sns) = (Store::new(&aws, &config.table_prefix), Sns::new(&aws));
-    let visibility = Visibility::new(&aws, config.delivery_queue);
-    let (store, sns, lease) = (&store, &sns, config.lease);
-    batch::run(telemetry, visibility, move |record| handle(telemetry, store, sns, lease, record)).await
+    let visibility = Visibility::new(&aws, config.delivery_queue.clone());
+    let outside = Outside { store, sns, queue: Queue::new(&aws, config.delivery_queue), lease: config.lease };
+    let outside = &outside;
+    batch::run(telemetry, visibility, move |record| handle(telemetry, outside, record)).await
+}
+
+/// What a delivery needs.
+struct Outside {
+    store: Store,
+    sns: Sns,
+    /// Its own queue, for deliveries that wait.
+    queue: Queue<Delivery>,
+    lease: Duration,
 }
 
 /// `Err` sends the message back to its queue; after 5 times the dead-letter queue has it.
-async fn handle(telemetry: Telemetry, store: &Store, sns: &Sns, lease: Duration, record: Record<Delivery>) -> Result<(), Retry> {
+async fn handle(telemetry: Telemetry, outside: &Outside, record: Record<Delivery>) -> Result<(), Retry> {
     let delivery = record.message;
     // The receive count makes each receipt another holder: what a dead attempt held is not ours.
     let holder = format!("{}/{}", record.message_id, record.receive_count);
-    let handled = handler::handle(store, sns, &delivery, &Attempt { holder, now: clients::now(), lease }).await;
+    let attempt = Attempt { holder, now: clients::now(), lease: outside.lease };
+    let handled = handler::handle(&outside.store, &outside.sns, &outside.queue, &delivery, &attempt).await;
     let (event_id, recipient) = (delivery.event.id.to_hex(), &delivery.recipient.to_hex()[..8]);
     let latency_ms = clients::now().saturating_sub(delivery.received_at);
     let (tried, outcome, reason, retry) = match handled {
         Ok(Delivered::Dropped(reason)) => {
             telemetry.count("dropped", reason, 1);
             (Vec::new(), "dropped", reason, None)
+        }
+        Ok(Delivered::Waiting(_)) => {
+            telemetry.count("waiting", "app_open", 1);
+            (Vec::new(), "waiting", "app_open", None)
         }
         Ok(Delivered::Tried(tried)) => (tried, "accepted", "completed", None),
         Ok(Delivered::Again { after, reason, tried }) => {
@@ -80,7 +95,9 @@ fn report(telemetry: Telemetry, delivery: &Delivery, device: &Tried) {
     match &device.outcome {
         Outcome::Delivered => {
             telemetry.count("delivered", platform, 1);
-            telemetry.latency(delivery.received_at, clients::now());
+            if !delivery.waited {
+                telemetry.latency(delivery.received_at, clients::now());
+            }
         }
         Outcome::Retry(_) => telemetry.count("failed", platform, 1),
         Outcome::Gone => {

@@ -32,6 +32,7 @@ fn delivery(event: Event) -> Delivery {
         relay: "wss://relay.example".to_owned(),
         received_at: NOW * 1000,
         cut: false,
+        waited: false,
         event,
     }
 }
@@ -51,6 +52,8 @@ fn memory(devices: &[(&str, Platform)]) -> Memory {
             owner: owner.clone(),
             order: Order::counter(1),
             platform: *platform,
+            by_settings: false,
+            taken_from: None,
             endpoint_arn: Some(format!("arn:{name}")),
             state: State::Active,
             valid_until: NOW + 100,
@@ -71,7 +74,7 @@ fn memory(devices: &[(&str, Platform)]) -> Memory {
 async fn attempt(memory: &Memory, delivery: &Delivery, n: u64) -> Result<Delivered, String> {
     // Each attempt comes when the lease of the one before is over.
     let attempt = Attempt { holder: format!("message/{n}"), now: (NOW + n * 61) * 1000, lease: Duration::from_secs(60) };
-    handle(memory, memory, delivery, &attempt).await.map_err(|error| error.to_string())
+    handle(memory, memory, memory, delivery, &attempt).await.map_err(|error| error.to_string())
 }
 
 fn published(memory: &Memory) -> Vec<String> {

@@ -45,6 +45,8 @@ impl Fixture {
             owner: owner.clone(),
             order: Order::counter(1),
             platform: Platform::Apns,
+            by_settings: false,
+            taken_from: None,
             endpoint_arn: Some(arn),
             state: State::Active,
             valid_until: now + 1_000,
@@ -66,6 +68,7 @@ impl Fixture {
             relay: "wss://relay".to_owned(),
             received_at: clients::now(),
             cut: false,
+            waited: false,
             event: event(&Keys::generate(), 1, now, &[], "once"),
         };
         Self { aws, delivery }

@@ -60,6 +60,7 @@ where
             relay: content.relay.clone(),
             received_at: content.received_at,
             cut,
+            waited: false,
             event: event.clone(),
         })
         .collect();

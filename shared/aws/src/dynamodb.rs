@@ -5,6 +5,8 @@ mod apps;
 mod claims;
 mod devices;
 mod filter_index;
+mod presence;
+mod settings;
 mod subscriptions;
 
 use std::{sync::Arc, time::Duration};
@@ -53,6 +55,8 @@ struct Tables {
     claims: String,
     devices: String,
     filter_index: String,
+    presence: String,
+    settings: String,
     subscriptions: String,
 }
 
@@ -67,6 +71,8 @@ impl Store {
                 claims: name("claims"),
                 devices: name("devices"),
                 filter_index: name("filter-index"),
+                presence: name("presence"),
+                settings: name("settings"),
                 subscriptions: name("subscriptions"),
             }),
             apps: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_secs(60)).build(),

@@ -7,7 +7,7 @@ use aws_lambda_events::sqs::SqsMessage;
 use aws_sdk_sqs::{Client, types::SendMessageBatchRequestEntry};
 use nostr_push_core::{
     message,
-    ports::{self, Answer, Unavailable},
+    ports::{self, Answer, MAX_DELAY, Unavailable},
 };
 use serde::Serialize;
 
@@ -45,6 +45,16 @@ impl<T: Serialize + Send + Sync> ports::Queue<T> for Queue<T> {
             self.send_batch(batch).await?;
         }
         Ok(())
+    }
+}
+
+impl<T: Serialize + Send + Sync> ports::DelayQueue<T> for Queue<T> {
+    async fn send_after(&self, message: &T, delay: Duration) -> Answer<()> {
+        const SEND: &str = "sqs.send_message";
+        let body = message::encode(message).map_err(|error| Unavailable { dependency: SEND, why: error.to_string() })?;
+        let seconds = i32::try_from(delay.min(MAX_DELAY).as_secs()).unwrap_or(i32::MAX);
+        let request = self.client.send_message().queue_url(&self.url).message_body(body).delay_seconds(seconds);
+        request.send().await.map_err(unavailable(SEND)).map(drop)
     }
 }
 

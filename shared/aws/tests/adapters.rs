@@ -62,6 +62,10 @@ async fn an_app_is_read_as_it_was_written(store: &Store) {
         platforms: BTreeMap::from([(Platform::ApnsSandbox, "arn".to_owned())]),
         triggers: vec![json!({"kinds": [1], "#p": ["$owner"]})],
         allow_broad_filters: true,
+        presence_timeout: Some(20),
+        default_kinds: Some(vec![1]),
+        contacts_only: true,
+        token_prefixes: vec!["com.example.app".to_owned()],
     };
     store.put_app(&app).await.unwrap();
     assert_eq!(store.app("demo").await.unwrap(), Some(app.clone()));
@@ -76,6 +80,8 @@ async fn devices_are_written_whole_and_only_if_unchanged(store: &Store) {
         owner: owner.clone(),
         order: order(5, 1),
         platform: Platform::Fcm,
+        by_settings: true,
+        taken_from: Some(self::owner()),
         endpoint_arn: Some("arn".to_owned()),
         state: DeviceState::Removing { until: 9 },
         valid_until: 10,

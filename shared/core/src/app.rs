@@ -6,7 +6,15 @@ use nostr::key::PublicKey;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::filter::{BadFilter, Filter};
+use crate::{
+    Seconds,
+    filter::{BadFilter, Filter},
+    presence,
+};
+
+/// The kinds that settings of dialect H ask for when they name none and the app has no default of its own: notes,
+/// messages, reposts, reactions, wraps and zaps.
+const DEFAULT_KINDS: [u16; 6] = [1, 4, 6, 7, 1059, 9735];
 
 /// A push platform, as a registration names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -44,13 +52,43 @@ pub struct App {
     /// Whether filters with no `ids`, `authors` or tag are allowed (they match the whole network).
     #[serde(default)]
     pub allow_broad_filters: bool,
+    /// Dialect H: seconds without a heartbeat after which the app counts as closed. Default 210.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence_timeout: Option<Seconds>,
+    /// Dialect H: the kinds of settings that name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_kinds: Option<Vec<u16>>,
+    /// Dialect H: whether `authors` (a contact list) restricts who may notify by a mention.
+    #[serde(default)]
+    pub contacts_only: bool,
+    /// Dialect H: what clients write before an APNs token in `deviceId`, such as the app's bundle id.
+    #[serde(default)]
+    pub token_prefixes: Vec<String>,
 }
 
 impl App {
+    /// An app with this id, and neither platforms nor options.
+    pub fn named(app: &str) -> Self {
+        Self { app: app.to_owned(), ..Self::default() }
+    }
+
+    /// Seconds without a heartbeat after which the app counts as closed.
+    pub fn presence_timeout(&self) -> Seconds {
+        self.presence_timeout.unwrap_or(presence::DEFAULT_TIMEOUT)
+    }
+
+    /// The kinds of settings that name none, sorted.
+    pub fn default_kinds(&self) -> Vec<u16> {
+        let mut kinds = self.default_kinds.clone().unwrap_or_else(|| DEFAULT_KINDS.to_vec());
+        kinds.sort_unstable();
+        kinds.dedup();
+        kinds
+    }
+
     /// The platform of a token that named none: the app's only one, else 64 or more hex characters alone are an
     /// APNs token and anything else FCM. `None` when the app has no such platform.
     pub fn platform_of(&self, named: Option<Platform>, token: &str) -> Option<Platform> {
-        let looks_like_apns = token.len() >= 64 && token.bytes().all(|b| b.is_ascii_hexdigit());
+        let looks_like_apns = is_apns_token(token);
         let platform = match named {
             Some(platform) => platform,
             None if self.platforms.len() == 1 => *self.platforms.keys().next()?,
@@ -69,6 +107,11 @@ impl App {
         let read = |template| Ok(Filter::from_json(&with_owner(template, &owner.to_hex()))?.addressed(owner));
         self.triggers.iter().map(read).collect()
     }
+}
+
+/// Whether the text has the form of an APNs token: 64 or more hex characters and nothing else.
+pub fn is_apns_token(text: &str) -> bool {
+    text.len() >= 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// The template with every `"$owner"` replaced.

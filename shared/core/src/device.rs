@@ -114,6 +114,12 @@ pub struct Registration {
     pub order: Order,
     /// For which platform.
     pub platform: Platform,
+    /// Whether by settings of dialect H, and so until the next settings name another.
+    #[serde(default)]
+    pub by_settings: bool,
+    /// Whose it was before, if another's: what followed from it there must be brought in line.
+    #[serde(default)]
+    pub taken_from: Option<Owner>,
     /// The SNS endpoint, until it is deleted.
     pub endpoint_arn: Option<String>,
     /// What has become of it.
@@ -196,6 +202,12 @@ pub struct View {
 }
 
 impl View {
+    /// The devices whose latest registration is the owner's, whatever has become of it.
+    pub fn of_owner(&self) -> impl Iterator<Item = (&Device, &Registration)> {
+        let registrations = self.devices.iter().filter_map(|device| Some((device, device.registration.as_ref()?)));
+        registrations.filter(|(_, registration)| registration.owner == self.roster.owner)
+    }
+
     /// The owner's devices in force now.
     pub fn active(&self, now: Seconds) -> impl Iterator<Item = (&Device, &Registration)> {
         self.devices.iter().filter_map(move |device| Some((device, device.active_for(&self.roster.owner, now)?)))
@@ -223,6 +235,8 @@ pub struct Register {
     pub order: Order,
     /// For which platform.
     pub platform: Platform,
+    /// See [`Registration::by_settings`].
+    pub by_settings: bool,
     /// When it shall end.
     pub valid_until: Seconds,
 }
@@ -270,6 +284,8 @@ pub fn register(event: &Register, id: &DeviceId, row: Option<&Device>, view: &Vi
         owner: event.owner.clone(),
         order: event.order,
         platform: event.platform,
+        by_settings: event.by_settings,
+        taken_from: current.map(|current| current.owner.clone()).filter(|owner| *owner != event.owner),
         state: match (removed, &left) {
             (false, _) => State::Active,
             (true, Some(_)) => State::Removing { until: now + REMOVING_LEASE },
@@ -280,7 +296,9 @@ pub fn register(event: &Register, id: &DeviceId, row: Option<&Device>, view: &Vi
     });
     device.expires_at = device.expires_at.max(event.valid_until).max(now + REMOVAL_KEPT);
     if !removed {
-        roster.devices = view.active(now).map(|(device, _)| device.id.token_hash.clone()).collect();
+        // Those whose removal is not finished stay: whoever takes it over finds them here.
+        let kept = view.of_owner().filter(|(_, r)| r.valid_until > now && matches!(r.state, State::Active | State::Removing { .. }));
+        roster.devices = kept.map(|(device, _)| device.id.token_hash.clone()).collect();
         roster.devices.insert(id.token_hash.clone());
         roster.expires_at = roster.expires_at.max(event.valid_until).max(now + REMOVAL_KEPT);
     }

@@ -7,6 +7,8 @@
 //! - [`app`]: what the operator configured for a client application
 //! - [`owner`]: a pubkey under one app
 //! - [`device`]: push tokens: rows, rosters, and the rules for registering and removing
+//! - [`presence`]: when an owner's app was last open, and what that means for a delivery
+//! - [`settings`]: what an owner asked for by dialect H
 //! - [`subscription`]: stored filters and their index rows
 //! - [`message`]: what stands in the queues between the stages
 //! - [`ports`]: what a stage asks of the world, one small trait per capability
@@ -20,6 +22,8 @@ pub mod message;
 pub mod order;
 pub mod owner;
 pub mod ports;
+pub mod presence;
+pub mod settings;
 pub mod subscription;
 
 /// Seconds since the Unix epoch, as NIP-01 counts `created_at`.

@@ -77,6 +77,9 @@ pub struct Delivery {
     /// Whether the event's content was cut to [`MAX_DELIVERED_CONTENT`].
     #[serde(default)]
     pub cut: bool,
+    /// Whether it has waited because the recipient's app looked open. Its latency is then no measure of the service.
+    #[serde(default)]
+    pub waited: bool,
     /// The event.
     pub event: Event,
 }

@@ -10,6 +10,8 @@ use crate::{
     index_key::IndexKey,
     order::Order,
     owner::Owner,
+    presence::Presence,
+    settings::Settings,
     subscription::{IndexRow, Subscription},
 };
 
@@ -51,6 +53,22 @@ pub trait Subscriptions: Send + Sync {
     fn of_owner(&self, owner: &Owner) -> impl Future<Output = Answer<Vec<Subscription>>> + Send;
     /// Writes the row unless one is stored that it does not supersede. Answers whether it wrote.
     fn put(&self, row: &Subscription) -> impl Future<Output = Answer<bool>> + Send;
+}
+
+/// When owners' apps were last open. Reads are consistent.
+pub trait Presences: Send + Sync {
+    /// The last sign of life, if it is stored.
+    fn presence(&self, owner: &Owner) -> impl Future<Output = Answer<Option<Presence>>> + Send;
+    /// Writes it unless one is stored that it does not supersede. Answers whether it wrote.
+    fn put_presence(&self, owner: &Owner, presence: &Presence, expires_at: Seconds) -> impl Future<Output = Answer<bool>> + Send;
+}
+
+/// Settings of dialect H. Reads are consistent.
+pub trait OwnerSettings: Send + Sync {
+    /// The owner's settings.
+    fn settings(&self, owner: &Owner) -> impl Future<Output = Answer<Option<Settings>>> + Send;
+    /// Writes the row unless one is stored that it does not supersede. Answers whether it wrote.
+    fn put_settings(&self, settings: &Settings) -> impl Future<Output = Answer<bool>> + Send;
 }
 
 /// Writing the filter index.
@@ -147,6 +165,15 @@ pub trait Queue<T>: Send + Sync {
     /// Sends all, in as few requests as possible, and answers once all are accepted. On an error some may have been.
     fn send(&self, messages: &[T]) -> impl Future<Output = Answer<()>> + Send;
 }
+
+/// A queue that can hold a message back.
+pub trait DelayQueue<T>: Send + Sync {
+    /// Sends a message that nobody receives before `delay` is over (at most [`MAX_DELAY`]), and answers once it is accepted.
+    fn send_after(&self, message: &T, delay: Duration) -> impl Future<Output = Answer<()>> + Send;
+}
+
+/// The longest that a queue holds a message back (an SQS limit).
+pub const MAX_DELAY: Duration = Duration::from_secs(900);
 
 /// The change feed of subscriptions, for the listener.
 pub trait ChangeFeed: Send + Sync {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DAY, Millis, Seconds, filter::Filter, index_key::IndexKey, order::Order, owner::Owner};
 
-/// The most subscriptions of one (owner, app), fixed triggers not counted.
+/// The most subscriptions of one (owner, app), derived ones not counted.
 pub const MAX_SUBSCRIPTIONS: usize = 50;
 
 /// The most index keys of one subscription.
@@ -29,7 +29,8 @@ pub enum State {
 pub struct Subscription {
     /// Whose it is.
     pub owner: Owner,
-    /// The filter's identity; for a fixed trigger `trigger:` and the identity, so that neither replaces the other.
+    /// The filter's identity; for a fixed trigger `trigger:` and the identity, for settings of dialect H `settings:` and
+    /// the identity, so that none replaces the other.
     pub subscription: String,
     /// The filter; a removal keeps it, because its index rows are found by it.
     pub filter: Filter,
@@ -70,14 +71,18 @@ impl Subscription {
         })
     }
 
-    /// Whether a fixed trigger of the app, not a filter the owner sent.
-    pub fn is_trigger(&self) -> bool {
-        self.subscription.starts_with(TRIGGER)
+    /// Whether it follows from something else (a fixed trigger, settings of dialect H), and is no filter that the owner
+    /// sent by itself.
+    pub fn is_derived(&self) -> bool {
+        self.subscription.starts_with(TRIGGER) || self.subscription.starts_with(SETTINGS)
     }
 }
 
 /// What the identity of a fixed trigger's subscription starts with.
 pub const TRIGGER: &str = "trigger:";
+
+/// What the identity of a subscription that settings of dialect H ask for starts with.
+pub const SETTINGS: &str = "settings:";
 
 /// One row of `filter_index`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Dev only: what tests of several crates need.
 //!
-//! - [`event`], [`control_event`]: event builders
+//! - [`event`], [`control_event`], [`dialect_h_event`]: event builders
 //! - [`subscription`]: a subscription in force
 //! - [`free_port`]: a port of this machine that nobody has
 //! - [`memory`]: the ports of `nostr_push_core`, in memory, with faults on demand
@@ -19,7 +19,7 @@ use std::{
 use nostr::{
     event::{Event, EventBuilder, FinalizeEvent, Kind, Tag},
     key::{Keys, PublicKey},
-    nips::nip44,
+    nips::{nip04, nip44},
     types::Timestamp,
 };
 use nostr_push_core::{
@@ -71,6 +71,18 @@ pub fn control_event(keys: &Keys, service: PublicKey, kind: u16, created_at: u64
     let p: &[&str] = &["p", &service];
     let tags: Vec<&[&str]> = std::iter::once(p).chain(tags.iter().copied()).collect();
     event(keys, kind, created_at, &tags, &content)
+}
+
+/// An event of dialect H (kind 22456): encrypted to the service by NIP-04, with these tags besides `p`.
+///
+/// # Panics
+/// Never with valid keys.
+pub fn dialect_h_event(keys: &Keys, service: PublicKey, created_at: u64, tags: &[&[&str]], plaintext: &str) -> Event {
+    let content = nip04::encrypt(keys.secret_key(), &service, plaintext).expect("encrypts");
+    let service = service.to_hex();
+    let p: &[&str] = &["p", &service];
+    let tags: Vec<&[&str]> = std::iter::once(p).chain(tags.iter().copied()).collect();
+    event(keys, 22456, created_at, &tags, &content)
 }
 
 /// The wished port if nobody has it, else another one (0: any). Below the ports that the system gives to outgoing

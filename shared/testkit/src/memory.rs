@@ -3,19 +3,22 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard},
+    time::Duration,
 };
 
 use nostr_push_core::{
-    Millis,
+    Millis, Seconds,
     app::App,
     device::{Device, DeviceId, Roster},
     index_key::IndexKey,
     order::Order,
     owner::Owner,
     ports::{
-        Answer, Apps, Claim, Claims, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Outcome, Page, Publisher, Push, Queue,
-        Subscriptions, Unavailable,
+        Answer, Apps, Claim, Claims, DelayQueue, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Outcome, OwnerSettings, Page,
+        Presences, Publisher, Push, Queue, Subscriptions, Unavailable,
     },
+    presence::Presence,
+    settings::Settings,
     subscription::{IndexRow, Subscription},
 };
 
@@ -36,6 +39,12 @@ pub struct State {
     pub rosters: BTreeMap<Owner, Roster>,
     /// Subscriptions.
     pub subscriptions: BTreeMap<(Owner, String), Subscription>,
+    /// When owners' apps were last open.
+    pub presences: BTreeMap<Owner, Presence>,
+    /// How often one of them was read, and written.
+    pub presence_reads_and_writes: (usize, usize),
+    /// Settings of dialect H.
+    pub settings: BTreeMap<Owner, Settings>,
     /// Index rows, by index key and sort key.
     pub index: BTreeMap<(IndexKey, String), IndexRow>,
     /// Endpoints: ARN to platform application and token.
@@ -48,6 +57,8 @@ pub struct State {
     pub outcomes: HashMap<String, Outcome>,
     /// Sent messages, encoded.
     pub sent: Vec<String>,
+    /// Messages sent to come later, encoded, and how much later.
+    pub delayed: Vec<(Duration, String)>,
     /// Pages of the index that were read.
     pub pages_read: usize,
     /// Rows per page of the index.
@@ -140,6 +151,42 @@ impl Subscriptions for Memory {
             let newer = state.subscriptions.get(&id).is_none_or(|stored| row.order.supersedes(&stored.order));
             if newer {
                 state.subscriptions.insert(id, row.clone());
+            }
+            newer
+        })
+    }
+}
+
+impl Presences for Memory {
+    async fn presence(&self, owner: &Owner) -> Answer<Option<Presence>> {
+        self.call(|state| {
+            state.presence_reads_and_writes.0 += 1;
+            state.presences.get(owner).copied()
+        })
+    }
+
+    async fn put_presence(&self, owner: &Owner, presence: &Presence, _expires_at: Seconds) -> Answer<bool> {
+        self.call(|state| {
+            let newer = state.presences.get(owner).is_none_or(|stored| presence.order.supersedes(&stored.order));
+            if newer {
+                state.presence_reads_and_writes.1 += 1;
+                state.presences.insert(owner.clone(), *presence);
+            }
+            newer
+        })
+    }
+}
+
+impl OwnerSettings for Memory {
+    async fn settings(&self, owner: &Owner) -> Answer<Option<Settings>> {
+        self.call(|state| state.settings.get(owner).cloned())
+    }
+
+    async fn put_settings(&self, settings: &Settings) -> Answer<bool> {
+        self.call(|state| {
+            let newer = state.settings.get(&settings.owner).is_none_or(|stored| settings.order.supersedes(&stored.order));
+            if newer {
+                state.settings.insert(settings.owner.clone(), settings.clone());
             }
             newer
         })
@@ -266,6 +313,15 @@ impl<T: serde::Serialize + Send + Sync> Queue<T> for Memory {
         self.call(|state| {
             let encoded = messages.iter().map(|message| nostr_push_core::message::encode(message).expect("messages encode"));
             state.sent.extend(encoded);
+        })
+    }
+}
+
+impl<T: serde::Serialize + Send + Sync> DelayQueue<T> for Memory {
+    async fn send_after(&self, message: &T, delay: Duration) -> Answer<()> {
+        self.call(|state| {
+            let encoded = nostr_push_core::message::encode(message).expect("messages encode");
+            state.delayed.push((delay, encoded));
         })
     }
 }

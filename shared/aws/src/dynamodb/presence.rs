@@ -1,0 +1,44 @@
+//! `presence`: key `owner` (app#pubkey); holds the last sign of life.
+//!
+//! Guarantee: monotonic in time: an older event never overwrites a newer one's row.
+
+use nostr_push_core::{
+    Seconds,
+    owner::Owner,
+    ports::{Answer, Presences},
+    presence::Presence,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{SUPERSEDES, Store, conditional, order_values, read, s, write};
+use crate::clients::unavailable;
+
+const GET: &str = "dynamodb.presence.get";
+const PUT: &str = "dynamodb.presence.put";
+
+const OWNER: &str = "owner";
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    owner: Owner,
+    #[serde(flatten)]
+    presence: Presence,
+    expires_at: Seconds,
+}
+
+impl Presences for Store {
+    async fn presence(&self, owner: &Owner) -> Answer<Option<Presence>> {
+        let request = self.client.get_item().table_name(&self.tables.presence).key(OWNER, s(owner.to_string())).consistent_read(true);
+        let Some(item) = request.send().await.map_err(unavailable(GET))?.item else { return Ok(None) };
+        read::<Row>(GET, item).map(|row| Some(row.presence))
+    }
+
+    async fn put_presence(&self, owner: &Owner, presence: &Presence, expires_at: Seconds) -> Answer<bool> {
+        let row = Row { owner: owner.clone(), presence: *presence, expires_at };
+        let mut request = self.client.put_item().table_name(&self.tables.presence).set_item(Some(write(PUT, &row)?));
+        for (name, value) in order_values(&presence.order) {
+            request = request.expression_attribute_values(name, value);
+        }
+        conditional(PUT, request.condition_expression(SUPERSEDES).send().await)
+    }
+}
