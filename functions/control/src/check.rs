@@ -172,7 +172,7 @@ fn is_nip44(content: &str) -> bool {
 
 /// Whether the content has the form of NIP-04: whole blocks in base64, `?iv=`, and the vector in base64.
 fn is_nip04(content: &str) -> bool {
-    let blocks = |bytes: Vec<u8>| !bytes.is_empty() && bytes.len() % AES_BLOCK == 0;
+    let blocks = |bytes: Vec<u8>| !bytes.is_empty() && bytes.len().is_multiple_of(AES_BLOCK);
     content.split_once("?iv=").is_some_and(|(ciphertext, iv)| {
         STANDARD.decode(ciphertext).is_ok_and(blocks) && STANDARD.decode(iv).is_ok_and(|iv| iv.len() == AES_BLOCK)
     })

@@ -11,7 +11,7 @@ use crate::refusal::Refusal;
 ///
 /// - `""`: no token yet
 /// - `…token=<FCM token>`: what a distributor embedded in the app makes of an FCM token
-/// - `https://…`: a UnifiedPush endpoint, a channel that does not exist here
+/// - `https://…`: a `UnifiedPush` endpoint, a channel that does not exist here
 /// - a prefix that the operator configured, such as the app's bundle id, and an APNs token in hex
 /// - 64 or more hex characters alone: an APNs token
 /// - anything else: an FCM token

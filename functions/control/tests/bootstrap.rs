@@ -6,7 +6,7 @@ use nostr::{event::Event, key::Keys};
 use nostr_push_aws::{clients, dynamodb::Store};
 use nostr_push_core::{
     DAY,
-    app::Platform,
+    app::{App, Platform},
     device::TokenHasher,
     message,
     owner::Owner,
@@ -31,7 +31,7 @@ async fn a_bad_record_does_not_harm_its_batch() {
     let aws = Aws::start(&tools, data.path(), Ports::ANY).await.unwrap();
     let environment = aws.environment();
     aws::create_tables(&tools, &environment).await.unwrap();
-    aws::put_app(&environment, "demo", &[Platform::Fcm]).await.unwrap();
+    aws::put_app(&environment, App::named("demo"), &[Platform::Fcm]).await.unwrap();
     let config = clients::at(&environment, "AWS_ENDPOINT_URL").await;
     let service = Keys::generate();
     let secrets = aws_sdk_secretsmanager::Client::new(&config);

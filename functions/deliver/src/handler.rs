@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use nostr_push_core::{
-    Millis,
+    Millis, Seconds,
     app::Platform,
     device::{self, Device, Registration},
     message::Delivery,
@@ -77,8 +77,7 @@ where
     }
     let Some(app) = store.app(&delivery.app).await? else { return Ok(Delivered::Dropped("unknown_app")) };
     let owner = Owner { app: delivery.app.clone(), pubkey: delivery.recipient };
-    let presence = store.presence(&owner).await?;
-    let decision = Presence::decide(presence.as_ref(), delivery.received_at, attempt.now, app.presence_timeout());
+    let decision = decide(store, &owner, delivery, attempt.now, app.presence_timeout()).await?;
     if let Decision::Wait(seconds) = decision {
         // Another message, not this one hidden: hidden ones count as in flight, of which a queue allows 120,000. Dying
         // before this one is deleted makes two, and the claim makes them one push.
@@ -121,6 +120,23 @@ where
         Ok(Delivered::Tried(tried))
     } else {
         Ok(Delivered::Again { after: retries.into_iter().flatten().max(), reason: "platform", tried })
+    }
+}
+
+/// Decides by the recipient's presence. What is to wait is noted there, so that the next heartbeat is written.
+async fn decide(store: &impl Presences, owner: &Owner, delivery: &Delivery, now: Millis, timeout: Seconds) -> Answer<Decision> {
+    loop {
+        let presence = store.presence(owner).await?;
+        let decision = Presence::decide(presence.as_ref(), delivery.received_at, now, timeout);
+        match (decision, presence) {
+            (Decision::Wait(_), Some(presence)) if !presence.awaited => {
+                if store.await_presence(owner, &presence.order).await? {
+                    return Ok(decision);
+                }
+                // Another sign of life came in between.
+            }
+            _ => return Ok(decision),
+        }
     }
 }
 

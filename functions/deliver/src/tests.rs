@@ -1,5 +1,7 @@
 //! The stage as a whole, on the ports in memory, and the payloads at every rung of the ladder.
 
+mod waiting;
+
 use std::time::Duration;
 
 use nostr::{event::Event, key::Keys};

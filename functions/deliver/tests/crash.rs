@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use nostr::key::Keys;
 use nostr_push_aws::{clients, dynamodb::Store, sns::Sns};
 use nostr_push_core::{
-    app::Platform,
+    app::{App, Platform},
     device::{Device, DeviceId, Registration, Roster, State},
     message::{self, Delivery},
     order::Order,
@@ -35,7 +35,7 @@ impl Fixture {
         let aws = Aws::start(&tools, data.path(), Ports::ANY).await.unwrap();
         let environment = aws.environment();
         aws::create_tables(&tools, &environment).await.unwrap();
-        let app = aws::put_app(&environment, "demo", &[Platform::Apns]).await.unwrap();
+        let app = aws::put_app(&environment, App::named("demo"), &[Platform::Apns]).await.unwrap();
         let store = Store::new(&clients::at(&environment, "AWS_ENDPOINT_URL").await, STACK);
         let sns = Sns::new(&clients::at(&environment, "AWS_ENDPOINT_URL_SNS").await);
         let owner = Owner { app: "demo".to_owned(), pubkey: Keys::generate().public_key() };

@@ -3,6 +3,7 @@
 //! In the order in which an event comes through:
 //! - [`relay`]: one connection to one relay, kept up
 //! - [`plan`]: which REQs the interest asks of a relay
+//! - [`frame`]: what a relay says
 //! - [`screen`]: the hot path: what becomes of each frame
 //! - [`seen`]: removes duplicates across relays
 //! - [`forward`]: the bounded buffers before the queues
@@ -13,6 +14,7 @@
 pub mod config;
 pub mod feed;
 pub mod forward;
+pub mod frame;
 pub mod plan;
 pub mod relay;
 pub mod screen;

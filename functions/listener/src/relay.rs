@@ -13,7 +13,7 @@ use nostr_push_core::{
     message::{Content, Control, MAX_EVENT},
     ports::{backoff, seconds},
 };
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, timeout},
@@ -24,6 +24,7 @@ use tokio_tungstenite::{
 };
 
 use crate::{
+    frame::{self, Frame},
     plan::{self, Plan},
     run::told,
     screen::{CONTROL_KINDS, Screen, Verdict},
@@ -181,14 +182,12 @@ impl Session<'_> {
         self.socket.flush().await
     }
 
-    /// One message from the relay (NIP-01). Its parts stay as they were sent: the event is read in the hot path.
+    /// One message from the relay.
     async fn take(&mut self, text: &str, context: &Context) {
-        let parts: Vec<&RawValue> = serde_json::from_str(text).unwrap_or_default();
-        let word = |n: usize| parts.get(n).and_then(|part| serde_json::from_str::<String>(part.get()).ok()).unwrap_or_default();
-        match parts.first().map(|verb| verb.get()) {
-            Some(r#""EVENT""#) if parts.len() == 3 => {
-                let backfill = !self.live.contains(&word(1));
-                match context.screen.judge(self.url, parts[2], backfill, (context.clock)()) {
+        match frame::read(text) {
+            Frame::Event { subscription, event } => {
+                let backfill = !self.live.contains(&subscription);
+                match context.screen.judge(self.url, event, backfill, (context.clock)()) {
                     Verdict::Drop(reason) => (context.count)("dropped", reason),
                     // Waiting here is the backpressure: a full buffer stops the reading of this socket. The buffers
                     // outlive the connections, so sending does not fail.
@@ -196,23 +195,22 @@ impl Session<'_> {
                     Verdict::Content(message) => drop(context.content.send(*message).await),
                 }
             }
-            Some(r#""EOSE""#) => {
+            Frame::Eose(subscription) => {
                 // Only of what was asked for: a relay must not fill the memory with names.
-                let subscription = word(1);
                 if subscription == CONTROL || self.held.contains_key(&subscription) {
                     self.live.insert(subscription);
                 }
             }
-            Some(r#""NOTICE""#) => {
+            Frame::Notice(text) => {
                 (context.count)("relay", "notice");
-                tracing::warn!(stage = "listener", relay = self.url, "relay {} says: {:.256}", self.url, word(1));
+                tracing::warn!(stage = "listener", relay = self.url, "relay {} says: {text:.256}", self.url);
             }
-            Some(r#""CLOSED""#) => {
+            Frame::Closed { subscription, reason } => {
                 (context.count)("relay", "closed");
-                tracing::warn!(stage = "listener", relay = self.url, "relay {} closed {:.64}: {:.256}", self.url, word(1), word(2));
+                tracing::warn!(stage = "listener", relay = self.url, "relay {} closed {subscription:.64}: {reason:.256}", self.url);
             }
-            Some(r#""OK""# | r#""AUTH""#) => {}
-            _ => (context.count)("dropped", "malformed_frame"),
+            Frame::Ignored => {}
+            Frame::Malformed => (context.count)("dropped", "malformed_frame"),
         }
     }
 }

@@ -13,8 +13,9 @@ use serde_json::value::RawValue;
 
 use crate::seen::Seen;
 
-/// The control kinds of dialect N. Relays store them.
-pub const CONTROL_KINDS: [u16; 4] = [3079, 3080, 3081, 3082];
+/// The kinds of control events. Relays store those of dialect N; 22456 (dialect H) is ephemeral, and the next one says
+/// again what a lost one said.
+pub const CONTROL_KINDS: [u16; 5] = [3079, 3080, 3081, 3082, 22456];
 
 /// What to do with an event.
 #[derive(Debug)]
@@ -121,6 +122,9 @@ mod tests {
         assert_eq!(judge(&event(&author, 7, 1, &[&["p", &p]], "+")), "no_interest");
         assert_eq!(judge(&event(&author, 1, 1, &[&["t", &p]], "x")), "no_interest");
         assert_eq!(judge(&event(&author, 3081, 1, &[&["p", &service.public_key().to_hex()]], "x")), "control");
+        let beat = event(&author, 22456, 1, &[&["p", &service.public_key().to_hex()]], "x");
+        assert_eq!(judge(&beat), "control");
+        assert_eq!(judge(&beat), "duplicate", "a heartbeat goes to many relays");
         assert_eq!(judge(&event(&author, 3081, 1, &[&["p", &p]], "x")), "no_interest");
         assert_eq!(judge(&event(&author, 1, 1, &[&["p", &p]], &"x".repeat(MAX_EVENT))), "too_large");
         assert_eq!(judge(&event(&author, 1, 1, &vec![["p", p.as_str()].as_slice(); MAX_TAGS + 1], "")), "too_large");

@@ -21,7 +21,7 @@ use nostr_push_core::{
     ports::{Answer, ChangeFeed, Queue, Unavailable},
     subscription::{State, Subscription},
 };
-use nostr_push_testkit::{control_event, event, free_port, subscription};
+use nostr_push_testkit::{control_event, dialect_h_event, event, free_port, subscription};
 use nostr_relay_builder::{LocalRelay, RelayBuilder};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
@@ -152,6 +152,14 @@ async fn it_forwards_what_somebody_wants_once_and_follows_the_interest() {
     publish(second, &register).await;
     until("the control event", || !world.controls.lock().unwrap().is_empty()).await;
 
+    // A heartbeat goes to all relays, is stored by none, and costs one message.
+    let beats: Vec<Event> = (0..5).map(|n| dialect_h_event(&alice, listening.service.public_key(), now() - n, &[], "{}")).collect();
+    for beat in &beats {
+        publish(first, beat).await;
+        publish(second, beat).await;
+    }
+    until("the heartbeats", || world.controls.lock().unwrap().len() > beats.len()).await;
+
     // A new subscription reaches the relay, and both relays' copies are one.
     world.subscribe(&alice, &json!({"kinds": [1], "#p": [p]}), State::Active, 1);
     let hello = note("hello");
@@ -177,7 +185,7 @@ async fn it_forwards_what_somebody_wants_once_and_follows_the_interest() {
     listening.stop().await;
     assert_eq!(world.contents(), ["hello", "again", "marker", "last"]);
     let controls: Vec<Event> = world.controls.lock().unwrap().iter().map(|json| serde_json::from_str(json).unwrap()).collect();
-    assert_eq!(controls, [register]);
+    assert_eq!(controls, std::iter::once(register).chain(beats).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]

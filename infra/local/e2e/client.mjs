@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { finalizeEvent, generateSecretKey, getPublicKey } from 'nostr-tools/pure'
 import { Relay } from 'nostr-tools/relay'
+import * as nip04 from 'nostr-tools/nip04'
 import * as nip44 from 'nostr-tools/nip44'
 
 const PATIENCE = 120_000
@@ -50,6 +51,18 @@ export class Client {
     return counting(`control.accepted.${reason}`, () => publish(this.control(kind, payload, options)))
   }
 
+  /** An event of dialect H. */
+  settings(payload, { app, created_at } = {}) {
+    const tags = [['p', service]]
+    if (app) tags.push(['app', app])
+    return this.sign(22456, tags, nip04.encrypt(this.secret, service, JSON.stringify(payload)), created_at)
+  }
+
+  /** Publishes an event of dialect H and waits until the service has counted it under `reason`. */
+  async say(payload, reason, options) {
+    return counting(`control.accepted.${reason}`, () => publish(this.settings(payload, options)))
+  }
+
   register(token, options = {}) {
     const { platform, ...rest } = options
     return this.ask(3079, platform ? { token, platform } : { token }, 'registered', rest)
@@ -77,11 +90,11 @@ export async function until(what, condition) {
   }
 }
 
-/** Does something and waits until a counter has gone up. */
-export async function counting(counter, act) {
+/** Does something and waits until a counter has gone up, by one or by `n`. */
+export async function counting(counter, act, n = 1) {
   const before = (await get('/counters'))[counter] ?? 0
   const result = await act()
-  await until(counter, async () => ((await get('/counters'))[counter] ?? 0) > before)
+  await until(counter, async () => ((await get('/counters'))[counter] ?? 0) >= before + n)
   return result
 }
 

@@ -173,13 +173,12 @@ pub async fn deploy(tools: &Tools, aws: &Aws) -> Result<BTreeMap<String, String>
     Ok(outputs.into_iter().map(|output| (output.output_key, output.output_value)).collect())
 }
 
-/// The platform applications and the row of an app, made or found.
+/// Stores an app with its platform applications, made or found.
 ///
 /// # Errors
 /// The endpoint failed.
-pub async fn put_app(environment: &HashMap<String, String>, app: &str, platforms: &[Platform]) -> Result<App> {
+pub async fn put_app(environment: &HashMap<String, String>, mut app: App, platforms: &[Platform]) -> Result<App> {
     let sns = aws_sdk_sns::Client::new(&clients::at(environment, "AWS_ENDPOINT_URL_SNS").await);
-    let mut app = App { app: app.to_owned(), ..App::default() };
     for platform in platforms {
         let (key, credential) = match platform {
             Platform::Apns => ("APNS", "local"),

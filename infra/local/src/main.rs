@@ -36,6 +36,9 @@ struct Arguments {
     /// An app besides `demo` (repeatable), with APNs and FCM.
     #[arg(long, global = true)]
     app: Vec<String>,
+    /// Seconds without a heartbeat after which an app counts as closed (dialect H). Default: the service's, 210.
+    #[arg(long, global = true)]
+    presence_timeout: Option<u64>,
 }
 
 #[derive(Subcommand)]
@@ -62,6 +65,7 @@ async fn main() -> Result<()> {
         data: arguments.data,
         ports: Ports::USUAL,
         apps: arguments.app,
+        presence_timeout: arguments.presence_timeout,
     };
     let starting = async {
         let tools = Tools::install().await?;

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use nostr::key::Keys;
 use nostr_push_aws::clients;
-use nostr_push_core::app::Platform;
+use nostr_push_core::app::{App, Platform};
 use nostr_relay_builder::LocalRelay;
 use tokio::{process::Command, sync::Mutex};
 
@@ -38,6 +38,8 @@ pub struct Options {
     pub ports: Ports,
     /// Apps besides `demo`, each with APNs and FCM.
     pub apps: Vec<String>,
+    /// Seconds without a heartbeat after which an app counts as closed; none: the service's default.
+    pub presence_timeout: Option<u64>,
 }
 
 /// The running stack.
@@ -75,6 +77,7 @@ impl Stack {
         apps.extend(options.apps);
         for app in &apps {
             step(&format!("configuring app {app} (APNs and FCM)"));
+            let app = App { presence_timeout: options.presence_timeout, ..App::named(app) };
             aws::put_app(&aws.environment(), app, &[Platform::Apns, Platform::Fcm]).await?;
         }
 

@@ -1,5 +1,5 @@
 //! The whole pipeline, from the relay to what SNS accepts, with a client that shares no code with it: nostr-tools.
-//! What is asserted stands in `e2e/pipeline.test.mjs`.
+//! What is asserted stands in `e2e/*.test.mjs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use nostr_push_local::{
 use nostr_push_testkit::free_port;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_of_dialect_n_gets_its_pushes() {
+async fn clients_of_both_dialects_get_their_pushes() {
     let tools = Tools::install().await.unwrap();
     let data = tempfile::tempdir().unwrap();
     let addresses = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port(0))));
@@ -28,13 +28,16 @@ async fn a_client_of_dialect_n_gets_its_pushes() {
         data: data.path().to_owned(),
         ports: Ports::ANY,
         apps: vec!["second".to_owned()],
+        // Time enough for an event to arrive while the app looks open, and not for a cup of coffee.
+        presence_timeout: Some(30),
     };
     let stack = Stack::start(&tools, options).await.unwrap();
     let e2e = root().join("infra/local/e2e");
     let mut install = tools.npm().unwrap();
     let installed = run(install.current_dir(&e2e).args(["ci", "--silent"]), "npm ci").await;
     let mut test = tools.node().unwrap();
-    test.current_dir(&e2e).args(["--test", "--test-reporter=spec", "pipeline.test.mjs"]);
+    // One file after the other: they count what the service counts.
+    test.current_dir(&e2e).args(["--test", "--test-concurrency=1", "--test-reporter=spec", "pipeline.test.mjs", "heartbeats.test.mjs"]);
     test.env("NOSTR_PUSH_URL", &stack.url).env("NOSTR_PUSH_RELAYS", relays.join(",")).env("NOSTR_PUSH_SERVICE", &stack.service_pubkey);
     let tested = run(&mut test, "node --test").await;
     let logs = if installed.is_ok() && tested.is_ok() { String::new() } else { stack.logs() };

@@ -4,7 +4,7 @@
 
 use nostr_push_aws::{clients, dynamodb::Store, sns::Sns};
 use nostr_push_core::{
-    app::Platform,
+    app::{App, Platform},
     ports::{Apps, Endpoints, Ensured, Outcome, Publisher, Push},
 };
 use nostr_push_local::{
@@ -21,7 +21,7 @@ async fn a_second_start_finds_tables_endpoints_and_pushes() {
 
     let aws = Aws::start(&tools, data.path(), Ports::ANY).await.unwrap();
     aws::create_tables(&tools, &aws.environment()).await.unwrap();
-    let app = aws::put_app(&aws.environment(), "demo", &[Platform::Fcm]).await.unwrap();
+    let app = aws::put_app(&aws.environment(), App::named("demo"), &[Platform::Fcm]).await.unwrap();
     let sns = Sns::new(&clients::at(&aws.environment(), "AWS_ENDPOINT_URL_SNS").await);
     let mut endpoints = Vec::new();
     for token in ["kept", "disabled", "deleted"] {

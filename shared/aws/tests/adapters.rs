@@ -15,9 +15,11 @@ use nostr_push_core::{
     order::Order,
     owner::Owner,
     ports::{
-        Apps, ChangeFeed, Claim, Claims, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Outcome, Publisher, Push, Queue as _,
-        Subscriptions,
+        Apps, ChangeFeed, Claim, Claims, DelayQueue as _, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Outcome, OwnerSettings,
+        Presences, Publisher, Push, Queue as _, Subscriptions,
     },
+    presence::Presence,
+    settings::Settings,
     subscription::{State, Subscription},
 };
 use nostr_push_local::{
@@ -41,8 +43,11 @@ async fn the_adapters_keep_their_guarantees() {
     devices_are_written_whole_and_only_if_unchanged(&store).await;
     the_newest_subscription_wins(&store).await;
     the_index_is_paged_and_keeps_newer_rows(&store).await;
+    presence_is_monotonic(&store).await;
+    the_newest_settings_win(&store).await;
     a_claim_has_one_holder(&store).await;
     a_queue_takes_everything_it_is_given(&environment).await;
+    a_queue_holds_a_message_back(&environment).await;
     endpoints_are_found_enabled_and_deleted(&environment).await;
     a_secret_that_is_no_key_is_not_told(&environment).await;
     aws.stop().await;
@@ -181,6 +186,43 @@ async fn the_index_is_paged_and_keeps_newer_rows(store: &Store) {
     assert_eq!((page.rows.len(), page.rows[0].filter.clone()), (1, None), "a large filter stands elsewhere");
 }
 
+async fn presence_is_monotonic(store: &Store) {
+    let owner = owner();
+    let sign = |at, id, online| Presence { order: order(at, id), online, last_seen: at - 1, awaited: false };
+    assert_eq!(store.presence(&owner).await.unwrap(), None);
+    assert!(store.put_presence(&owner, &sign(5, 5, true), 9).await.unwrap());
+    assert!(!store.put_presence(&owner, &sign(4, 1, false), 9).await.unwrap(), "an older one does not win");
+    assert!(store.put_presence(&owner, &sign(5, 4, false), 9).await.unwrap(), "on a tie the smaller id");
+    assert!(!store.await_presence(&owner, &order(5, 5)).await.unwrap(), "it has changed");
+    assert_eq!(store.presence(&owner).await.unwrap(), Some(sign(5, 4, false)));
+    assert!(store.await_presence(&owner, &order(5, 4)).await.unwrap());
+    assert_eq!(store.presence(&owner).await.unwrap(), Some(Presence { awaited: true, ..sign(5, 4, false) }));
+    assert!(!store.await_presence(&self::owner(), &order(5, 4)).await.unwrap(), "nobody's is not made");
+    assert!(store.put_presence(&owner, &sign(6, 1, true), 9).await.unwrap());
+    assert_eq!(store.presence(&owner).await.unwrap(), Some(sign(6, 1, true)), "the next sign of life takes the mark away");
+}
+
+async fn the_newest_settings_win(store: &Store) {
+    let owner = owner();
+    let old = Settings::none(owner.clone(), order(5, 5));
+    let new = Settings {
+        kinds: None,
+        p: vec!["ab".repeat(32)],
+        e: vec!["é".to_owned()],
+        authors: Some(vec!["cd".repeat(32)]),
+        relays: vec!["wss://relay".to_owned()],
+        token_hash: Some("hash".to_owned()),
+        ..Settings::none(owner.clone(), order(6, 1))
+    };
+    assert_eq!(store.settings(&owner).await.unwrap(), None);
+    assert!(store.put_settings(&new).await.unwrap());
+    assert!(!store.put_settings(&old).await.unwrap());
+    assert_eq!(store.settings(&owner).await.unwrap(), Some(new));
+    let racing: Vec<Settings> = (0..4).map(|id| Settings::none(owner.clone(), order(7, id))).collect();
+    futures_util::future::join_all(racing.iter().map(|settings| store.put_settings(settings))).await;
+    assert_eq!(store.settings(&owner).await.unwrap().as_ref(), Some(&racing[0]), "racing or not");
+}
+
 async fn a_claim_has_one_holder(store: &Store) {
     let acquired = |done: &[&str]| Claim::Acquired(done.iter().map(|d| (*d).to_owned()).collect());
     assert_eq!(store.acquire("c", "a", 1_000, 2_000).await.unwrap(), acquired(&[]));
@@ -218,8 +260,26 @@ async fn a_queue_takes_everything_it_is_given(environment: &HashMap<String, Stri
     assert_eq!(gone.send(&sent[..1]).await.unwrap_err().dependency, "sqs.send_message_batch");
 }
 
+async fn a_queue_holds_a_message_back(environment: &HashMap<String, String>) {
+    let config = clients::at(environment, "AWS_ENDPOINT_URL").await;
+    let sqs = aws_sdk_sqs::Client::new(&config);
+    let url = sqs.create_queue().queue_name("delayed").send().await.unwrap().queue_url.unwrap();
+    let sent = Position { hit: 1, after: None };
+    let started = std::time::Instant::now();
+    Queue::new(&config, url.clone()).send_after(&sent, Duration::from_secs(3)).await.unwrap();
+    loop {
+        let received = sqs.receive_message().queue_url(&url).wait_time_seconds(1).send().await.unwrap();
+        if let Some(message) = received.messages.unwrap_or_default().first() {
+            assert_eq!(message::decode::<Position>(message.body().unwrap()).unwrap(), sent);
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "it never comes");
+    }
+    assert!(started.elapsed() >= Duration::from_secs(2), "it came at once");
+}
+
 async fn endpoints_are_found_enabled_and_deleted(environment: &HashMap<String, String>) {
-    let app = aws::put_app(environment, "endpoints", &[Platform::Fcm]).await.unwrap();
+    let app = aws::put_app(environment, App::named("endpoints"), &[Platform::Fcm]).await.unwrap();
     let config = clients::at(environment, "AWS_ENDPOINT_URL_SNS").await;
     let (sns, client) = (Sns::new(&config), aws_sdk_sns::Client::new(&config));
     let platform = &app.platforms[&Platform::Fcm];

@@ -59,6 +59,9 @@ pub trait Subscriptions: Send + Sync {
 pub trait Presences: Send + Sync {
     /// The last sign of life, if it is stored.
     fn presence(&self, owner: &Owner) -> impl Future<Output = Answer<Option<Presence>>> + Send;
+    /// Notes that a delivery waits for the next sign of life, if the stored one is still this event's. Answers whether
+    /// it is.
+    fn await_presence(&self, owner: &Owner, order: &Order) -> impl Future<Output = Answer<bool>> + Send;
     /// Writes it unless one is stored that it does not supersede. Answers whether it wrote.
     fn put_presence(&self, owner: &Owner, presence: &Presence, expires_at: Seconds) -> impl Future<Output = Answer<bool>> + Send;
 }

@@ -165,6 +165,13 @@ impl Presences for Memory {
         })
     }
 
+    async fn await_presence(&self, owner: &Owner, order: &Order) -> Answer<bool> {
+        self.call(|state| {
+            let stored = state.presences.get_mut(owner).filter(|stored| stored.order == *order);
+            stored.map(|stored| stored.awaited = true).is_some()
+        })
+    }
+
     async fn put_presence(&self, owner: &Owner, presence: &Presence, _expires_at: Seconds) -> Answer<bool> {
         self.call(|state| {
             let newer = state.presences.get(owner).is_none_or(|stored| presence.order.supersedes(&stored.order));

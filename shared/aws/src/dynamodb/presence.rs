@@ -2,8 +2,10 @@
 //!
 //! Guarantee: monotonic in time: an older event never overwrites a newer one's row.
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use nostr_push_core::{
     Seconds,
+    order::Order,
     owner::Owner,
     ports::{Answer, Presences},
     presence::Presence,
@@ -14,6 +16,7 @@ use super::{SUPERSEDES, Store, conditional, order_values, read, s, write};
 use crate::clients::unavailable;
 
 const GET: &str = "dynamodb.presence.get";
+const AWAIT: &str = "dynamodb.presence.await";
 const PUT: &str = "dynamodb.presence.put";
 
 const OWNER: &str = "owner";
@@ -31,6 +34,16 @@ impl Presences for Store {
         let request = self.client.get_item().table_name(&self.tables.presence).key(OWNER, s(owner.to_string())).consistent_read(true);
         let Some(item) = request.send().await.map_err(unavailable(GET))?.item else { return Ok(None) };
         read::<Row>(GET, item).map(|row| Some(row.presence))
+    }
+
+    async fn await_presence(&self, owner: &Owner, order: &Order) -> Answer<bool> {
+        let mut request = self.client.update_item().table_name(&self.tables.presence).key(OWNER, s(owner.to_string()));
+        for (name, value) in order_values(order) {
+            request = request.expression_attribute_values(name, value);
+        }
+        let request =
+            request.update_expression("SET awaited = :awaited").expression_attribute_values(":awaited", AttributeValue::Bool(true));
+        conditional(AWAIT, request.condition_expression("created_at = :created_at AND event_id = :event_id").send().await)
     }
 
     async fn put_presence(&self, owner: &Owner, presence: &Presence, expires_at: Seconds) -> Answer<bool> {

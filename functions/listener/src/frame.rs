@@ -1,0 +1,44 @@
+//! One message of a relay (NIP-01, NIP-42). Its event stays as it was sent: the hot path reads it.
+
+use serde_json::value::RawValue;
+
+/// What a relay says.
+#[derive(Debug)]
+pub enum Frame<'a> {
+    /// `["EVENT", subscription, event]`
+    Event {
+        /// The subscription it came on.
+        subscription: String,
+        /// The event's JSON.
+        event: &'a RawValue,
+    },
+    /// `["EOSE", subscription]`: what is stored has been sent.
+    Eose(String),
+    /// `["CLOSED", subscription, reason]`
+    Closed {
+        /// The subscription that the relay ended.
+        subscription: String,
+        /// Why, with a machine-readable prefix.
+        reason: String,
+    },
+    /// `["NOTICE", text]`
+    Notice(String),
+    /// `["OK", id, accepted, reason]` and `["AUTH", challenge]`
+    Ignored,
+    /// Anything else.
+    Malformed,
+}
+
+/// Reads one message.
+pub fn read(text: &str) -> Frame<'_> {
+    let parts: Vec<&RawValue> = serde_json::from_str(text).unwrap_or_default();
+    let word = |n: usize| parts.get(n).and_then(|part| serde_json::from_str::<String>(part.get()).ok()).unwrap_or_default();
+    match parts.first().map(|verb| verb.get()) {
+        Some(r#""EVENT""#) if parts.len() == 3 => Frame::Event { subscription: word(1), event: parts[2] },
+        Some(r#""EOSE""#) => Frame::Eose(word(1)),
+        Some(r#""CLOSED""#) => Frame::Closed { subscription: word(1), reason: word(2) },
+        Some(r#""NOTICE""#) => Frame::Notice(word(1)),
+        Some(r#""OK""# | r#""AUTH""#) => Frame::Ignored,
+        _ => Frame::Malformed,
+    }
+}
