@@ -218,16 +218,19 @@ test('what is wrong is refused by its reason', async () => {
   for (const [reason, event] of Object.entries(refused)) await counting(`control.refused.${reason}`, () => publish(event))
 })
 
-test('the client in docs/protocol.md runs as it is', async () => {
+test('the clients in docs/protocol.md run as they are', async () => {
   const page = await readFile(new URL('../../../docs/protocol.md', import.meta.url), 'utf8')
-  const code = page.match(/```js\n([^]*?)```/)[1].replaceAll('http://127.0.0.1:8787', api)
+  const examples = [...page.matchAll(/```js\n([^]*?)```/g)].map(([, code]) => code.replaceAll('http://127.0.0.1:8787', api))
+  assert.equal(examples.length, 2)
   // Beside this file, so that it finds nostr-tools.
   const file = new URL('example.tmp.mjs', import.meta.url)
-  await writeFile(file, code)
-  try {
-    const { stdout } = await promisify(execFile)(process.execPath, [file.pathname], { timeout: 120_000 })
-    assert.match(stdout, /body: 'hello'/)
-  } finally {
-    await rm(file)
+  for (const code of examples) {
+    await writeFile(file, code)
+    try {
+      const { stdout } = await promisify(execFile)(process.execPath, [file.pathname], { timeout: 120_000 })
+      assert.match(stdout, /body: 'hello'/)
+    } finally {
+      await rm(file)
+    }
   }
 })

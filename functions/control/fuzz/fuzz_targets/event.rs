@@ -9,7 +9,7 @@ use nostr::key::Keys;
 use nostr_push_core::message;
 use nostr_push_testkit::memory::Memory;
 
-static CONTROL: LazyLock<Control<Memory, Memory>> = LazyLock::new(|| Control::new(Keys::generate(), Memory::default(), Memory::default()));
+static CONTROL: LazyLock<Control<Memory, Memory>> = LazyLock::new(|| Control::new(Keys::generate(), None, Memory::default(), Memory::default()));
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };

@@ -7,6 +7,8 @@ use nostr::key::PublicKey;
 use nostr_push_core::{
     app::{App, Platform},
     filter::Filter,
+    order::Order,
+    owner::Owner,
     subscription::MAX_INDEX_KEYS,
 };
 
@@ -16,6 +18,12 @@ fuzz_target!(|text: &str| {
     let _ = payload::registration(text, &app);
     let _ = payload::deregistration(text);
     let owner = PublicKey::from_slice(&[1; 32]).unwrap();
+    let asked = payload::settings(text, &app, &Owner { app: "demo".to_owned(), pubkey: owner }, Order::counter(1));
+    for filter in asked.into_iter().filter_map(|asked| asked.settings).flat_map(|replacement| replacement.settings.filters(&app)) {
+        assert!((1..=MAX_INDEX_KEYS).contains(&filter.index_keys().len()));
+        let again = Filter::from_json(&serde_json::from_str(&filter.to_json()).unwrap()).unwrap();
+        assert_eq!(again, filter);
+    }
     for (identity, filter) in payload::filters(text, &app, owner).into_iter().flatten() {
         assert!((1..=MAX_INDEX_KEYS).contains(&filter.index_keys().len()));
         let again = Filter::from_json(&serde_json::from_str(&filter.to_json()).unwrap()).unwrap();
