@@ -61,6 +61,7 @@ pub async fn reconcile(
 struct Wanted {
     subscription: String,
     filter: Filter,
+    relays: Vec<String>,
     since: Seconds,
     valid_until: Seconds,
 }
@@ -76,14 +77,17 @@ fn triggers(app: &App, owner: &Owner, view: &View, now: Seconds) -> Vec<Wanted> 
         Vec::new()
     });
     let filters = filters.into_iter().filter(|filter| !filter.index_keys().is_empty());
-    filters.map(|filter| Wanted { subscription: format!("{TRIGGER}{}", filter.identity()), filter, since, valid_until }).collect()
+    let subscription = |filter: &Filter| format!("{TRIGGER}{}", filter.identity());
+    filters.map(|filter| Wanted { subscription: subscription(&filter), filter, relays: Vec::new(), since, valid_until }).collect()
 }
 
 /// The filters of the settings.
 fn asked_for(app: &App, settings: &Settings, now: Seconds) -> Vec<Wanted> {
     let (since, valid_until) = (settings.order.created_at, settings.valid_until);
     let filters = if valid_until > now { settings.filters(app) } else { Vec::new() };
-    let wanted = |filter: Filter| Wanted { subscription: format!("{SETTINGS}{}", filter.identity()), filter, since, valid_until };
+    let subscription = |filter: &Filter| format!("{SETTINGS}{}", filter.identity());
+    let relays = || settings.relays.clone();
+    let wanted = |filter| Wanted { subscription: subscription(&filter), filter, relays: relays(), since, valid_until };
     filters.into_iter().map(wanted).collect()
 }
 
@@ -100,16 +104,17 @@ fn changes(owner: &Owner, wanted: Vec<Wanted>, stored: &[Subscription], now: Mil
     let cleared_again = not_wanted().filter(|row| subscriptions::is_just_removed(row, now));
     let cleared_again = cleared_again.map(|row| Subscription { order: next(Some(row)), ..row.clone() });
     let mut rows: Vec<Subscription> = ended.chain(cleared_again).collect();
-    for Wanted { subscription, filter, since, valid_until } in wanted {
+    for Wanted { subscription, filter, relays, since, valid_until } in wanted {
         let earlier = stored.iter().find(|row| row.subscription == subscription);
         let active = earlier.filter(|row| row.is_active(seconds(now)));
-        if active.is_some_and(|row| row.valid_until == valid_until) {
+        if active.is_some_and(|row| row.valid_until == valid_until && row.relays == relays) {
             continue;
         }
         let row = Subscription {
             owner: owner.clone(),
             subscription,
             filter,
+            relays,
             order: next(earlier),
             // One that goes on goes on from where it began.
             since: active.map_or(since, |row| row.since),

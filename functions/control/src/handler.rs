@@ -128,7 +128,7 @@ impl<S: Apps + Devices + Subscriptions + IndexWriter + OwnerSettings + Presences
             }
             Kind::DeleteFilters => {
                 let filters = payload::filters(&opened.plaintext, &opened.app, opened.owner.pubkey)?;
-                subscriptions::delete(&self.store, &opened.owner, opened.order, filters, now).await
+                subscriptions::delete(&self.store, &opened.owner, opened.order, filters.by_identity, now).await
             }
             Kind::DialectH => self.dialect_h(opened, message.received_at, now).await,
         }

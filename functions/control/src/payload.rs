@@ -11,15 +11,12 @@ use nostr_push_core::{
     order::Order,
     owner::Owner,
     settings::Settings,
-    subscription::{MAX_INDEX_KEYS, MAX_SUBSCRIPTIONS},
+    subscription::{MAX_INDEX_KEYS, MAX_RELAYS, MAX_SUBSCRIPTIONS},
 };
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{device_id, refusal::Refusal};
-
-/// The most relays that settings may name.
-const MAX_RELAYS: usize = 10;
 
 #[derive(Deserialize)]
 struct TokenPayload {
@@ -31,6 +28,16 @@ struct TokenPayload {
 struct FilterPayload {
     filter: Option<Value>,
     filters: Option<Vec<Value>>,
+    relays: Option<Value>,
+}
+
+/// The filters of an upsert or a deletion.
+#[derive(Debug)]
+pub struct Filters {
+    /// The filters, by identity.
+    pub by_identity: BTreeMap<String, Filter>,
+    /// Relays to watch for the owner.
+    pub relays: Vec<String>,
 }
 
 /// The token of a registration, and its platform among those of the app.
@@ -60,11 +67,11 @@ pub fn deregistration(plaintext: &str) -> Result<Option<String>, Refusal> {
     Ok(token)
 }
 
-/// The filters of an upsert or a deletion, by identity.
+/// The filters of an upsert or a deletion.
 ///
 /// # Errors
 /// `bad_payload`, `too_broad`, `over_quota`.
-pub fn filters(plaintext: &str, app: &App, owner: PublicKey) -> Result<BTreeMap<String, Filter>, Refusal> {
+pub fn filters(plaintext: &str, app: &App, owner: PublicKey) -> Result<Filters, Refusal> {
     let payload: FilterPayload = object(plaintext)?;
     let filters: Vec<Value> = payload.filter.into_iter().chain(payload.filters.into_iter().flatten()).collect();
     if filters.is_empty() {
@@ -84,7 +91,8 @@ pub fn filters(plaintext: &str, app: &App, owner: PublicKey) -> Result<BTreeMap<
         }
         Ok((filter.identity(), filter))
     };
-    filters.into_iter().map(read).collect()
+    let by_identity = filters.into_iter().map(read).collect::<Result<_, _>>()?;
+    Ok(Filters { by_identity, relays: relays(payload.relays.as_ref()) })
 }
 
 /// What an event of dialect H asks for.

@@ -16,6 +16,7 @@ use nostr_push_core::{
 
 use crate::{
     handler::{Applied, Failure},
+    payload::Filters,
     refusal::Refusal,
 };
 
@@ -28,9 +29,10 @@ pub async fn upsert(
     owner: &Owner,
     order: Order,
     valid_until: u64,
-    filters: BTreeMap<String, Filter>,
+    filters: Filters,
     now: Millis,
 ) -> Result<Applied, Failure> {
+    let Filters { by_identity: filters, relays } = filters;
     let stored = store.of_owner(owner).await?;
     let of_others = |row: &&Subscription| row.is_active(seconds(now)) && !row.is_derived() && !filters.contains_key(&row.subscription);
     if stored.iter().filter(of_others).count() + filters.len() > MAX_SUBSCRIPTIONS {
@@ -55,6 +57,7 @@ pub async fn upsert(
             owner: owner.clone(),
             subscription,
             filter,
+            relays: relays.clone(),
             order,
             since: since(earlier, order.created_at, now),
             state: State::Active,
@@ -103,6 +106,7 @@ pub async fn delete(
             owner: owner.clone(),
             subscription,
             filter,
+            relays: Vec::new(),
             order,
             since: order.created_at,
             state: State::Removed,

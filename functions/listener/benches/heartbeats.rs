@@ -8,7 +8,7 @@ use std::{
 
 use listener::{
     frame::{Frame, read},
-    screen::{Screen, Verdict},
+    screen::{Screen, Verdict, parse},
 };
 use nostr::{event::Event, key::Keys};
 use nostr_push_core::{interest::Interest, message::encode};
@@ -41,7 +41,8 @@ fn main() {
         for frame in &frames {
             for _ in 0..relays {
                 let Frame::Event { event, .. } = read(frame) else { panic!("not an event") };
-                if let Verdict::Control(message) = screen.judge("wss://relay.example", event, false, 1_800_000_000_000) {
+                let Ok(parsed) = parse(event) else { panic!("not an event") };
+                if let Verdict::Control(message) = screen.judge("wss://relay.example", event, parsed, false, 1_800_000_000_000) {
                     messages += 1;
                     bytes += encode(&message).unwrap_or_default().len();
                 }

@@ -1,13 +1,25 @@
 //! The environment of the listener.
 
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
 use nostr_push_aws::environment::{BadEnvironment, Environment};
 use nostr_push_core::message::MAX_RELAY_URL;
+
+/// Where the listener answers for its health, unless told otherwise.
+const HEALTH_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080));
 
 /// What the task definition gives the process.
 #[derive(Debug)]
 pub struct Config {
     /// `RELAYS`: relay URLs (`wss://…`), separated by commas.
     pub relays: Vec<String>,
+    /// `OWNERS_RELAYS`, default 200: how many relays of owners are watched besides, in all tasks together; 0: none.
+    pub owners_relays: usize,
+    /// `PRIVATE_RELAYS`, default false: whether owners' relays may be in private networks and without TLS. For a
+    /// developer's machine alone.
+    pub private_relays: bool,
+    /// `HEALTH_ADDRESS`, default `127.0.0.1:8080`: where `/healthz` and `/readyz` are answered.
+    pub health: SocketAddr,
     /// `TABLE_PREFIX`: what the tables' names begin with.
     pub table_prefix: String,
     /// `CONTROL_QUEUE_URL`: where control events go.
@@ -19,6 +31,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where this process, or the one that it is to look after, answers for its health.
+    ///
+    /// # Errors
+    /// The variable is no address.
+    pub fn health_from_env() -> Result<SocketAddr, BadEnvironment> {
+        let mut env = Environment::default();
+        let health = env.optional("HEALTH_ADDRESS", HEALTH_ADDRESS, str::parse);
+        env.finish(health)
+    }
+
     /// Reads the environment.
     ///
     /// # Errors
@@ -27,6 +49,9 @@ impl Config {
         let mut env = Environment::default();
         let config = Self {
             relays: env.required("RELAYS").split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()).collect(),
+            owners_relays: usize::try_from(env.number("OWNERS_RELAYS", 200)).unwrap_or(usize::MAX),
+            private_relays: env.optional("PRIVATE_RELAYS", false, str::parse),
+            health: env.optional("HEALTH_ADDRESS", HEALTH_ADDRESS, str::parse),
             table_prefix: env.required("TABLE_PREFIX"),
             control_queue: env.required("CONTROL_QUEUE_URL"),
             event_queue: env.required("EVENT_QUEUE_URL"),

@@ -1,25 +1,39 @@
 //! The listener: a small long-lived task that keeps relay connections and forwards what somebody is interested in.
 //!
 //! In the order in which an event comes through:
-//! - [`relay`]: one connection to one relay, kept up
+//! - [`relay`]: one relay, watched: connected to again and again
+//! - [`address`], [`dial`]: which hosts may be connected to, and connecting
+//! - [`limits`]: what a relay says that it takes
+//! - [`session`]: one connection: REQs, stored events and live ones, refusals, NIP-42
 //! - [`plan`]: which REQs the interest asks of a relay
 //! - [`frame`]: what a relay says
-//! - [`screen`]: the hot path: what becomes of each frame
+//! - [`screen`]: the hot path: what becomes of each event
 //! - [`seen`]: removes duplicates across relays
 //! - [`forward`]: the bounded buffers before the queues
-//! - [`feed`]: keeps the interest up to date from the change feed
-//! - [`run`](run()): all of it, until told to stop
+//!
+//! And around it:
+//! - [`feed`], [`wishes`]: the interest, and the relays that owners want, from the change feed
+//! - [`members`]: how several tasks share the relays out
+//! - [`run`](Listener::run): all of it, until told to stop; cursors
+//! - [`health`]: what it says of itself
 //! - [`config`]: the environment
 
+pub mod address;
 pub mod config;
+pub mod dial;
 pub mod feed;
 pub mod forward;
 pub mod frame;
+pub mod health;
+pub mod limits;
+pub mod members;
 pub mod plan;
 pub mod relay;
 pub mod screen;
 pub mod seen;
+pub mod session;
+pub mod wishes;
 
 mod run;
 
-pub use run::{Ports, Stopped, run};
+pub use run::{Listener, Options, Ports, Stopped};

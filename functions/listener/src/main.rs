@@ -1,10 +1,15 @@
-//! The listener process: wiring only.
+//! The listener process: wiring only. `listener check` asks a running one whether it is ready, and answers by its exit
+//! code: the container's health check, where there is no shell.
 
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
 
-use listener::{Ports, config::Config, run};
+use listener::{Listener, Options, Ports, config::Config, health};
 use nostr_push_aws::{clients, dynamodb::Store, secrets, sqs::Queue, telemetry::Telemetry};
 use tokio::{
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
@@ -14,14 +19,19 @@ const METRICS: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("check") {
+        return Ok(health::check(Config::health_from_env()?).await?);
+    }
     // One TLS provider for the AWS SDK and the relays: two in one process panic at the first connection.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let telemetry = Telemetry::init("listener");
     let config = Config::from_env()?;
     let aws = clients::config().await;
     let keys = secrets::service_key(&aws, &config.service_key_secret).await?;
+    let store = Store::new(&aws, &config.table_prefix);
     let ports = Ports {
-        feed: Store::new(&aws, &config.table_prefix),
+        feed: store.clone(),
+        store,
         control: Queue::new(&aws, config.control_queue),
         content: Queue::new(&aws, config.event_queue),
         count,
@@ -43,10 +53,18 @@ async fn main() -> anyhow::Result<()> {
         tracing::info!(stage = "listener", "told to stop: draining");
         let _ = stop.send(true);
     });
-    tracing::info!(stage = "listener", service = keys.public_key().to_hex(), relays = config.relays.len(), "listening");
-    let stopped = run(keys.public_key(), config.relays, ports, stopping).await;
+    // Different for each process: a task that comes back is another one.
+    let member = format!("task-{:016x}", RandomState::new().hash_one(std::process::id()));
+    tracing::info!(stage = "listener", service = keys.public_key().to_hex(), relays = config.relays.len(), member, "listening");
+    let options = Options { relays: config.relays, owners_relays: config.owners_relays, private: config.private_relays, member };
+    let listener = Listener::new(keys, options, ports);
+    let health = health::serve(TcpListener::bind(config.health).await?, listener.health(), clients::now);
+    let stopped = tokio::select! {
+        stopped = listener.run(stopping) => stopped.map_err(anyhow::Error::from),
+        ended = health => Err(anyhow::anyhow!("the health interface ended: {ended:?}")),
+    };
     telemetry.flush();
-    Ok(stopped?)
+    stopped
 }
 
 fn count(outcome: &'static str, reason: &'static str) {

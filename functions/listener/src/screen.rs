@@ -28,6 +28,18 @@ pub enum Verdict {
     Drop(&'static str),
 }
 
+/// Reads an event, within the limits that all events have.
+///
+/// # Errors
+/// Why it is dropped.
+pub fn parse(json: &RawValue) -> Result<Event, &'static str> {
+    if json.get().len() > MAX_EVENT {
+        return Err("too_large");
+    }
+    let event: Event = serde_json::from_str(json.get()).map_err(|_| "malformed")?;
+    if event.tags.len() > MAX_TAGS { Err("too_large") } else { Ok(event) }
+}
+
 /// What the hot path asks. Shared by all relays.
 pub struct Screen {
     service: String,
@@ -41,15 +53,8 @@ impl Screen {
         Self { service: service.to_hex(), interest, seen: Seen::default() }
     }
 
-    /// Decides on one event, given as the JSON the relay sent.
-    pub fn judge(&self, relay: &str, json: &RawValue, backfill: bool, now: Millis) -> Verdict {
-        if json.get().len() > MAX_EVENT {
-            return Verdict::Drop("too_large");
-        }
-        let Ok(event) = serde_json::from_str::<Event>(json.get()) else { return Verdict::Drop("malformed") };
-        if event.tags.len() > MAX_TAGS {
-            return Verdict::Drop("too_large");
-        }
+    /// Decides on one event, given as the JSON the relay sent and as [`parse`] read it.
+    pub fn judge(&self, relay: &str, json: &RawValue, event: Event, backfill: bool, now: Millis) -> Verdict {
         if CONTROL_KINDS.contains(&event.kind.as_u16()) && self.is_for_us(&event) {
             return self.verified(&event, 0).map_or_else(Verdict::Drop, |()| {
                 Verdict::Control(Control { relay: relay.to_owned(), received_at: now, event: json.to_owned() })
@@ -97,6 +102,10 @@ mod tests {
         Screen::new(service.public_key(), Arc::new(RwLock::new(interest)))
     }
 
+    fn judge(screen: &Screen, json: &RawValue, backfill: bool, now: Millis) -> Verdict {
+        parse(json).map_or_else(Verdict::Drop, |event| screen.judge("ws://r", json, event, backfill, now))
+    }
+
     fn reason(verdict: &Verdict) -> &str {
         match verdict {
             Verdict::Control(_) => "control",
@@ -110,25 +119,25 @@ mod tests {
         let (service, author) = (Keys::generate(), Keys::generate());
         let p = author.public_key().to_hex();
         let screen = screen(&service, &json!({"kinds": [1], "#p": [p]}));
-        let judge = |event: &Event| reason(&screen.judge("ws://r", &to_raw_value(event).unwrap(), false, 5)).to_owned();
+        let judged = |event: &Event| reason(&judge(&screen, &to_raw_value(event).unwrap(), false, 5)).to_owned();
 
         let wanted = event(&author, 1, 1, &[&["p", &p]], "x");
         let mut forged = wanted.clone();
         forged.content = "y".to_owned();
-        assert_eq!(judge(&forged), "bad_signature");
+        assert_eq!(judged(&forged), "bad_signature");
         // The forgery did not keep the real one out.
-        assert_eq!(judge(&wanted), "content");
-        assert_eq!(judge(&wanted), "duplicate");
-        assert_eq!(judge(&event(&author, 7, 1, &[&["p", &p]], "+")), "no_interest");
-        assert_eq!(judge(&event(&author, 1, 1, &[&["t", &p]], "x")), "no_interest");
-        assert_eq!(judge(&event(&author, 3081, 1, &[&["p", &service.public_key().to_hex()]], "x")), "control");
+        assert_eq!(judged(&wanted), "content");
+        assert_eq!(judged(&wanted), "duplicate");
+        assert_eq!(judged(&event(&author, 7, 1, &[&["p", &p]], "+")), "no_interest");
+        assert_eq!(judged(&event(&author, 1, 1, &[&["t", &p]], "x")), "no_interest");
+        assert_eq!(judged(&event(&author, 3081, 1, &[&["p", &service.public_key().to_hex()]], "x")), "control");
         let beat = event(&author, 22456, 1, &[&["p", &service.public_key().to_hex()]], "x");
-        assert_eq!(judge(&beat), "control");
-        assert_eq!(judge(&beat), "duplicate", "a heartbeat goes to many relays");
-        assert_eq!(judge(&event(&author, 3081, 1, &[&["p", &p]], "x")), "no_interest");
-        assert_eq!(judge(&event(&author, 1, 1, &[&["p", &p]], &"x".repeat(MAX_EVENT))), "too_large");
-        assert_eq!(judge(&event(&author, 1, 1, &vec![["p", p.as_str()].as_slice(); MAX_TAGS + 1], "")), "too_large");
-        assert_eq!(reason(&screen.judge("ws://r", &to_raw_value(&json!({"id": 1})).unwrap(), false, 5)), "malformed");
+        assert_eq!(judged(&beat), "control");
+        assert_eq!(judged(&beat), "duplicate", "a heartbeat goes to many relays");
+        assert_eq!(judged(&event(&author, 3081, 1, &[&["p", &p]], "x")), "no_interest");
+        assert_eq!(judged(&event(&author, 1, 1, &[&["p", &p]], &"x".repeat(MAX_EVENT))), "too_large");
+        assert_eq!(judged(&event(&author, 1, 1, &vec![["p", p.as_str()].as_slice(); MAX_TAGS + 1], "")), "too_large");
+        assert_eq!(reason(&judge(&screen, &to_raw_value(&json!({"id": 1})).unwrap(), false, 5)), "malformed");
     }
 
     #[test]
@@ -137,12 +146,12 @@ mod tests {
         let p = author.public_key().to_hex();
         let screen = screen(&service, &json!({"#p": [p]}));
         let note = to_raw_value(&event(&author, 1, 1, &[&["p", &p], &["t", "a"]], "x")).unwrap();
-        assert_eq!(reason(&screen.judge("ws://r", &note, false, 5)), "content");
+        assert_eq!(reason(&judge(&screen, &note, false, 5)), "content");
         let owner = Owner { app: "demo".to_owned(), pubkey: author.public_key() };
         let row = subscription(&owner, &json!({"#t": ["a"]}));
         screen.interest.write().unwrap().apply(&row, 1);
-        assert_eq!(reason(&screen.judge("ws://r", &note, true, 6)), "content");
-        assert_eq!(reason(&screen.judge("ws://r", &note, true, 7)), "duplicate");
+        assert_eq!(reason(&judge(&screen, &note, true, 6)), "content");
+        assert_eq!(reason(&judge(&screen, &note, true, 7)), "duplicate");
     }
 
     #[test]
@@ -151,7 +160,7 @@ mod tests {
         let p = author.public_key().to_hex();
         let screen = screen(&service, &json!({"#p": [p]}));
         let note = event(&author, 1, 1, &[&["p", &p], &["p", &p], &["e", &"ab".repeat(32)]], "x");
-        let Verdict::Content(content) = screen.judge("ws://r", &to_raw_value(&note).unwrap(), true, 5) else { panic!("not forwarded") };
+        let Verdict::Content(content) = judge(&screen, &to_raw_value(&note).unwrap(), true, 5) else { panic!("not forwarded") };
         assert_eq!(content.hits.iter().map(ToString::to_string).collect::<Vec<_>>(), [format!("#p:{p}")]);
         assert!(content.backfill);
         assert_eq!(content.event, note);

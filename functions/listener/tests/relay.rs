@@ -1,139 +1,21 @@
 //! The listener against a real relay and queues in memory: what it asks for, what it forwards, and how it stops.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 
+mod support;
+
 use std::{
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-use futures_util::{SinkExt, StreamExt};
-use listener::{Ports, Stopped, run};
 use nostr::{event::Event, key::Keys};
-use nostr_push_core::{
-    Millis,
-    message::{Content, Control},
-    order::Order,
-    owner::Owner,
-    ports::{Answer, ChangeFeed, Queue, Unavailable},
-    subscription::{State, Subscription},
-};
-use nostr_push_testkit::{control_event, dialect_h_event, event, free_port, subscription};
-use nostr_relay_builder::{LocalRelay, RelayBuilder};
-use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinHandle, time::sleep};
-use tokio_tungstenite::{connect_async, tungstenite::Message};
-
-/// The tables and queues, in memory. Clones share their state.
-#[derive(Clone, Default)]
-struct World {
-    rows: Arc<Mutex<Vec<Subscription>>>,
-    controls: Arc<Mutex<Vec<String>>>,
-    contents: Arc<Mutex<Vec<Content>>>,
-    refusing: Arc<AtomicBool>,
-}
-
-impl ChangeFeed for World {
-    async fn changes(&self, since: Millis) -> Answer<Vec<Subscription>> {
-        Ok(self.rows.lock().unwrap().iter().filter(|row| row.changed_at >= since).cloned().collect())
-    }
-}
-
-impl Queue<Control> for World {
-    async fn send(&self, messages: &[Control]) -> Answer<()> {
-        self.controls.lock().unwrap().extend(messages.iter().map(|m| m.event.get().to_owned()));
-        Ok(())
-    }
-}
-
-impl Queue<Content> for World {
-    async fn send(&self, messages: &[Content]) -> Answer<()> {
-        if self.refusing.load(Ordering::SeqCst) {
-            return Err(Unavailable { dependency: "queue", why: "refuses".to_owned() });
-        }
-        self.contents.lock().unwrap().extend_from_slice(messages);
-        Ok(())
-    }
-}
-
-impl World {
-    fn subscribe(&self, owner: &Keys, filter: &Value, state: State, order: u64) {
-        let owner = Owner { app: "demo".to_owned(), pubkey: owner.public_key() };
-        let row = Subscription { order: Order::counter(order), state, changed_at: now_ms(), ..subscription(&owner, filter) };
-        self.rows.lock().unwrap().push(row);
-    }
-
-    fn contents(&self) -> Vec<String> {
-        self.contents.lock().unwrap().iter().map(|content| content.event.content.clone()).collect()
-    }
-}
-
-fn now_ms() -> Millis {
-    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
-}
-
-fn now() -> u64 {
-    now_ms() / 1000
-}
-
-fn free_address() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], free_port(0)))
-}
-
-async fn relay(address: SocketAddr) -> LocalRelay {
-    let relay = LocalRelay::new(RelayBuilder::default().addr(address.ip()).port(address.port()));
-    relay.run().await.unwrap();
-    relay
-}
-
-async fn publish(address: SocketAddr, event: &Event) {
-    let (mut socket, _) = connect_async(format!("ws://{address}")).await.unwrap();
-    socket.send(Message::text(json!(["EVENT", event]).to_string())).await.unwrap();
-    while let Some(frame) = socket.next().await {
-        let answer: Value = serde_json::from_str(frame.unwrap().to_text().unwrap()).unwrap_or_default();
-        if answer[0] == "OK" {
-            assert_eq!(answer[2], true, "{answer}");
-            return;
-        }
-    }
-}
-
-struct Running {
-    service: Keys,
-    world: World,
-    stop: watch::Sender<bool>,
-    task: JoinHandle<Result<(), Stopped>>,
-}
-
-fn start(addresses: &[SocketAddr], world: World) -> Running {
-    let service = Keys::generate();
-    let (stop, stopping) = watch::channel(false);
-    let ports = Ports { feed: world.clone(), control: world.clone(), content: world.clone(), count: |_, _| {}, clock: now_ms };
-    let relays = addresses.iter().map(|address| format!("ws://{address}")).collect();
-    let task = tokio::spawn(run(service.public_key(), relays, ports, stopping));
-    Running { service, world, stop, task }
-}
-
-impl Running {
-    async fn stop(self) {
-        self.stop.send(true).unwrap();
-        self.task.await.unwrap().unwrap();
-    }
-}
-
-/// Waits for a condition, with a limit that no working listener reaches.
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..1_200 {
-        if condition() {
-            return;
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
-    panic!("not after a minute: {what}");
-}
+use nostr_push_core::subscription::State;
+use nostr_push_testkit::{control_event, dialect_h_event, event};
+use nostr_relay_builder::prelude::{RelayBuilderNip42, RelayBuilderNip42Mode};
+use serde_json::json;
+use support::{World, builder, counted, free_address, now, publish, publish_all, relay, run_relay, start, start_as, until, url};
+use tokio::time::sleep;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_forwards_what_somebody_wants_once_and_follows_the_interest() {
@@ -233,4 +115,158 @@ async fn a_queue_that_refuses_loses_nothing_and_stopping_drains() {
     let mut contents: Vec<u32> = world.contents().iter().map(|content| content.parse().unwrap()).collect();
     contents.sort_unstable();
     assert_eq!(contents, (0..20).collect::<Vec<_>>());
+}
+
+/// Numbered notes that mention somebody, twenty in each of the last seconds: a relay answers with 500 at once, and a second
+/// that holds more cannot be gone through.
+fn notes(author: &Keys, p: &str, numbers: std::ops::Range<u64>) -> Vec<Event> {
+    let now = now();
+    numbers.map(|n| event(author, 1, now - 40 + (n / 20) % 40, &[&["p", p]], &n.to_string())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_events_flow_it_misses_none_of_them() {
+    let address = free_address();
+    let _relay = relay(address).await;
+    let (alice, bob, world) = (Keys::generate(), Keys::generate(), World::default());
+    let p = alice.public_key().to_hex();
+    world.subscribe(&alice, &json!({"#p": [p]}), State::Active, 1);
+    let all = notes(&bob, &p, 0..600);
+    let service = Keys::generate();
+    let first = start_as("one", service.clone(), vec![url(&address)], true, world.clone());
+    publish(address, &all[0]).await;
+    until("the first event", || world.has("0")).await;
+    until("a cursor", || world.store.state().cursors.contains_key(&url(&address))).await;
+    // The queue refuses, so that what it has read dies with it.
+    world.refusing.store(true, Ordering::SeqCst);
+    publish_all(address, &all[1..300]).await;
+    first.kill().await;
+    publish_all(address, &all[300..]).await;
+    world.refusing.store(false, Ordering::SeqCst);
+    let second = start_as("two", service, vec![url(&address)], true, world.clone());
+    let numbers = || world.contents().iter().map(|n| n.parse::<u64>().unwrap()).collect::<BTreeSet<_>>();
+    until("all of them", || numbers().len() == 600).await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_stored_events_than_a_relay_answers_with_at_once_are_asked_for_page_by_page() {
+    let address = free_address();
+    // It answers a filter with 500 events at most.
+    let _relay = relay(address).await;
+    let (alice, bob, world) = (Keys::generate(), Keys::generate(), World::default());
+    let p = alice.public_key().to_hex();
+    world.subscribe(&alice, &json!({"#p": [p]}), State::Active, 1);
+    let from = now() - 1_000;
+    let all: Vec<Event> = (0..1_300).map(|n| event(&bob, 1, from + n / 2, &[&["p", &p]], &n.to_string())).collect();
+    publish_all(address, &all).await;
+    world.store.state().cursors.insert(url(&address), from);
+    let listening = start(&[address], world.clone());
+    until("all of them", || world.contents.lock().unwrap().len() >= 1_300).await;
+    assert!(world.contents.lock().unwrap().iter().all(|content| content.backfill));
+    let live = event(&bob, 1, now(), &[&["p", &p]], "live");
+    publish(address, &live).await;
+    until("live", || world.contents.lock().unwrap().iter().any(|content| content.event == live && !content.backfill)).await;
+    listening.stop().await;
+    assert!(world.store.state().cursors[&url(&address)] >= live.created_at.as_secs());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_who_it_is_to_a_relay_that_asks() {
+    let address = free_address();
+    let nip42 = RelayBuilderNip42 { mode: RelayBuilderNip42Mode::Read };
+    let _relay = run_relay(builder(address).nip42(nip42)).await;
+    let (alice, world) = (Keys::generate(), World::default());
+    let p = alice.public_key().to_hex();
+    world.subscribe(&alice, &json!({"#p": [p]}), State::Active, 1);
+    let listening = start(&[address], world.clone());
+    until("authentication", || counted("relay", "authenticated") > 0).await;
+    publish(address, &event(&Keys::generate(), 1, now(), &[&["p", &p]], "for members")).await;
+    until("the event", || world.has("for members")).await;
+    listening.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owners_relay_is_watched_while_the_owner_wants_it() {
+    let (operators, owners) = (free_address(), free_address());
+    let _relays = (relay(operators).await, relay(owners).await);
+    let (alice, bob, world) = (Keys::generate(), Keys::generate(), World::default());
+    let p = alice.public_key().to_hex();
+    let filter = json!({"#p": [p]});
+    world.subscribe_with(&alice, &filter, State::Active, 1, &[url(&owners)]);
+    let listening = start(&[operators], world.clone());
+    publish(owners, &event(&bob, 1, now(), &[&["p", &p]], "over there")).await;
+    until("over there", || world.has("over there")).await;
+    world.subscribe(&alice, &filter, State::Active, 2);
+    until("only the operator's", || listening.health.connected.load(Ordering::SeqCst) == 1).await;
+    publish(owners, &event(&bob, 1, now(), &[&["p", &p]], "too late")).await;
+    publish(operators, &event(&bob, 1, now(), &[&["p", &p]], "here")).await;
+    until("here", || world.has("here")).await;
+    assert!(!world.has("too late"));
+    listening.stop().await;
+
+    // Where private networks are not allowed, an owner's relay there is not even looked up.
+    let world = World::default();
+    world.subscribe_with(&alice, &filter, State::Active, 1, &[url(&owners), "wss://localhost:1".to_owned()]);
+    let listening = start_as("one", Keys::generate(), Vec::new(), false, world);
+    until("forbidden", || counted("relay", "forbidden") > 0).await;
+    assert_eq!(listening.health.watched.load(Ordering::SeqCst), 1, "the name is watched, its address refused");
+    listening.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_tasks_share_the_relays_and_take_over_those_of_one_that_dies() {
+    let addresses: Vec<_> = (0..9).map(|_| free_address()).collect();
+    let mut relays = Vec::new();
+    for address in &addresses {
+        relays.push(relay(*address).await);
+    }
+    let (alice, bob, world, service) = (Keys::generate(), Keys::generate(), World::default(), Keys::generate());
+    let p = alice.public_key().to_hex();
+    world.subscribe(&alice, &json!({"#p": [p]}), State::Active, 1);
+    let urls: Vec<String> = addresses.iter().map(url).collect();
+    let mut tasks: Vec<_> = ["a", "b", "c"].iter().map(|name| start_as(name, service.clone(), urls.clone(), true, world.clone())).collect();
+    let watched = |tasks: &[support::Running]| tasks.iter().map(|task| task.health.watched.load(Ordering::SeqCst)).collect::<Vec<_>>();
+    until("each relay has one task", || watched(&tasks).iter().sum::<usize>() == 9 && watched(&tasks).iter().all(|n| *n < 9)).await;
+    until("all are connected", || tasks.iter().map(|task| task.health.connected.load(Ordering::SeqCst)).sum::<usize>() == 9).await;
+    for (n, address) in addresses.iter().enumerate() {
+        publish(*address, &event(&bob, 1, now(), &[&["p", &p]], &format!("before {n}"))).await;
+    }
+    until("from everywhere", || (0..9).all(|n| world.has(&format!("before {n}")))).await;
+    let killed = tasks.iter().position(|task| task.health.watched.load(Ordering::SeqCst) > 0).unwrap();
+    tasks.swap_remove(killed).kill().await;
+    for (n, address) in addresses.iter().enumerate() {
+        publish(*address, &event(&bob, 1, now(), &[&["p", &p]], &format!("after {n}"))).await;
+    }
+    let started = std::time::Instant::now();
+    until("its relays have another", || (0..9).all(|n| world.has(&format!("after {n}")))).await;
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    for task in tasks {
+        task.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_away_for_long_under_load_costs_nothing_but_time() {
+    let address = free_address();
+    let _relay = relay(address).await;
+    let (alice, bob, world) = (Keys::generate(), Keys::generate(), World::default());
+    let p = alice.public_key().to_hex();
+    world.subscribe(&alice, &json!({"#p": [p]}), State::Active, 1);
+    let listening = start(&[address], world.clone());
+    publish(address, &event(&bob, 1, now(), &[&["p", &p]], "first")).await;
+    until("first", || world.has("first")).await;
+    world.refusing.store(true, Ordering::SeqCst);
+    // More than the buffer holds: 2,048 events.
+    let all = notes(&bob, &p, 0..4_000);
+    publish_all(address, &all).await;
+    let [_, content] = &listening.health.buffers;
+    until("the buffer is full", || content.entered() - content.accepted() >= 2_048).await;
+    sleep(Duration::from_secs(5)).await;
+    assert!(content.entered() - content.accepted() < 2_500, "it grows");
+    assert!(!listening.health.ready(support::now_ms()).0, "and says so");
+    world.refusing.store(false, Ordering::SeqCst);
+    until("all of them", || world.contents().iter().filter(|n| *n != "first").collect::<BTreeSet<_>>().len() == 4_000).await;
+    until("ready again", || listening.health.ready(support::now_ms()).0).await;
+    listening.stop().await;
 }

@@ -99,7 +99,7 @@ async fn every_table_and_queue_is_encrypted_and_every_table_kept_and_recoverable
         assert_eq!(table["SSESpecification"]["SSEEnabled"], true, "{name}");
         assert_eq!(template.0["Resources"][name]["DeletionPolicy"], "Retain", "{name}");
     }
-    assert_eq!(tables, 7);
+    assert_eq!(tables, 8);
     assert!(template.of_type("AWS::SQS::Queue").all(|(_, queue)| queue["SqsManagedSseEnabled"] == true));
 }
 

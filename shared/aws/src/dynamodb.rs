@@ -6,6 +6,7 @@ mod claims;
 mod devices;
 mod filter_index;
 mod presence;
+mod relays;
 mod settings;
 mod subscriptions;
 
@@ -56,6 +57,7 @@ struct Tables {
     devices: String,
     filter_index: String,
     presence: String,
+    relays: String,
     settings: String,
     subscriptions: String,
 }
@@ -72,6 +74,7 @@ impl Store {
                 devices: name("devices"),
                 filter_index: name("filter-index"),
                 presence: name("presence"),
+                relays: name("relays"),
                 settings: name("settings"),
                 subscriptions: name("subscriptions"),
             }),

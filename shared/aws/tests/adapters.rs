@@ -15,8 +15,8 @@ use nostr_push_core::{
     order::Order,
     owner::Owner,
     ports::{
-        Apps, ChangeFeed, Claim, Claims, DelayQueue as _, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Outcome, OwnerSettings,
-        Presences, Publisher, Push, Queue as _, Subscriptions,
+        Apps, ChangeFeed, Claim, Claims, DelayQueue as _, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Members, Outcome,
+        OwnerSettings, Presences, Publisher, Push, Queue as _, Relays, Subscriptions,
     },
     presence::Presence,
     settings::Settings,
@@ -45,6 +45,7 @@ async fn the_adapters_keep_their_guarantees() {
     the_index_is_paged_and_keeps_newer_rows(&store).await;
     presence_is_monotonic(&store).await;
     the_newest_settings_win(&store).await;
+    cursors_grow_and_members_come_and_go(&store).await;
     a_claim_has_one_holder(&store).await;
     a_queue_takes_everything_it_is_given(&environment).await;
     a_queue_holds_a_message_back(&environment).await;
@@ -145,9 +146,30 @@ async fn the_newest_subscription_wins(store: &Store) {
     assert_eq!(store.get(&[(owner.clone(), a.subscription.clone())]).await.unwrap(), std::slice::from_ref(&a), "racing or not");
 
     let mine = |rows: Vec<Subscription>| rows.into_iter().filter(|row| row.owner == owner).count();
-    assert_eq!(mine(store.changes(0).await.unwrap()), 121);
-    assert_eq!(mine(store.changes(3_000).await.unwrap()), 120);
-    assert_eq!(store.changes(3_001).await.unwrap().into_iter().filter(|row| row.owner == owner).collect::<Vec<_>>(), [a]);
+    assert_eq!(mine(changes(store, 0).await), 121);
+    assert_eq!(mine(changes(store, 3_000).await), 120);
+    assert_eq!(changes(store, 3_001).await.into_iter().filter(|row| row.owner == owner).collect::<Vec<_>>(), [a]);
+}
+
+async fn changes(store: &Store, since: u64) -> Vec<Subscription> {
+    let mut rows = Vec::new();
+    store.changes(since, |row| rows.push(row)).await.unwrap();
+    rows
+}
+
+async fn cursors_grow_and_members_come_and_go(store: &Store) {
+    assert_eq!(store.cursor("wss://r").await.unwrap(), None);
+    store.checkpoint("wss://r", 100, "", 100).await.unwrap();
+    store.checkpoint("wss://r", 90, "late", 100).await.unwrap();
+    assert_eq!(store.cursor("wss://r").await.unwrap(), Some(100));
+    assert_eq!(store.join("a", 100, 130).await.unwrap(), ["a"]);
+    assert_eq!(store.join("b", 110, 140).await.unwrap(), ["a", "b"]);
+    assert_eq!(store.join("b", 131, 160).await.unwrap(), ["b"], "a's lease is over");
+    assert_eq!(store.join("a", 140, 170).await.unwrap(), ["a", "b"], "and a is back");
+    store.leave("b").await.unwrap();
+    assert_eq!(store.join("a", 141, 171).await.unwrap(), ["a"]);
+    assert_eq!(store.join("c", 10_000, 10_030).await.unwrap(), ["c"]);
+    store.leave("c").await.unwrap();
 }
 
 async fn the_index_is_paged_and_keeps_newer_rows(store: &Store) {

@@ -54,7 +54,7 @@ impl IndexKey {
         }
     }
 
-    fn borrowed(&self) -> KeyRef<'_> {
+    pub(crate) fn borrowed(&self) -> KeyRef<'_> {
         match self {
             Self::Id(id) => KeyRef::Id(id),
             Self::Author(author) => KeyRef::Author(author),

@@ -180,8 +180,24 @@ pub const MAX_DELAY: Duration = Duration::from_secs(900);
 
 /// The change feed of subscriptions, for the listener.
 pub trait ChangeFeed: Send + Sync {
-    /// Every row changed at or after `since`, in no order, some more than once; since 0: all rows.
-    fn changes(&self, since: Millis) -> impl Future<Output = Answer<Vec<Subscription>>> + Send;
+    /// Gives `each` every row changed at or after `since`, in no order, some more than once; since 0: all rows.
+    fn changes(&self, since: Millis, each: impl FnMut(Subscription) + Send) -> impl Future<Output = Answer<()>> + Send;
+}
+
+/// What the listener keeps of each relay.
+pub trait Relays: Send + Sync {
+    /// Up to when everything the relay sent has been accepted by the queues, if it was ever watched.
+    fn cursor(&self, relay: &str) -> impl Future<Output = Answer<Option<Seconds>>> + Send;
+    /// Writes the cursor, unless a later one is stored, and what the relay last complained of.
+    fn checkpoint(&self, relay: &str, cursor: Seconds, status: &str, now: Seconds) -> impl Future<Output = Answer<()>> + Send;
+}
+
+/// The listener's tasks, among which the relays are shared out.
+pub trait Members: Send + Sync {
+    /// Keeps this task a member until `until`, and answers with all whose time is not over at `now`, this one included.
+    fn join(&self, member: &str, now: Seconds, until: Seconds) -> impl Future<Output = Answer<Vec<String>>> + Send;
+    /// Ends this task's membership.
+    fn leave(&self, member: &str) -> impl Future<Output = Answer<()>> + Send;
 }
 
 /// How long a retry waits, by how often the message was received: 5 s, doubling, at most 5 min, minus up to half by

@@ -7,6 +7,9 @@ use crate::{DAY, Millis, Seconds, filter::Filter, index_key::IndexKey, order::Or
 /// The most subscriptions of one (owner, app), derived ones not counted.
 pub const MAX_SUBSCRIPTIONS: usize = 50;
 
+/// The most relays that an owner may name.
+pub const MAX_RELAYS: usize = 10;
+
 /// The most index keys of one subscription.
 pub const MAX_INDEX_KEYS: usize = 1_000;
 
@@ -34,6 +37,8 @@ pub struct Subscription {
     pub subscription: String,
     /// The filter; a removal keeps it, because its index rows are found by it.
     pub filter: Filter,
+    /// Relays to watch for its owner besides the operator's.
+    pub relays: Vec<String>,
     /// Which event wrote it.
     pub order: Order,
     /// Backfilled events older than this do not notify.

@@ -53,6 +53,7 @@ pub fn subscription(owner: &Owner, filter: &Value) -> Subscription {
         owner: owner.clone(),
         subscription: filter.identity(),
         filter,
+        relays: Vec::new(),
         order: Order::counter(1),
         since: 0,
         state: State::Active,

@@ -14,8 +14,8 @@ use nostr_push_core::{
     order::Order,
     owner::Owner,
     ports::{
-        Answer, Apps, Claim, Claims, DelayQueue, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Outcome, OwnerSettings, Page,
-        Presences, Publisher, Push, Queue, Subscriptions, Unavailable,
+        Answer, Apps, ChangeFeed, Claim, Claims, DelayQueue, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Members, Outcome,
+        OwnerSettings, Page, Presences, Publisher, Push, Queue, Relays, Subscriptions, Unavailable,
     },
     presence::Presence,
     settings::Settings,
@@ -59,6 +59,10 @@ pub struct State {
     pub sent: Vec<String>,
     /// Messages sent to come later, encoded, and how much later.
     pub delayed: Vec<(Duration, String)>,
+    /// Relays' cursors.
+    pub cursors: BTreeMap<String, Seconds>,
+    /// The listener's tasks, and the end of each one's lease.
+    pub members: BTreeMap<String, Seconds>,
     /// Pages of the index that were read.
     pub pages_read: usize,
     /// Rows per page of the index.
@@ -329,6 +333,43 @@ impl<T: serde::Serialize + Send + Sync> DelayQueue<T> for Memory {
         self.call(|state| {
             let encoded = nostr_push_core::message::encode(message).expect("messages encode");
             state.delayed.push((delay, encoded));
+        })
+    }
+}
+
+impl ChangeFeed for Memory {
+    async fn changes(&self, since: Millis, mut each: impl FnMut(Subscription) + Send) -> Answer<()> {
+        let rows: Vec<Subscription> =
+            self.call(|state| state.subscriptions.values().filter(|row| row.changed_at >= since).cloned().collect())?;
+        rows.into_iter().for_each(&mut each);
+        Ok(())
+    }
+}
+
+impl Relays for Memory {
+    async fn cursor(&self, relay: &str) -> Answer<Option<Seconds>> {
+        self.call(|state| state.cursors.get(relay).copied())
+    }
+
+    async fn checkpoint(&self, relay: &str, cursor: Seconds, _status: &str, _now: Seconds) -> Answer<()> {
+        self.call(|state| {
+            let stored = state.cursors.entry(relay.to_owned()).or_default();
+            *stored = cursor.max(*stored);
+        })
+    }
+}
+
+impl Members for Memory {
+    async fn join(&self, member: &str, now: Seconds, until: Seconds) -> Answer<Vec<String>> {
+        self.call(|state| {
+            state.members.insert(member.to_owned(), until);
+            state.members.iter().filter(|(_, until)| **until > now).map(|(member, _)| member.clone()).collect()
+        })
+    }
+
+    async fn leave(&self, member: &str) -> Answer<()> {
+        self.call(|state| {
+            state.members.remove(member);
         })
     }
 }

@@ -3,7 +3,7 @@
 //! Guarantee: the row of the newest event wins, in whatever order they are written. The index is the change feed of
 //! the listener; removals stay in it until nothing older can come.
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use nostr_push_core::{
     Millis,
     filter::Filter,
@@ -33,6 +33,8 @@ struct Row {
     owner: Owner,
     subscription: String,
     filter: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    relays: Vec<String>,
     #[serde(flatten)]
     order: Order,
     since: u64,
@@ -68,6 +70,7 @@ impl Subscriptions for Store {
             owner: row.owner.clone(),
             subscription: row.subscription.clone(),
             filter: row.filter.to_json(),
+            relays: row.relays.clone(),
             order: row.order,
             since: row.since,
             state: row.state,
@@ -85,25 +88,30 @@ impl Subscriptions for Store {
 }
 
 impl ChangeFeed for Store {
-    async fn changes(&self, since: Millis) -> Answer<Vec<Subscription>> {
-        let shards: Vec<Vec<Subscription>> =
-            stream::iter(0..SHARDS).map(|shard| self.changes_in(shard, since)).buffer_unordered(4).try_collect().await?;
-        Ok(shards.into_iter().flatten().collect())
+    async fn changes(&self, since: Millis, mut each: impl FnMut(Subscription) + Send) -> Answer<()> {
+        // Page by page: a first reading may bring a million rows, and they must not all be in memory.
+        let mut pages = stream::select_all((0..SHARDS).map(|shard| self.changes_in(shard, since).boxed()));
+        while let Some(page) = pages.try_next().await? {
+            for item in page {
+                each(subscription(read(FEED, item)?)?);
+            }
+        }
+        Ok(())
     }
 }
 
 impl Store {
-    async fn changes_in(&self, shard: u64, since: Millis) -> Answer<Vec<Subscription>> {
+    fn changes_in(&self, shard: u64, since: Millis) -> impl Stream<Item = Answer<Vec<Item>>> + Send + use<> {
         let query = self.client.query().table_name(&self.tables.subscriptions).index_name(BY_CHANGE);
         let query =
             query.key_condition_expression("#shard = :shard AND changed_at >= :since").expression_attribute_names("#shard", "shard");
         let query = query.expression_attribute_values(":shard", n(shard)).expression_attribute_values(":since", n(since));
-        let mut items = query.into_paginator().items().send();
-        let mut rows = Vec::new();
-        while let Some(item) = items.next().await {
-            rows.push(subscription(read(FEED, item.map_err(unavailable(FEED))?)?)?);
-        }
-        Ok(rows)
+        stream::try_unfold(Some((query, None)), |state| async move {
+            let Some((query, from)) = state else { return Ok(None) };
+            let page = query.clone().set_exclusive_start_key(from).send().await.map_err(unavailable(FEED))?;
+            let next = page.last_evaluated_key.map(|last| (query, Some(last)));
+            Ok(Some((page.items.unwrap_or_default(), next)))
+        })
     }
 }
 
@@ -118,6 +126,7 @@ fn subscription(row: Row) -> Answer<Subscription> {
         owner: row.owner,
         subscription: row.subscription,
         filter: Filter::from_json(&json).map_err(unavailable(GET))?,
+        relays: row.relays,
         order: row.order,
         since: row.since,
         state: row.state,

@@ -1,0 +1,85 @@
+//! `relays`: key `relay`; two kinds of rows.
+//!
+//! - a relay's URL: its cursor, and what it last complained of. Guarantee: the cursor only grows.
+//! - `members`: the listener's tasks, each an attribute with the end of its lease.
+
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use nostr_push_core::{
+    DAY, Seconds,
+    ports::{Answer, Members, Relays},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{EXPIRES_AT, Item, Store, conditional, n, read, s, write};
+use crate::clients::unavailable;
+
+const GET: &str = "dynamodb.relays.get";
+const PUT: &str = "dynamodb.relays.put";
+const JOIN: &str = "dynamodb.relays.join";
+
+const RELAY: &str = "relay";
+const MEMBERS: &str = "members";
+
+/// How long a relay that nobody watches is remembered.
+const KEPT: Seconds = 30 * DAY;
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    relay: String,
+    cursor: Seconds,
+    #[serde(default)]
+    status: String,
+    expires_at: Seconds,
+}
+
+impl Relays for Store {
+    async fn cursor(&self, relay: &str) -> Answer<Option<Seconds>> {
+        let request = self.client.get_item().table_name(&self.tables.relays).key(RELAY, s(relay)).consistent_read(true);
+        let Some(item) = request.send().await.map_err(unavailable(GET))?.item else { return Ok(None) };
+        read::<Row>(GET, item).map(|row| Some(row.cursor))
+    }
+
+    async fn checkpoint(&self, relay: &str, cursor: Seconds, status: &str, now: Seconds) -> Answer<()> {
+        let row = Row { relay: relay.to_owned(), cursor, status: status.to_owned(), expires_at: now + KEPT };
+        let request = self.client.put_item().table_name(&self.tables.relays).set_item(Some(write(PUT, &row)?));
+        let request = request.condition_expression("attribute_not_exists(relay) OR #cursor <= :cursor");
+        let request = request.expression_attribute_names("#cursor", "cursor").expression_attribute_values(":cursor", n(cursor));
+        conditional(PUT, request.send().await).map(drop)
+    }
+}
+
+impl Members for Store {
+    async fn join(&self, member: &str, now: Seconds, until: Seconds) -> Answer<Vec<String>> {
+        let request = self.client.update_item().table_name(&self.tables.relays).key(RELAY, s(MEMBERS));
+        let request = request
+            .update_expression("SET #member = :until")
+            .expression_attribute_names("#member", member)
+            .expression_attribute_values(":until", n(until))
+            .return_values(ReturnValue::AllNew);
+        let row = request.send().await.map_err(unavailable(JOIN))?.attributes.unwrap_or_default();
+        let (members, over) = members(row, now);
+        for member in over {
+            // Whoever it was is gone; should it come back, it joins again.
+            self.leave(&member).await?;
+        }
+        Ok(members)
+    }
+
+    async fn leave(&self, member: &str) -> Answer<()> {
+        let request = self.client.update_item().table_name(&self.tables.relays).key(RELAY, s(MEMBERS));
+        let request = request.update_expression("REMOVE #member").expression_attribute_names("#member", member);
+        request.send().await.map_err(unavailable(JOIN)).map(drop)
+    }
+}
+
+/// The members whose lease is not over, sorted, and those whose lease is long over.
+fn members(row: Item, now: Seconds) -> (Vec<String>, Vec<String>) {
+    const LONG: Seconds = 60 * 60;
+    let until = |value: &AttributeValue| value.as_n().ok().and_then(|n| n.parse::<Seconds>().ok());
+    let leases = row.into_iter().filter(|(name, _)| name != RELAY && name != EXPIRES_AT);
+    let leases: Vec<(String, Seconds)> = leases.filter_map(|(name, value)| Some((name, until(&value)?))).collect();
+    let mut members: Vec<String> = leases.iter().filter(|(_, until)| *until > now).map(|(member, _)| member.clone()).collect();
+    members.sort_unstable();
+    let over = leases.into_iter().filter(|(_, until)| until + LONG < now).map(|(member, _)| member).collect();
+    (members, over)
+}
