@@ -18,9 +18,12 @@ const connections = await Promise.all(relays.map((url) => Relay.connect(url)))
 
 export const close = () => connections.forEach((relay) => relay.close())
 
-/** Publishes to the first relay, or to all of them. */
+let published = 0
+
+/** Publishes to one relay after the other, or to all of them. */
 export async function publish(event, { everywhere = false } = {}) {
-  await Promise.all((everywhere ? connections : connections.slice(0, 1)).map((relay) => relay.publish(event)))
+  const one = connections[published++ % connections.length]
+  await Promise.all((everywhere ? connections : [one]).map((relay) => relay.publish(event)))
   return event
 }
 

@@ -63,6 +63,8 @@ impl Aws {
     /// A program cannot be started, or a port is taken.
     pub async fn start(tools: &Tools, data: &Path, wished: Ports) -> Result<Self> {
         let logs = data.join("logs");
+        // Those of an earlier start.
+        let _ = fs::remove_dir_all(&logs);
         let state = data.join("ministack");
         for directory in [&logs, &state, &state.join("s3"), &state.join("tmp")] {
             fs::create_dir_all(directory)?;
@@ -248,6 +250,7 @@ fn url(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
-async fn answers(url: String) -> bool {
+/// Whether a GET of this URL succeeds.
+pub(crate) async fn answers(url: String) -> bool {
     reqwest::get(url).await.is_ok_and(|answer| answer.status().is_success())
 }

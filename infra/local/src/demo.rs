@@ -73,7 +73,11 @@ async fn counted(url: &str, counter: &str) -> Result<()> {
     bail!("{counter} was not counted after {PATIENCE:?}: see {url}/counters")
 }
 
-async fn publish(relay: &str, event: &Event) -> Result<()> {
+/// Publishes an event, and waits until the relay has taken it.
+///
+/// # Errors
+/// The relay refuses, or goes away.
+pub async fn publish(relay: &str, event: &Event) -> Result<()> {
     let (mut socket, _) = connect_async(relay).await.with_context(|| format!("cannot reach {relay}"))?;
     socket.send(Message::text(json!(["EVENT", event]).to_string())).await?;
     while let Some(frame) = socket.next().await {

@@ -42,7 +42,7 @@ impl Service {
     /// It cannot be started.
     pub fn start(name: &'static str, command: &mut Command, logs: &Path) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
-        let output = File::create(&log)?;
+        let output = File::options().create(true).append(true).open(&log)?;
         let child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -89,6 +89,11 @@ impl Service {
     pub async fn ended(&mut self) -> String {
         let status = self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
         format!("{} ended by itself: {status}, see {}", self.name, self.log.display())
+    }
+
+    /// Ends it at once.
+    pub async fn kill(&mut self) {
+        let _ = self.child.kill().await;
     }
 
     /// Asks it to end, and makes it if it does not.

@@ -2,19 +2,22 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 use anyhow::{Context, Result};
 use nostr::key::Keys;
 use nostr_push_aws::clients;
 use nostr_push_core::app::{App, Platform};
+use nostr_push_testkit::free_port;
 use nostr_relay_builder::LocalRelay;
 use tokio::{process::Command, sync::Mutex};
 
 use crate::{
     api::{self, Api},
-    aws::{self, Aws, Ports, STACK},
+    aws::{self, Aws, Ports, STACK, answers},
     counters::Counters,
     process::Service,
     relay, step,
@@ -53,6 +56,9 @@ pub struct Stack {
     /// Where AWS is.
     pub aws: Aws,
     listener: Service,
+    listener_command: Command,
+    logs: PathBuf,
+    health: SocketAddr,
     _relay: Option<LocalRelay>,
 }
 
@@ -102,9 +108,12 @@ impl Stack {
             .env("CONTROL_QUEUE_URL", output("ControlQueueUrl")?)
             .env("EVENT_QUEUE_URL", output("EventQueueUrl")?)
             .env("SERVICE_KEY_SECRET", secret);
-        let mut listener = Service::start("listener", &mut command, &data.join("logs"))?;
+        let health = SocketAddr::from(([127, 0, 0, 1], free_port(0)));
+        // Owners' relays are on this machine as well.
+        command.env("PRIVATE_RELAYS", "true").env("HEALTH_ADDRESS", health.to_string());
+        let logs = data.join("logs");
+        let listener = start_listener(&mut command, &logs, health).await?;
         let log = listener.log().to_owned();
-        listener.ready(async || connected(&log) >= 1).await?;
 
         let groups = ["control", "matcher", "deliver"].map(|stage| format!("/aws/lambda/{STACK}-{stage}")).to_vec();
         let counters = Counters::new(aws_sdk_cloudwatchlogs::Client::new(&config), groups, since, log);
@@ -116,7 +125,33 @@ impl Stack {
             counters: Mutex::new(counters),
         };
         let bound = api::serve(api, &options.listen).await?;
-        Ok(Self { url: format!("http://{bound}"), relays, service_pubkey, aws, listener, _relay: own_relay })
+        let url = format!("http://{bound}");
+        Ok(Self { url, relays, service_pubkey, aws, listener, listener_command: command, logs, health, _relay: own_relay })
+    }
+
+    /// Kills the listener as nothing can be prepared for (SIGKILL).
+    pub async fn kill_listener(&mut self) {
+        self.listener.kill().await;
+    }
+
+    /// What the container's health check says of the listener.
+    ///
+    /// # Errors
+    /// The check cannot be run.
+    pub async fn check_listener(&self) -> Result<bool> {
+        let program = self.listener_command.as_std().get_program();
+        let mut check = Command::new(program);
+        check.arg("check").env("HEALTH_ADDRESS", self.health.to_string()).stderr(Stdio::null());
+        Ok(check.status().await?.success())
+    }
+
+    /// Starts the listener once more.
+    ///
+    /// # Errors
+    /// It is not ready in time.
+    pub async fn restart_listener(&mut self) -> Result<()> {
+        self.listener = start_listener(&mut self.listener_command, &self.logs, self.health).await?;
+        Ok(())
     }
 
     /// The end of each part's log, for a test that failed.
@@ -146,9 +181,10 @@ impl Stack {
     }
 }
 
-/// How many relays the listener says it is connected to.
-fn connected(log: &Path) -> usize {
-    fs::read_to_string(log).unwrap_or_default().matches(r#""outcome":"connected""#).count()
+async fn start_listener(command: &mut Command, logs: &Path, health: SocketAddr) -> Result<Service> {
+    let mut listener = Service::start("listener", command, logs)?;
+    listener.ready(|| answers(format!("http://{health}/readyz"))).await?;
+    Ok(listener)
 }
 
 /// Puts the given key into the secret, or takes the one that is there. Answers its pubkey.
