@@ -232,7 +232,8 @@ fn serve(what: &str) -> anyhow::Result<()> {
         let raw = stream.try_clone()?;
         let Ok(mut socket) = accept(stream) else { continue };
         let id = loop {
-            let request: serde_json::Value = serde_json::from_str(socket.read()?.to_text()?).unwrap_or_default();
+            let Message::Text(text) = socket.read()? else { continue };
+            let request: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
             let id = request[1].as_str().unwrap_or_default().to_owned();
             if request[0] == "REQ" {
                 socket.send(Message::text(json!(["EOSE", id]).to_string()))?;

@@ -27,8 +27,9 @@ async fn main() -> anyhow::Result<()> {
     if let Ok(rows) = std::env::var(SERVE) {
         return serve(rows.parse()?).await;
     }
-    // `cargo test --benches` only wants to know that it runs.
-    let rows = if std::env::args().any(|word| word == "--bench") { 1_000_000 } else { 1_000 };
+    // `cargo test --benches` only wants to know that it runs; another number may be given.
+    let usual = if std::env::args().any(|word| word == "--bench") { 1_000_000 } else { 1_000 };
+    let rows: usize = std::env::args().find_map(|word| word.parse().ok()).unwrap_or(usual);
     let mut server = Command::new(std::env::current_exe()?).env(SERVE, rows.to_string()).stdout(Stdio::piped()).spawn()?;
     let output = server.stdout.take().context("no output")?;
     let endpoint = BufReader::new(output).lines().map_while(Result::ok).find(|line| line.starts_with("http://")).context("no endpoint")?;
@@ -99,7 +100,7 @@ fn row(n: usize) -> serde_json::Value {
         "state": {"S": "active"},
         "valid_until": {"N": "4000000000"},
         "changed_at": {"N": "1000"},
-        "shard": {"N": (n % 4).to_string()},
+        "shard": {"N": (n % 32).to_string()},
         "expires_at": {"N": "4000000000"},
     })
 }

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::{health::Health, wishes::Wishes};
 
 /// How often the feed is read. A change reaches the interest within two seconds.
-const EVERY: Duration = Duration::from_secs(1);
+const EVERY: Duration = Duration::from_millis(1_500);
 
 /// How far back each reading overlaps the one before: clocks of writers differ, and the index lags behind its table.
 const OVERLAP: Millis = 30_000;
