@@ -280,6 +280,12 @@ async fn payloads_of_clients_in_the_field_are_understood() {
     assert_eq!(f.reason(&delete).await, "unsubscribed");
     assert!(f.index().is_empty() && f.subscriptions().is_empty());
 
+    // Relays to watch, and what is none among them.
+    let relays = json!(["wss://b.example", "https://x.example", 7, "wss://a.example", "wss://b.example"]);
+    f.handle(&f.demo(&keys, 3081, NOW + 2, &json!({"filter": {"#t": ["a"]}, "relays": relays}))).await.unwrap();
+    let stored = f.control.store.state().subscriptions.values().find(|row| row.is_active(NOW)).unwrap().relays.clone();
+    assert_eq!(stored, ["wss://a.example", "wss://b.example"]);
+
     // Broad filters where the operator allows them.
     assert_eq!(f.reason(&f.in_app("broad", &keys, 3081, NOW, &json!({"filter": {"kinds": [1]}}))).await, "subscribed");
 }

@@ -145,6 +145,7 @@ where
         let mut watching = Watching {
             options,
             known,
+            chosen: None,
             store,
             members: Vec::new(),
             joined: None,
@@ -187,6 +188,8 @@ fn why(ended: Result<(), JoinError>) -> String {
 struct Watching<S> {
     options: Options,
     known: Known,
+    /// The owners' relays that are to be watched, and of which version of their wishes.
+    chosen: Option<(u64, Vec<String>)>,
     store: S,
     /// The listener's tasks, as last read.
     members: Vec<String>,
@@ -234,8 +237,14 @@ impl<S: Relays + Members + Clone + 'static> Watching<S> {
     async fn follow(&mut self, now: Seconds) {
         let Some(context) = self.context.clone() else { return };
         let operators = &self.options.relays;
-        let owners = self.known.wishes.lock().unwrap_or_else(PoisonError::into_inner).chosen(operators, self.options.owners_relays);
-        let wanted = operators.iter().map(|url| (url, false)).chain(owners.iter().map(|url| (url, !self.options.private)));
+        {
+            let wishes = self.known.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.chosen.as_ref().is_none_or(|(version, _)| *version != wishes.version()) {
+                self.chosen = Some((wishes.version(), wishes.chosen(operators, self.options.owners_relays)));
+            }
+        }
+        let owners = self.chosen.iter().flat_map(|(_, relays)| relays);
+        let wanted = operators.iter().map(|url| (url, false)).chain(owners.map(|url| (url, !self.options.private)));
         let mine: Vec<(String, bool)> = wanted
             .filter(|(url, _)| is_mine(url, &self.options.member, &self.members))
             .map(|(url, only_public)| (url.clone(), only_public))

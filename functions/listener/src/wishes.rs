@@ -17,6 +17,7 @@ pub struct Wishes {
     /// Whether owners may name relays in private networks and without TLS: on a developer's machine alone.
     private: bool,
     subscriptions: HashMap<(Owner, String), Wish>,
+    version: u64,
 }
 
 #[derive(Debug)]
@@ -45,12 +46,20 @@ impl Wishes {
         if held.is_some() || !relays.is_empty() {
             self.subscriptions.insert(id, Wish { order: row.order, valid_until: row.valid_until, relays });
         }
+        self.version += u64::from(changed);
         changed
     }
 
     /// Forgets what is over.
     pub fn expire(&mut self, now: Seconds) {
+        let before = self.subscriptions.len();
         self.subscriptions.retain(|_, wish| wish.valid_until > now);
+        self.version += u64::from(self.subscriptions.len() != before);
+    }
+
+    /// Grows whenever the wishes change.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// The relays that most owners want, at most `count`, besides those that are watched anyway. Each owner counts once

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use listener::Stopped;
 use nostr::{event::Event, key::Keys};
 use nostr_push_core::subscription::State;
 use nostr_push_testkit::{control_event, dialect_h_event, event};
@@ -269,4 +270,17 @@ async fn a_queue_that_is_away_for_long_under_load_costs_nothing_but_time() {
     until("all of them", || world.contents().iter().filter(|n| *n != "first").collect::<BTreeSet<_>>().len() == 4_000).await;
     until("ready again", || listening.health.ready(support::now_ms()).0).await;
     listening.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_inside_that_dies_ends_the_process() {
+    let address = free_address();
+    let _relay = relay(address).await;
+    let (alice, world) = (Keys::generate(), World::default());
+    let p = alice.public_key().to_hex();
+    world.subscribe(&alice, &json!({"#p": [p]}), State::Active, 1);
+    world.panicking.store(true, Ordering::SeqCst);
+    let listening = start(&[address], world);
+    publish(address, &event(&Keys::generate(), 1, now(), &[&["p", &p]], "poison")).await;
+    assert!(matches!(listening.ended().await, Err(Stopped::TaskEnded(_))));
 }

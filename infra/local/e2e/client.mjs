@@ -10,6 +10,8 @@ const PATIENCE = 120_000
 
 export const api = process.env.NOSTR_PUSH_URL
 export const relays = process.env.NOSTR_PUSH_RELAYS.split(',')
+/** A relay that only owners name. */
+export const ownersRelay = process.env.NOSTR_PUSH_OWNERS_RELAY
 export const service = process.env.NOSTR_PUSH_SERVICE
 export const now = () => Math.floor(Date.now() / 1000)
 export const hex = () => getPublicKey(generateSecretKey())
@@ -24,6 +26,14 @@ let published = 0
 export async function publish(event, { everywhere = false } = {}) {
   const one = connections[published++ % connections.length]
   await Promise.all((everywhere ? connections : [one]).map((relay) => relay.publish(event)))
+  return event
+}
+
+/** Publishes to a relay that is none of the operator's. */
+export async function publishTo(url, event) {
+  const relay = await Relay.connect(url)
+  await relay.publish(event)
+  relay.close()
   return event
 }
 

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { promisify } from 'node:util'
-import { Client, api, close, counting, disable, hex, now, publish, pushedTo, pushesOf, service, status } from './client.mjs'
+import { Client, api, close, counting, disable, hex, now, ownersRelay, publish, publishTo, pushedTo, pushesOf, service, status } from './client.mjs'
 
 // Events that must never be pushed: looked for once more at the very end.
 const never = []
@@ -197,6 +197,16 @@ test('an app that was uninstalled is removed, and comes back by registering', as
   await alice.register(phone)
   await pushedTo(await publish(bob.note('installed again', alice)), phone)
   assert.equal((await disable('nobody')).status, 404)
+})
+
+test("an owner's own relay is watched, by either dialect", async () => {
+  const [alice, carol] = [new Client(), new Client()]
+  const [hers, carols] = [hex(), hex()]
+  await alice.register(hers)
+  await alice.ask(3081, { filter: { kinds: [1], '#p': [alice.pubkey] }, relays: [ownersRelay, 'https://no.relay'] }, 'subscribed')
+  await pushedTo(await publishTo(ownersRelay, bob.note('over there', alice)), hers)
+  await carol.say({ kinds: [1], deviceId: carols, relays: [ownersRelay] }, 'configured')
+  await pushedTo(await publishTo(ownersRelay, bob.note('here too', carol)), carols)
 })
 
 test('what is wrong is refused by its reason', async () => {

@@ -45,6 +45,32 @@ pub struct Options {
     pub presence_timeout: Option<u64>,
 }
 
+/// One process of the listener.
+pub struct Listening {
+    service: Service,
+    health: SocketAddr,
+}
+
+impl Listening {
+    /// What it says at `/readyz`.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn says(&self) -> Result<serde_json::Value> {
+        Ok(reqwest::get(format!("http://{}/readyz", self.health)).await?.json().await?)
+    }
+
+    /// Kills it as nothing can be prepared for (SIGKILL).
+    pub async fn kill(&mut self) {
+        self.service.kill().await;
+    }
+
+    /// Asks it to end, and waits.
+    pub async fn stop(self) {
+        self.service.stop().await;
+    }
+}
+
 /// The running stack.
 pub struct Stack {
     /// `http://…` of the HTTP interface.
@@ -55,10 +81,10 @@ pub struct Stack {
     pub service_pubkey: String,
     /// Where AWS is.
     pub aws: Aws,
-    listener: Service,
+    /// The listener that it started, or that a test did in its place.
+    pub listener: Listening,
     listener_command: Command,
     logs: PathBuf,
-    health: SocketAddr,
     _relay: Option<LocalRelay>,
 }
 
@@ -108,12 +134,11 @@ impl Stack {
             .env("CONTROL_QUEUE_URL", output("ControlQueueUrl")?)
             .env("EVENT_QUEUE_URL", output("EventQueueUrl")?)
             .env("SERVICE_KEY_SECRET", secret);
-        let health = SocketAddr::from(([127, 0, 0, 1], free_port(0)));
         // Owners' relays are on this machine as well.
-        command.env("PRIVATE_RELAYS", "true").env("HEALTH_ADDRESS", health.to_string());
+        command.env("PRIVATE_RELAYS", "true");
         let logs = data.join("logs");
-        let listener = start_listener(&mut command, &logs, health).await?;
-        let log = listener.log().to_owned();
+        let listener = start_listener(&mut command, "listener", &logs).await?;
+        let log = listener.service.log().to_owned();
 
         let groups = ["control", "matcher", "deliver"].map(|stage| format!("/aws/lambda/{STACK}-{stage}")).to_vec();
         let counters = Counters::new(aws_sdk_cloudwatchlogs::Client::new(&config), groups, since, log);
@@ -126,12 +151,7 @@ impl Stack {
         };
         let bound = api::serve(api, &options.listen).await?;
         let url = format!("http://{bound}");
-        Ok(Self { url, relays, service_pubkey, aws, listener, listener_command: command, logs, health, _relay: own_relay })
-    }
-
-    /// Kills the listener as nothing can be prepared for (SIGKILL).
-    pub async fn kill_listener(&mut self) {
-        self.listener.kill().await;
+        Ok(Self { url, relays, service_pubkey, aws, listener, listener_command: command, logs, _relay: own_relay })
     }
 
     /// What the container's health check says of the listener.
@@ -141,17 +161,16 @@ impl Stack {
     pub async fn check_listener(&self) -> Result<bool> {
         let program = self.listener_command.as_std().get_program();
         let mut check = Command::new(program);
-        check.arg("check").env("HEALTH_ADDRESS", self.health.to_string()).stderr(Stdio::null());
+        check.arg("check").env("HEALTH_ADDRESS", self.listener.health.to_string()).stderr(Stdio::null());
         Ok(check.status().await?.success())
     }
 
-    /// Starts the listener once more.
+    /// Starts another process of the listener.
     ///
     /// # Errors
     /// It is not ready in time.
-    pub async fn restart_listener(&mut self) -> Result<()> {
-        self.listener = start_listener(&mut self.listener_command, &self.logs, self.health).await?;
-        Ok(())
+    pub async fn another_listener(&mut self, name: &'static str) -> Result<Listening> {
+        start_listener(&mut self.listener_command, name, &self.logs).await
     }
 
     /// The end of each part's log, for a test that failed.
@@ -161,13 +180,13 @@ impl Stack {
             let from = text.len().saturating_sub(20_000);
             format!("--- {}\n{}\n", path.display(), &text[text.ceil_char_boundary(from)..])
         };
-        [self.aws.ministack.log(), self.listener.log()].map(end).concat()
+        [self.aws.ministack.log(), self.listener.service.log()].map(end).concat()
     }
 
     /// Waits until a part ends by itself.
     pub async fn ended(&mut self) -> String {
         tokio::select! {
-            ended = self.listener.ended() => ended,
+            ended = self.listener.service.ended() => ended,
             ended = self.aws.ended() => ended,
         }
     }
@@ -181,10 +200,11 @@ impl Stack {
     }
 }
 
-async fn start_listener(command: &mut Command, logs: &Path, health: SocketAddr) -> Result<Service> {
-    let mut listener = Service::start("listener", command, logs)?;
-    listener.ready(|| answers(format!("http://{health}/readyz"))).await?;
-    Ok(listener)
+async fn start_listener(command: &mut Command, name: &'static str, logs: &Path) -> Result<Listening> {
+    let health = SocketAddr::from(([127, 0, 0, 1], free_port(0)));
+    let mut service = Service::start(name, command.env("HEALTH_ADDRESS", health.to_string()), logs)?;
+    service.ready(|| answers(format!("http://{health}/readyz"))).await?;
+    Ok(Listening { service, health })
 }
 
 /// Puts the given key into the secret, or takes the one that is there. Answers its pubkey.

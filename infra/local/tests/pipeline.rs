@@ -17,12 +17,15 @@ use nostr_push_local::{
     demo::publish,
     process::{Service, run},
     relay, root,
-    stack::{Options, Stack},
+    stack::{Listening, Options, Stack},
     tools::Tools,
 };
 use nostr_push_testkit::{control_event, event, free_port};
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, time::sleep};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_both_dialects_get_their_pushes() {
@@ -33,6 +36,9 @@ async fn clients_of_both_dialects_get_their_pushes() {
     run(install.current_dir(&e2e).args(["ci", "--silent"]), "npm ci").await.unwrap();
     let addresses = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port(0))));
     let _first = relay::start(addresses[0]).await.unwrap();
+    // One that the operator does not know.
+    let owners = SocketAddr::from(([127, 0, 0, 1], free_port(0)));
+    let _owners = relay::start(owners).await.unwrap();
     let mut node = tools.node().unwrap();
     node.current_dir(&e2e).args(["relay.mjs", &addresses[1].port().to_string()]);
     let mut second = Service::start("relay", &mut node, data.path()).unwrap();
@@ -54,8 +60,15 @@ async fn clients_of_both_dialects_get_their_pushes() {
     // One file after the other: they count what the service counts.
     test.current_dir(&e2e).args(["--test", "--test-concurrency=1", "--test-reporter=spec", "pipeline.test.mjs", "heartbeats.test.mjs"]);
     test.env("NOSTR_PUSH_URL", &stack.url).env("NOSTR_PUSH_RELAYS", relays.join(",")).env("NOSTR_PUSH_SERVICE", &stack.service_pubkey);
+    test.env("NOSTR_PUSH_OWNERS_RELAY", format!("ws://{owners}"));
     let tested = run(&mut test, "node --test").await;
-    let killed = if tested.is_ok() { a_killed_listener_loses_and_repeats_nothing(&mut stack).await } else { Ok(()) };
+    let killed = match &tested {
+        Ok(()) => match a_killed_listener_loses_and_repeats_nothing(&mut stack).await {
+            Ok(()) => three_listeners_share_the_relays(&mut stack).await,
+            failed => failed,
+        },
+        Err(_) => Ok(()),
+    };
     let logs = if tested.is_ok() && killed.is_ok() { String::new() } else { stack.logs() };
     stack.stop().await;
     second.stop().await;
@@ -132,14 +145,14 @@ async fn a_killed_listener_loses_and_repeats_nothing(stack: &mut Stack) -> Resul
         notes.push(note);
         if n == 60 {
             assert!(stack.check_listener().await.unwrap(), "it is ready");
-            stack.kill_listener().await;
+            stack.listener.kill().await;
             assert!(!stack.check_listener().await.unwrap(), "it is not there");
         }
         if n % 10 == 0 {
             publish(&stack.relays[0], &carol.note(1059, now() - DAY, "for carol, too early")).await.unwrap();
         }
     }
-    stack.restart_listener().await.map_err(|error| error.to_string())?;
+    stack.listener = stack.another_listener("listener").await.unwrap();
     alice.until_pushed(stack, &notes).await?;
     carol.subscribe(stack).await;
     let late = carol.note(1, now() + 1, "for carol");
@@ -148,6 +161,59 @@ async fn a_killed_listener_loses_and_repeats_nothing(stack: &mut Stack) -> Resul
     let repeated: Vec<_> = alice.pushes(stack).await.into_iter().filter(|(_, times)| *times != 1).collect();
     let early = carol.pushes(stack).await.len() - 1;
     if repeated.is_empty() && early == 0 { Ok(()) } else { Err(format!("pushed more than once: {repeated:?}; too early: {early}")) }
+}
+
+/// Three processes: each relay has one of them, and when it is killed another within a minute.
+async fn three_listeners_share_the_relays(stack: &mut Stack) -> Result<(), String> {
+    let mut others =
+        vec![stack.another_listener("second-listener").await.unwrap(), stack.another_listener("third-listener").await.unwrap()];
+    let watched = async |listener: &Listening| listener.says().await.map_or(0, |says| says["relays_watched"].as_u64().unwrap_or_default());
+    for _ in 0..300 {
+        let all = [watched(&stack.listener).await, watched(&others[0]).await, watched(&others[1]).await];
+        if all.iter().sum::<u64>() == stack.relays.len() as u64 {
+            break;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    let dora = Phone::new();
+    dora.subscribe(stack).await;
+    let first = dora.note(1, now() + 1, "the first");
+    publish(&stack.relays[1], &first).await.unwrap();
+    dora.until_pushed(stack, std::slice::from_ref(&first)).await?;
+    // Whoever watches a relay dies.
+    let mut victims = vec![std::mem::replace(&mut stack.listener, others.remove(0))];
+    victims.extend(others);
+    let mut notes = vec![first];
+    let mut killed = 0;
+    for victim in &mut victims {
+        if killed == 0 && watched(victim).await > 0 {
+            victim.kill().await;
+            killed += 1;
+        }
+    }
+    if killed == 0 {
+        let third = victims.pop().unwrap();
+        std::mem::replace(&mut stack.listener, third).kill().await;
+    }
+    let died = Instant::now();
+    for n in 0..10 {
+        for relay in &stack.relays {
+            let note = dora.note(1, now(), &format!("{n} at {relay}"));
+            publish(relay, &note).await.unwrap();
+            notes.push(note);
+        }
+    }
+    dora.until_pushed(stack, &notes).await?;
+    let took = died.elapsed();
+    let repeated: Vec<_> = dora.pushes(stack).await.into_iter().filter(|(_, times)| *times != 1).collect();
+    for victim in victims {
+        victim.stop().await;
+    }
+    if repeated.is_empty() && took < Duration::from_secs(60) {
+        Ok(())
+    } else {
+        Err(format!("after {took:?}, pushed more than once: {repeated:?}"))
+    }
 }
 
 fn now() -> u64 {

@@ -36,6 +36,7 @@ pub struct World {
     pub controls: Arc<Mutex<Vec<String>>>,
     pub contents: Arc<Mutex<Vec<Content>>>,
     pub refusing: Arc<AtomicBool>,
+    pub panicking: Arc<AtomicBool>,
     pub store: Arc<Memory>,
 }
 
@@ -76,6 +77,7 @@ impl Queue<Control> for World {
 
 impl Queue<Content> for World {
     async fn send(&self, messages: &[Content]) -> Answer<()> {
+        assert!(!self.panicking.load(Ordering::SeqCst), "a bug, on demand");
         if self.refusing.load(Ordering::SeqCst) {
             return Err(Unavailable { dependency: "queue", why: "refuses".to_owned() });
         }
@@ -196,6 +198,11 @@ impl Running {
     pub async fn stop(self) {
         self.stop.send(true).unwrap();
         self.task.await.unwrap().unwrap();
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(self) -> Result<(), Stopped> {
+        self.task.await.unwrap()
     }
 
     /// What SIGKILL leaves: nothing is flushed, no cursor is stored, no membership ended.
