@@ -59,6 +59,15 @@ pub enum Stored {
     None(Seconds),
 }
 
+impl Stored {
+    /// From when on.
+    pub fn since(self) -> Seconds {
+        match self {
+            Self::Since(since) | Self::Fresh(since) | Self::None(since) => since,
+        }
+    }
+}
+
 impl Req {
     /// A REQ with this filter.
     pub fn new(filter: Value) -> Self {

@@ -73,8 +73,8 @@ pub enum Ended {
     /// It broke.
     #[error("connection lost: {0}")]
     Lost(#[from] Error),
-    /// The relay kept sending what nobody can have sent, or what it was not asked for.
-    #[error("it keeps sending forged, malformed or unasked events")]
+    /// The relay kept sending what nobody can have sent, what it was not asked for, or nothing but complaints.
+    #[error("it keeps sending forged, malformed or unasked events, or complaints")]
     Lying,
 }
 
@@ -127,8 +127,9 @@ struct Session<'a> {
     pages_asked: usize,
     /// Closed a short time ago: events may still be on their way.
     closed: VecDeque<String>,
-    /// Whether everything stored has come.
+    /// Whether everything stored has come; and whether it ever had since the connection was made.
     caught_up: bool,
+    ever_caught_up: bool,
     /// The id of the answer to NIP-42.
     auth: Option<String>,
     noticed: Option<Instant>,
@@ -166,6 +167,7 @@ pub async fn run(relay: &Watched, context: &Context, mut stop: watch::Receiver<b
         pages_asked: 0,
         closed: VecDeque::new(),
         caught_up: false,
+        ever_caught_up: false,
         auth: None,
         noticed: None,
         lies: 0,
@@ -250,16 +252,19 @@ impl Session<'_> {
             Frame::Eose(subscription) => self.stored_have_come(&subscription).await,
             Frame::Closed { subscription, reason } => {
                 self.refused(&subscription, &reason);
-                Ok(())
+                self.points(1)
             }
             Frame::Notice(text) => {
                 (self.context.count)("relay", "notice");
                 self.relay.complains(&text);
                 self.noticed = Some(Instant::now());
                 tracing::warn!(stage = "listener", relay = self.relay.url, "relay {} says: {text:.256}", self.relay.url);
-                Ok(())
+                self.points(1)
             }
-            Frame::Auth(challenge) => self.authenticate(&challenge).await,
+            Frame::Auth(challenge) => {
+                self.authenticate(&challenge).await?;
+                self.points(5)
+            }
             Frame::Ok { id, accepted, reason } => {
                 self.authenticated(&id, accepted, &reason);
                 Ok(())
@@ -306,6 +311,11 @@ impl Session<'_> {
     /// Counts what no honest relay sends often.
     fn lie(&mut self, reason: &'static str, points: u32) -> Result<(), Ended> {
         (self.context.count)("dropped", reason);
+        self.points(points)
+    }
+
+    /// Each forgery, and each word that costs us a line of log or a signature, has its points.
+    fn points(&mut self, points: u32) -> Result<(), Ended> {
         self.lies += points;
         if self.lies >= MAX_LIES { Err(Ended::Lying) } else { Ok(()) }
     }
@@ -346,14 +356,7 @@ impl Session<'_> {
         let new: Vec<(String, Arc<Req>)> = self.plan.iter().map(|(id, req)| (id.clone(), Arc::clone(req))).collect();
         let overlap = self.now().saturating_sub(OVERLAP);
         for (id, req) in new.into_iter().filter(|(id, _)| !self.subscriptions.contains_key(id)).collect::<Vec<_>>() {
-            let is_live = |id: &String| self.subscriptions.get(id).is_some_and(|subscription| subscription.state == State::Live);
-            let stored = if !self.caught_up {
-                Stored::Since(self.resume)
-            } else if !req.parents.is_empty() && req.parents.iter().all(is_live) {
-                Stored::None(overlap)
-            } else {
-                Stored::Fresh(overlap)
-            };
+            let stored = self.stored_for(&req, overlap);
             // One is kept free for pages.
             let old = self.old().next().filter(|_| self.subscriptions.len() + 1 >= self.limits.subscriptions).cloned();
             if let Some(old) = old {
@@ -362,6 +365,20 @@ impl Session<'_> {
             self.ask(id, req, stored).await?;
         }
         self.retire().await
+    }
+
+    /// Which stored events a new REQ has to ask for.
+    fn stored_for(&self, req: &Req, overlap: Seconds) -> Stored {
+        if !self.ever_caught_up {
+            return Stored::Since(self.resume);
+        }
+        let parents = || req.parents.iter().map(|id| self.subscriptions.get(id));
+        if !req.parents.is_empty() && parents().all(|parent| parent.is_some_and(|parent| parent.state == State::Live)) {
+            return Stored::None(overlap);
+        }
+        // What a parent still has to make up for, it takes over.
+        let missed = parents().flatten().filter(|parent| parent.state != State::Live).map(|parent| parent.stored.since()).min();
+        missed.map_or(Stored::Fresh(overlap), |since| Stored::Since(since.min(overlap)))
     }
 
     /// The REQs that are no longer in the plan.
@@ -417,6 +434,7 @@ impl Session<'_> {
         }
         let Some(page) = self.pages.pop_front() else {
             self.caught_up |= self.subscriptions.values().all(|subscription| subscription.state == State::Live);
+            self.ever_caught_up |= self.caught_up;
             return Ok(());
         };
         if self.pages_asked >= MAX_PAGES {
