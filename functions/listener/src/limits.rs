@@ -86,15 +86,52 @@ async fn fetch(relay: &str, only_public: bool) -> Option<Bytes> {
         let answer = sender.send_request(request).await.ok().filter(|answer| answer.status().is_success())?;
         Some(Limited::new(answer.into_body(), MAX_ANSWER).collect().await.ok()?.to_bytes())
     };
+    tokio::pin!(answer);
     tokio::select! {
-        answer = answer => answer,
-        _ = connection => None,
+        answer = &mut answer => answer,
+        // All has been read, and the answer only has to be taken.
+        _ = connection => answer.await,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
     use super::*;
+
+    /// What is made of a relay that answers everything with this.
+    async fn asked(answer: String) -> Limits {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/path?x=1", listener.local_addr().unwrap());
+        let answering = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let n = stream.read(&mut request).await.unwrap();
+            drop(stream.write_all(answer.as_bytes()).await);
+            String::from_utf8_lossy(&request[..n]).into_owned()
+        });
+        let limits = Limits::ask(&url, false).await;
+        let request = answering.await.unwrap().to_lowercase();
+        assert!(request.starts_with("get /path?x=1 http/1.1") && request.contains("accept: application/nostr+json"), "{request}");
+        limits
+    }
+
+    #[tokio::test]
+    async fn a_relay_is_asked_and_one_that_answers_nonsense_gets_the_usual_limits() {
+        let answer = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        assert_eq!(asked(answer(r#"{"limitation":{"max_subscriptions":10}}"#)).await.subscriptions, 10);
+        let endless = format!(r#"{{"limitation":{{"max_subscriptions":10}},"description":"{}"}}"#, "x".repeat(MAX_ANSWER));
+        for nonsense in
+            [answer(&endless), "HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\n\r\n".to_owned(), "220 ftp\r\n".to_owned()]
+        {
+            assert_eq!(asked(nonsense).await, Limits::default());
+        }
+        assert_eq!(Limits::ask("ws://127.0.0.1:1", false).await, Limits::default());
+    }
 
     #[test]
     fn what_a_relay_says_is_rounded_down_and_nonsense_ignored() {

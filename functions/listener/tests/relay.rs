@@ -284,3 +284,23 @@ async fn a_task_inside_that_dies_ends_the_process() {
     publish(address, &event(&Keys::generate(), 1, now(), &[&["p", &p]], "poison")).await;
     assert!(matches!(listening.ended().await, Err(Stopped::TaskEnded(_))));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interest_beyond_a_relays_limits_is_watched_by_kinds() {
+    let address = free_address();
+    let _relay = relay(address).await;
+    let (alice, author, world) = (Keys::generate(), Keys::generate(), World::default());
+    // 20 subscriptions of 1,000 authors each: no relay takes so many values.
+    for n in 0..20 {
+        let authors: Vec<String> = (0..1_000).map(|m| format!("{:064x}", n * 1_000 + m)).collect();
+        world.subscribe(&alice, &json!({"kinds": [1], "authors": authors}), State::Active, 1);
+    }
+    world.subscribe(&alice, &json!({"kinds": [1], "authors": [author.public_key()]}), State::Active, 1);
+    let listening = start(&[address], world.clone());
+    publish(address, &event(&Keys::generate(), 1, now(), &[], "of nobody")).await;
+    publish(address, &event(&author, 7, now(), &[], "another kind")).await;
+    publish(address, &event(&author, 1, now(), &[], "wanted")).await;
+    until("wanted", || world.has("wanted")).await;
+    listening.stop().await;
+    assert_eq!(world.contents(), ["wanted"]);
+}
