@@ -34,8 +34,8 @@ const DRAIN: Duration = Duration::from_secs(22);
 /// How long writing the last cursors may take after that.
 const LAST_CURSORS: Duration = Duration::from_secs(3);
 
-/// How often cursors are stored.
-const CHECKPOINT: Duration = Duration::from_secs(15);
+/// How often cursors are stored: each is a write.
+const CHECKPOINT: Duration = Duration::from_secs(25);
 
 /// Everything outside the listener but the relays.
 pub struct Ports<F, S, Q, R> {
@@ -175,7 +175,7 @@ where
         if drained.await.is_err() {
             return Err(Stopped::NotDrained);
         }
-        drop(timeout(LAST_CURSORS, watching.store_cursors(seconds(clock()), None)).await);
+        drop(timeout(LAST_CURSORS, watching.store_last_cursors(seconds(clock()))).await);
         Ok(())
     }
 }
@@ -229,7 +229,7 @@ impl<S: Relays + Members + Clone + 'static> Watching<S> {
                 self.joined = Some(Instant::now());
             }
             self.follow(now).await;
-            self.store_cursors(now, Some(CHECKPOINT)).await;
+            self.store_cursors(now).await;
         }
     }
 
@@ -277,22 +277,15 @@ impl<S: Relays + Members + Clone + 'static> Watching<S> {
     }
 
     /// Stores the cursors that were taken the last time, if the queues have accepted all that was read by then, and takes
-    /// new ones after `every`. Without `every`, when all is drained, stores them as they are.
-    async fn store_cursors(&mut self, now: Seconds, every: Option<Duration>) {
-        let Some(every) = every else {
-            let relays: Vec<Arc<Watched>> = self.relays.values().map(|(relay, _)| Arc::clone(relay)).collect();
-            for relay in relays {
-                self.store_cursor(&relay, relay.read_until(), now).await;
-            }
-            return;
-        };
+    /// new ones after a while.
+    async fn store_cursors(&mut self, now: Seconds) {
         if let Some(checkpoint) = self.checkpoint.take_if(|taken| taken.entered.iter().all(|(buffer, n)| buffer.accepted() >= *n)) {
             for (relay, cursor) in checkpoint.cursors {
                 self.store_cursor(&relay, cursor, now).await;
             }
             self.checkpoint = Some(Checkpoint { taken: checkpoint.taken, cursors: Vec::new(), entered: Vec::new() });
         }
-        let due = self.checkpoint.as_ref().is_none_or(|last| last.cursors.is_empty() && last.taken.elapsed() >= every);
+        let due = self.checkpoint.as_ref().is_none_or(|last| last.cursors.is_empty() && last.taken.elapsed() >= CHECKPOINT);
         if let Some(context) = self.context.as_ref().filter(|_| due) {
             // In this order: what a cursor vouches for had entered before.
             let cursors = self.relays.values().map(|(relay, _)| (Arc::clone(relay), relay.read_until())).collect();
@@ -301,9 +294,18 @@ impl<S: Relays + Members + Clone + 'static> Watching<S> {
         }
     }
 
+    /// Stores the cursors as they are: everything that was read has been accepted.
+    async fn store_last_cursors(&self, now: Seconds) {
+        for (relay, _) in self.relays.values() {
+            self.store_cursor(relay, relay.read_until(), now).await;
+        }
+    }
+
     async fn store_cursor(&self, relay: &Watched, cursor: Seconds, now: Seconds) {
-        if cursor > 0
-            && let Err(error) = self.store.checkpoint(&relay.url, cursor, &relay.complaint(), now).await
+        let complaint = relay.complaint();
+        // A relay that was never read, and never said why, has nothing to store.
+        if (cursor > 0 || !complaint.is_empty())
+            && let Err(error) = self.store.checkpoint(&relay.url, cursor, &complaint, now).await
         {
             tracing::warn!(stage = "listener", relay = relay.url, dependency = error.dependency, "cursor not stored: {error}");
         }
