@@ -11,7 +11,7 @@ use nostr_push_core::{
 };
 use serde_json::value::RawValue;
 
-use crate::seen::Seen;
+use crate::seen::{Forwarded, Seen};
 
 /// The kinds of control events. Relays store those of dialect N; 22456 (dialect H) is ephemeral, and the next one says
 /// again what a lost one said.
@@ -56,7 +56,7 @@ impl Screen {
     /// Decides on one event, given as the JSON the relay sent and as [`parse`] read it.
     pub fn judge(&self, relay: &str, json: &RawValue, event: Event, backfill: bool, now: Millis) -> Verdict {
         if CONTROL_KINDS.contains(&event.kind.as_u16()) && self.is_for_us(&event) {
-            return self.verified(&event, 0).map_or_else(Verdict::Drop, |()| {
+            return self.verified(&event, Forwarded { hits: 0, live: true }).map_or_else(Verdict::Drop, |()| {
                 Verdict::Control(Control { relay: relay.to_owned(), received_at: now, event: json.to_owned() })
             });
         }
@@ -64,20 +64,20 @@ impl Screen {
         if hits.is_empty() {
             return Verdict::Drop("no_interest");
         }
-        self.verified(&event, hits.len()).map_or_else(Verdict::Drop, |()| {
+        self.verified(&event, Forwarded { hits: hits.len(), live: !backfill }).map_or_else(Verdict::Drop, |()| {
             Verdict::Content(Box::new(Content { relay: relay.to_owned(), received_at: now, backfill, hits, position: None, event }))
         })
     }
 
     /// Whether the event is new and genuine; from here on it is a duplicate.
-    fn verified(&self, event: &Event, hits: usize) -> Result<(), &'static str> {
+    fn verified(&self, event: &Event, forwarded: Forwarded) -> Result<(), &'static str> {
         let id = event.id.as_bytes();
-        if self.seen.contains(id, hits) {
+        if self.seen.contains(id, forwarded) {
             return Err("duplicate");
         }
         event.verify().map_err(|_| "bad_signature")?;
         // Another relay's copy may have been verified meanwhile.
-        if self.seen.insert(*id, hits) { Ok(()) } else { Err("duplicate") }
+        if self.seen.insert(*id, forwarded) { Ok(()) } else { Err("duplicate") }
     }
 
     fn is_for_us(&self, event: &Event) -> bool {
@@ -152,6 +152,19 @@ mod tests {
         screen.interest.write().unwrap().apply(&row, 1);
         assert_eq!(reason(&judge(&screen, &note, true, 6)), "content");
         assert_eq!(reason(&judge(&screen, &note, true, 7)), "duplicate");
+    }
+
+    #[test]
+    fn an_event_that_comes_live_after_it_came_as_stored_is_no_duplicate() {
+        let (service, author) = (Keys::generate(), Keys::generate());
+        let p = author.public_key().to_hex();
+        let screen = screen(&service, &json!({"#p": [p]}));
+        let wrap = to_raw_value(&event(&author, 1059, 1, &[&["p", &p]], "x")).unwrap();
+        assert_eq!(reason(&judge(&screen, &wrap, true, 5)), "content");
+        assert_eq!(reason(&judge(&screen, &wrap, true, 6)), "duplicate");
+        assert_eq!(reason(&judge(&screen, &wrap, false, 7)), "content");
+        assert_eq!(reason(&judge(&screen, &wrap, false, 8)), "duplicate");
+        assert_eq!(reason(&judge(&screen, &wrap, true, 9)), "duplicate");
     }
 
     #[test]

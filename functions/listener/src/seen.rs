@@ -8,12 +8,29 @@ use lru::LruCache;
 /// again costs one message; the claim in deliver still makes it one push.
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
 
-/// The ids of events that were verified and forwarded, each with how many index keys it hit. Never of unverified
-/// ones: a forged event must not keep the real one out.
+/// The ids of events that were verified and forwarded, each with how. Never of unverified ones: a forged event must not
+/// keep the real one out.
 ///
-/// An event that hits more keys than before is no duplicate: somebody has subscribed while it was on its way, and the
-/// relay was asked again. Those who have had it are protected by the claim in deliver.
-pub struct Seen(Mutex<LruCache<[u8; 32], usize>>);
+/// Two copies are no duplicates. One that hits more keys than before: somebody has subscribed while it was on its way,
+/// and the relay was asked again. And one that comes live after it came as stored: as stored it may have been too old for
+/// a subscription, live it is not. Those who have had it are protected by the claim in deliver.
+pub struct Seen(Mutex<LruCache<[u8; 32], Forwarded>>);
+
+/// How an event was forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forwarded {
+    /// How many index keys in use it hit.
+    pub hits: usize,
+    /// Whether it came live, not as a stored event.
+    pub live: bool,
+}
+
+impl Forwarded {
+    /// Whether this says nothing that `earlier` did not.
+    fn repeats(self, earlier: Self) -> bool {
+        self.hits <= earlier.hits && (earlier.live || !self.live)
+    }
+}
 
 impl Default for Seen {
     fn default() -> Self {
@@ -22,22 +39,24 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// Whether the event has been forwarded with at least so many hits.
-    pub fn contains(&self, id: &[u8; 32], hits: usize) -> bool {
-        self.lock().peek(id).is_some_and(|earlier| *earlier >= hits)
+    /// Whether the event has been forwarded like this, or better.
+    pub fn contains(&self, id: &[u8; 32], now: Forwarded) -> bool {
+        self.lock().peek(id).is_some_and(|earlier| now.repeats(*earlier))
     }
 
-    /// Remembers a verified event. Answers whether it is new, or hits more than before.
-    pub fn insert(&self, id: [u8; 32], hits: usize) -> bool {
+    /// Remembers a verified event. Answers whether it is to be forwarded.
+    pub fn insert(&self, id: [u8; 32], now: Forwarded) -> bool {
         let mut seen = self.lock();
-        let new = seen.get(&id).is_none_or(|earlier| *earlier < hits);
-        if new {
-            seen.put(id, hits);
+        let earlier = seen.get(&id).copied();
+        if earlier.is_some_and(|earlier| now.repeats(earlier)) {
+            return false;
         }
-        new
+        let both = earlier.map_or(now, |earlier| Forwarded { hits: now.hits.max(earlier.hits), live: now.live || earlier.live });
+        seen.put(id, both);
+        true
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<[u8; 32], usize>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<[u8; 32], Forwarded>> {
         // Nothing can panic while it is held.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
