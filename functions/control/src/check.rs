@@ -80,9 +80,12 @@ pub struct Opened {
 
 /// Checks 1 to 5a: everything that needs no look-up. An event of dialect H that names no app is for `heartbeat_app`.
 ///
+/// How old it is counts from when the listener received it: what waits in the queue while a dependency is away does not
+/// grow stale. Relays do not keep events of dialect H, so nothing would bring them back.
+///
 /// # Errors
 /// The [`Refusal`] of the first check that fails.
-pub fn address(json: &str, service: &Keys, heartbeat_app: Option<&str>, now: Seconds) -> Result<Addressed, Refusal> {
+pub fn address(json: &str, service: &Keys, heartbeat_app: Option<&str>, received_at: Seconds) -> Result<Addressed, Refusal> {
     if json.len() > MAX_EVENT {
         return Err(Refusal::Malformed);
     }
@@ -104,11 +107,11 @@ pub fn address(json: &str, service: &Keys, heartbeat_app: Option<&str>, now: Sec
         return Err(Refusal::NotForUs);
     }
     let created_at = event.created_at.as_secs();
-    if created_at > now + MAX_AHEAD {
+    if created_at > received_at + MAX_AHEAD {
         return Err(Refusal::FromFuture);
     }
     let max_age = if kind == Kind::DialectH { MAX_AGE_EPHEMERAL } else { MAX_AGE };
-    if created_at.saturating_add(max_age) < now {
+    if created_at.saturating_add(max_age) < received_at {
         return Err(Refusal::Stale);
     }
     let app = match heartbeat_app {

@@ -116,7 +116,8 @@ impl<S: Apps + Devices + Subscriptions + IndexWriter + OwnerSettings + Presences
     /// # Errors
     /// [`Failure::Refused`]: drop it. [`Failure::Unavailable`]: it must come again.
     pub async fn handle(&self, message: &message::Control, now: Millis) -> Result<Applied, Failure> {
-        let addressed = check::address(message.event.get(), &self.keys, self.heartbeat_app.as_deref(), seconds(now))?;
+        let received_at = seconds(message.received_at.min(now));
+        let addressed = check::address(message.event.get(), &self.keys, self.heartbeat_app.as_deref(), received_at)?;
         let app = self.store.app(&addressed.owner.app).await?;
         let opened = check::open(addressed, app, &self.keys, seconds(now))?;
         match opened.kind {

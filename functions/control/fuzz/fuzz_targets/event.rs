@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let _ = message::decode::<message::Control>(text);
     let Ok(event) = serde_json::from_str::<Box<serde_json::value::RawValue>>(text) else { return };
-    let message = message::Control { relay: String::new(), received_at: 0, event };
+    let message = message::Control { relay: String::new(), received_at: 1_800_000_000_000, event };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert!(runtime.block_on(CONTROL.handle(&message, 1_800_000_000_000)).is_err());
 });

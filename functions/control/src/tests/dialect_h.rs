@@ -204,6 +204,18 @@ async fn a_heartbeat_costs_one_read_and_a_write_only_when_it_matters() {
 }
 
 #[tokio::test]
+async fn what_was_received_in_time_is_applied_however_long_it_waits() {
+    let f = fixture();
+    let keys = Keys::generate();
+    let event = f.settings(&keys, NOW, &json!({"deviceId": "t", "kinds": [1]}));
+    let received =
+        |at: Seconds| message::Control { relay: "wss://relay".to_owned(), received_at: at * 1000, event: to_raw_value(&event).unwrap() };
+    let hours_later = (NOW + 5 * 60 * 60) * 1000;
+    assert!(f.control.handle(&received(NOW + 16 * 60), hours_later).await.is_err(), "a relay sent it too late");
+    assert_eq!(f.control.handle(&received(NOW + 1), hours_later).await.unwrap(), Applied::Configured);
+}
+
+#[tokio::test]
 async fn a_heartbeat_that_comes_late_or_twice_changes_nothing() {
     let f = fixture();
     let keys = Keys::generate();
