@@ -33,8 +33,11 @@ use crate::{
 /// How long a relay that keeps lying, or that must not be connected to, is left alone.
 const CUT_OFF: Duration = Duration::from_secs(600);
 
-/// How far back before its cursor a relay is asked again: relays' clocks differ, and events travel.
+/// How far back a relay is asked when a REQ is new: relays' clocks differ, and events travel.
 pub const OVERLAP: Seconds = 60;
+
+/// How far back before its cursor a relay is asked again: events may be published some minutes after they were signed.
+const RESUME_OVERLAP: Seconds = 300;
 
 /// How far back a relay is asked at most: older control events are stale, and older content does not notify.
 const MAX_BACK: Seconds = 7 * DAY;
@@ -69,8 +72,11 @@ impl Watched {
 
     /// From when on to ask: a relay that was never watched from now.
     pub fn resume_from(&self, now: Seconds) -> Seconds {
-        let cursor = Some(self.read_until()).filter(|cursor| *cursor > 0).unwrap_or(now);
-        cursor.saturating_sub(OVERLAP).max(now.saturating_sub(MAX_BACK))
+        let cursor = match self.read_until() {
+            0 => return now.saturating_sub(OVERLAP),
+            cursor => cursor,
+        };
+        cursor.saturating_sub(RESUME_OVERLAP).max(now.saturating_sub(MAX_BACK))
     }
 
     /// From when on to ask for control events: of a relay that was never watched, all that are not stale.

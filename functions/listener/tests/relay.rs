@@ -50,8 +50,23 @@ async fn it_forwards_what_somebody_wants_once_and_follows_the_interest() {
     publish(second, &hello).await;
     until("hello", || world.contents().contains(&"hello".to_owned())).await;
     publish(first, &event(&bob, 7, now(), &[&["p", &p]], "another kind")).await;
-    publish(second, &note("again")).await;
-    until("again", || world.contents().contains(&"again".to_owned())).await;
+    // Once both are live, the copies of both are one.
+    for (n, address) in [first, second].into_iter().enumerate() {
+        for attempt in 0.. {
+            let name = format!("at {n}, {attempt}");
+            publish(address, &note(&name)).await;
+            until(&name, || world.has(&name)).await;
+            if world.has_live(&name) {
+                break;
+            }
+        }
+    }
+    let again = note("again");
+    publish(first, &again).await;
+    publish(second, &again).await;
+    publish(second, &note("and on")).await;
+    until("and on", || world.has("and on")).await;
+    assert_eq!(world.copies("again"), 1);
     let hits = world.contents.lock().unwrap()[0].hits.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(hits, [format!("#p:{p}")]);
 
@@ -66,7 +81,8 @@ async fn it_forwards_what_somebody_wants_once_and_follows_the_interest() {
     until("last", || world.contents().contains(&"last".to_owned())).await;
 
     listening.stop().await;
-    assert_eq!(world.contents(), ["hello", "again", "marker", "last"]);
+    let contents: Vec<String> = world.contents().into_iter().filter(|content| !content.starts_with("at ")).collect();
+    assert_eq!(contents, ["hello", "again", "and on", "marker", "last"]);
     let controls: Vec<Event> = world.controls.lock().unwrap().iter().map(|json| serde_json::from_str(json).unwrap()).collect();
     assert_eq!(controls, std::iter::once(register).chain(beats).collect::<Vec<_>>());
 }
@@ -113,9 +129,9 @@ async fn a_queue_that_refuses_loses_nothing_and_stopping_drains() {
         refusing.store(false, Ordering::SeqCst);
     });
     listening.stop().await;
-    let mut contents: Vec<u32> = world.contents().iter().map(|content| content.parse().unwrap()).collect();
-    contents.sort_unstable();
-    assert_eq!(contents, (0..20).collect::<Vec<_>>());
+    // One may come as stored and then live: the claim in deliver makes it one push.
+    let contents: BTreeSet<u32> = world.contents().iter().map(|content| content.parse().unwrap()).collect();
+    assert_eq!(contents, (0..20).collect());
 }
 
 /// Numbered notes that mention somebody, twenty in each of the last seconds: a relay answers with 500 at once, and a second
@@ -163,7 +179,7 @@ async fn more_stored_events_than_a_relay_answers_with_at_once_are_asked_for_page
     publish_all(address, &all).await;
     world.store.state().cursors.insert(url(&address), from);
     let listening = start(&[address], world.clone());
-    until("all of them", || world.contents.lock().unwrap().len() >= 1_300).await;
+    until("all of them", || world.contents().len() >= 1_300).await;
     assert!(world.contents.lock().unwrap().iter().all(|content| content.backfill));
     let live = event(&bob, 1, now(), &[&["p", &p]], "live");
     publish(address, &live).await;

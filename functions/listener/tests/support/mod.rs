@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -100,9 +100,22 @@ impl World {
         self.rows.lock().unwrap().push(row);
     }
 
-    /// The contents of the events that were forwarded, in order.
+    /// The contents of the events that were forwarded, in order. One may have come as stored and then live: in the whole
+    /// service the claim makes that one push.
     pub fn contents(&self) -> Vec<String> {
-        self.contents.lock().unwrap().iter().map(|content| content.event.content.clone()).collect()
+        let mut seen = BTreeSet::new();
+        let contents = self.contents.lock().unwrap();
+        contents.iter().map(|content| content.event.content.clone()).filter(|content| seen.insert(content.clone())).collect()
+    }
+
+    /// How often an event with this content was forwarded.
+    pub fn copies(&self, of: &str) -> usize {
+        self.contents.lock().unwrap().iter().filter(|content| content.event.content == of).count()
+    }
+
+    /// Whether an event with this content came live.
+    pub fn has_live(&self, of: &str) -> bool {
+        self.contents.lock().unwrap().iter().any(|content| content.event.content == of && !content.backfill)
     }
 
     pub fn has(&self, content: &str) -> bool {
