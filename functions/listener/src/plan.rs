@@ -190,7 +190,10 @@ impl Planner {
             let live = slot.keys.iter().filter(|key| interest.contains(key)).count();
             if live == 0 {
                 self.forget(&slot.keys);
-            } else if !covered || live * 2 < slot.keys.len() {
+            } else if !covered {
+                // No parents: of the new kinds the old REQ has brought nothing.
+                self.renew(slot.keys, Vec::new(), interest);
+            } else if live * 2 < slot.keys.len() {
                 let name = format!("content-{}", slot.number);
                 self.renew(slot.keys, vec![name], interest);
             } else {
@@ -299,13 +302,11 @@ impl Planner {
         if self.wide && self.kinds == kinds {
             return;
         }
-        let parents = self.slots.iter().map(|slot| format!("content-{}", slot.number)).collect();
         (self.wide, self.kinds, self.assigned) = (true, kinds, HashMap::new());
         let number = self.next;
         self.next += 1;
-        // What the narrow REQs had is here as well, but not the other way round.
-        let parents = if self.slots.len() == 1 && self.slots[0].keys.is_empty() { parents } else { Vec::new() };
-        self.slots = vec![Slot { number, keys: Vec::new(), req: Arc::new(Req { filters: self.by_kinds(&json!({})), parents }) }];
+        let req = Req { filters: self.by_kinds(&json!({})), parents: Vec::new() };
+        self.slots = vec![Slot { number, keys: Vec::new(), req: Arc::new(req) }];
     }
 }
 
@@ -392,6 +393,20 @@ mod tests {
         assert_ne!(ids(&plans.plan(Limits::default(), &interest)), before);
         (51..100).for_each(|n| remove(&mut interest, n));
         assert!(plans.plan(Limits::default(), &interest).is_empty());
+    }
+
+    #[test]
+    fn a_kind_that_is_new_is_asked_for_from_the_start_and_a_merged_req_is_not() {
+        let plans = Plans::default();
+        let mut interest = interest(&[mention(0)]);
+        plans.plan(Limits::default(), &interest);
+        interest.apply(&subscription(&owner(), &json!({"kinds": [7], "#p": [format!("{:064x}", 0)]})), 1);
+        assert!(plans.plan(Limits::default(), &interest).values().all(|req| req.parents.is_empty()));
+        (1..30).for_each(|n| {
+            interest.apply(&subscription(&owner(), &mention(n)), 1);
+            plans.plan(Limits::default(), &interest);
+        });
+        assert!(plans.plan(Limits::default(), &interest).values().any(|req| req.parents.len() == 2));
     }
 
     #[test]
