@@ -1,6 +1,9 @@
 //! Connects to a relay's host: the only place that opens a socket. Redirects are never followed.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, LazyLock},
+};
 
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::net::{TcpStream, lookup_host};
@@ -27,6 +30,12 @@ pub enum Unreachable {
     Io(#[from] std::io::Error),
 }
 
+/// One for all connections: the roots are many.
+static TLS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
+    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+});
+
 /// Connects to the host of a relay's URL. With `only_public`, the address that is connected to is a checked one: a name
 /// that resolves to another address the next time does not get around it.
 ///
@@ -51,9 +60,7 @@ pub async fn dial(url: &str, only_public: bool) -> Result<Stream, Unreachable> {
         return Ok(MaybeTlsStream::Plain(tcp));
     }
     let name = ServerName::try_from(host).map_err(|_| Unreachable::BadUrl)?;
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    Ok(MaybeTlsStream::Rustls(TlsConnector::from(Arc::new(config)).connect(name, tcp).await?))
+    Ok(MaybeTlsStream::Rustls(TlsConnector::from(Arc::clone(&TLS)).connect(name, tcp).await?))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! bring. All relays of one class of limits share a plan.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -108,8 +108,8 @@ impl Plans {
 struct Planner {
     limits: Limits,
     slots: Vec<Slot>,
-    /// In which slot each key is.
-    assigned: HashMap<IndexKey, u64>,
+    /// The keys of all slots.
+    assigned: HashSet<IndexKey>,
     /// The kinds that the filters name; `None`: every kind.
     kinds: Option<Vec<u16>>,
     wide: bool,
@@ -125,12 +125,19 @@ struct Slot {
     req: Arc<Req>,
 }
 
+impl Slot {
+    /// The subscription id of its REQ.
+    fn name(&self) -> String {
+        format!("content-{}", self.number)
+    }
+}
+
 impl Planner {
     fn new(limits: Limits) -> Self {
         Self {
             limits,
             slots: Vec::new(),
-            assigned: HashMap::new(),
+            assigned: HashSet::new(),
             kinds: Some(Vec::new()),
             wide: false,
             next: 0,
@@ -147,7 +154,7 @@ impl Planner {
             if interest.len() > capacity || !self.narrow(interest) {
                 self.widen(interest);
             }
-            let reqs = self.slots.iter().map(|slot| (format!("content-{}", slot.number), Arc::clone(&slot.req)));
+            let reqs = self.slots.iter().map(|slot| (slot.name(), Arc::clone(&slot.req)));
             self.plan = Arc::new(reqs.collect());
         }
         Arc::clone(&self.plan)
@@ -175,7 +182,7 @@ impl Planner {
     /// Follows the interest with as few changes as possible. Answers whether it fits.
     fn narrow(&mut self, interest: &Interest) -> bool {
         if self.wide {
-            (self.wide, self.slots, self.assigned) = (false, Vec::new(), HashMap::new());
+            (self.wide, self.slots, self.assigned) = (false, Vec::new(), HashSet::new());
         }
         let kinds = interest.kinds();
         let covered = match (&self.kinds, &kinds) {
@@ -194,13 +201,13 @@ impl Planner {
                 // No parents: of the new kinds the old REQ has brought nothing.
                 self.renew(slot.keys, Vec::new(), interest);
             } else if live * 2 < slot.keys.len() {
-                let name = format!("content-{}", slot.number);
+                let name = slot.name();
                 self.renew(slot.keys, vec![name], interest);
             } else {
                 self.slots.push(slot);
             }
         }
-        let mut added: Vec<IndexKey> = interest.keys().filter(|key| !self.assigned.contains_key(*key)).cloned().collect();
+        let mut added: Vec<IndexKey> = interest.keys().filter(|key| !self.assigned.contains(*key)).cloned().collect();
         added.sort_unstable();
         while !added.is_empty() {
             let rest = added.split_off(added.len().min(self.fitting(&added)));
@@ -210,7 +217,7 @@ impl Planner {
         while self.slots.len() > self.max_slots() {
             self.slots.sort_by_key(|slot| std::cmp::Reverse(slot.keys.len()));
             let (Some(one), Some(two)) = (self.slots.pop(), self.slots.pop()) else { return false };
-            let parents = [one.number, two.number].map(|number| format!("content-{number}")).to_vec();
+            let parents = vec![one.name(), two.name()];
             let mut keys = [one.keys, two.keys].concat();
             keys.sort_unstable();
             if self.fitting(&keys) < keys.len() {
@@ -227,7 +234,7 @@ impl Planner {
         keys.retain(|key| interest.contains(key));
         let number = self.next;
         self.next += 1;
-        self.assigned.extend(keys.iter().map(|key| (key.clone(), number)));
+        self.assigned.extend(keys.iter().cloned());
         let req = Arc::new(Req { filters: self.filters(&keys), parents });
         self.slots.push(Slot { number, keys, req });
     }
@@ -241,10 +248,11 @@ impl Planner {
     /// How many of the keys, which are sorted, fit one REQ.
     fn fitting(&self, keys: &[IndexKey]) -> usize {
         let chunks = self.limits.filters / self.per_chunk();
-        let (mut used, mut in_chunk, mut dimension) = (0, 0, String::new());
+        let (mut used, mut in_chunk, mut current) = (0, 0, String::new());
         for (n, key) in keys.iter().take(self.values_per_req()).enumerate() {
-            if in_chunk == VALUES || key.dimension() != dimension {
-                (used, in_chunk, dimension) = (used + 1, 0, key.dimension());
+            let dimension = key.dimension();
+            if in_chunk == VALUES || dimension != current {
+                (used, in_chunk, current) = (used + 1, 0, dimension);
             }
             if used > chunks {
                 return n;
@@ -302,7 +310,7 @@ impl Planner {
         if self.wide && self.kinds == kinds {
             return;
         }
-        (self.wide, self.kinds, self.assigned) = (true, kinds, HashMap::new());
+        (self.wide, self.kinds, self.assigned) = (true, kinds, HashSet::new());
         let number = self.next;
         self.next += 1;
         let req = Req { filters: self.by_kinds(&json!({})), parents: Vec::new() };

@@ -40,7 +40,7 @@ pub const OVERLAP: Seconds = 60;
 const RESUME_OVERLAP: Seconds = 300;
 
 /// How far back a relay is asked at most: older control events are stale, and older content does not notify.
-const MAX_BACK: Seconds = 7 * DAY;
+pub const MAX_BACK: Seconds = 7 * DAY;
 
 /// A relay that this task watches.
 #[derive(Debug)]

@@ -153,6 +153,7 @@ where
             relays: BTreeMap::new(),
             tasks: JoinSet::new(),
             checkpoint: None,
+            taken: None,
             context: Some(watched_with),
         };
         let ended = tokio::select! {
@@ -199,12 +200,13 @@ struct Watching<S> {
     tasks: JoinSet<()>,
     /// Cursors that may be stored once the buffers have been emptied as far as this.
     checkpoint: Option<Checkpoint>,
+    /// When cursors were last taken.
+    taken: Option<Instant>,
     /// `None` once told to stop: the buffers end when nobody can put anything in.
     context: Option<Context>,
 }
 
 struct Checkpoint {
-    taken: Instant,
     cursors: Vec<(Arc<Watched>, Seconds)>,
     entered: Vec<(Arc<Progress>, u64)>,
 }
@@ -283,14 +285,14 @@ impl<S: Relays + Members + Clone + 'static> Watching<S> {
             for (relay, cursor) in checkpoint.cursors {
                 self.store_cursor(&relay, cursor, now).await;
             }
-            self.checkpoint = Some(Checkpoint { taken: checkpoint.taken, cursors: Vec::new(), entered: Vec::new() });
         }
-        let due = self.checkpoint.as_ref().is_none_or(|last| last.cursors.is_empty() && last.taken.elapsed() >= CHECKPOINT);
+        let due = self.checkpoint.is_none() && self.taken.is_none_or(|taken| taken.elapsed() >= CHECKPOINT);
         if let Some(context) = self.context.as_ref().filter(|_| due) {
             // In this order: what a cursor vouches for had entered before.
             let cursors = self.relays.values().map(|(relay, _)| (Arc::clone(relay), relay.read_until())).collect();
             let entered = context.health.buffers.iter().map(|buffer| (Arc::clone(buffer), buffer.entered())).collect();
-            self.checkpoint = Some(Checkpoint { taken: Instant::now(), cursors, entered });
+            self.checkpoint = Some(Checkpoint { cursors, entered });
+            self.taken = Some(Instant::now());
         }
     }
 

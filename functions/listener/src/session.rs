@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use nostr::event::{EventBuilder, FinalizeEvent, Kind, Tag};
-use nostr_push_core::{DAY, Seconds, message::MAX_EVENT, ports::backoff, ports::seconds};
+use nostr_push_core::{Seconds, message::MAX_EVENT, ports::backoff, ports::seconds};
 use serde_json::{Value, json, value::RawValue};
 use tokio::{
     sync::watch,
@@ -25,7 +25,7 @@ use crate::{
     frame::{self, Frame},
     limits::Limits,
     plan::{Plan, Req, Stored},
-    relay::{Connected, Context, OVERLAP, Watched},
+    relay::{Connected, Context, MAX_BACK, OVERLAP, Watched},
     run::told,
     screen::{CONTROL_KINDS, Verdict, parse},
 };
@@ -58,9 +58,6 @@ const IN_A_ROW: usize = 256;
 /// How much a relay may lie before it is cut off. It is forgiven one point a second.
 const MAX_LIES: u32 = 100;
 
-/// How far back control events may have been signed: older ones are stale.
-const CONTROL_HISTORY: Seconds = 7 * DAY;
-
 /// The subscription id of the control REQ.
 const CONTROL: &str = "control";
 
@@ -86,6 +83,14 @@ struct Subscription {
     /// Stored events that it has brought.
     count: usize,
     refusals: u32,
+}
+
+impl Subscription {
+    /// The relay does not want it now: to be asked again after a backoff.
+    fn refuse(&mut self) {
+        self.refusals += 1;
+        self.state = State::Refused(Instant::now() + backoff(self.refusals, 0.0));
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -325,7 +330,7 @@ impl Session<'_> {
         let service = self.context.keys.public_key().to_hex();
         let req = Arc::new(Req::new(json!({"kinds": CONTROL_KINDS, "#p": [service]})));
         self.pages.extend(req.filters(Stored::Since(self.relay.resume_control_from(now)), self.limits.page).into_iter().map(Page::new));
-        self.ask(CONTROL.to_owned(), req, Stored::None(now.saturating_sub(CONTROL_HISTORY))).await
+        self.ask(CONTROL.to_owned(), req, Stored::None(now.saturating_sub(MAX_BACK))).await
     }
 
     async fn ask(&mut self, id: String, req: Arc<Req>, stored: Stored) -> Result<(), Ended> {
@@ -353,9 +358,10 @@ impl Session<'_> {
             let interest = self.context.interest.read().unwrap_or_else(PoisonError::into_inner);
             self.context.plans.plan(self.limits, &interest)
         };
-        let new: Vec<(String, Arc<Req>)> = self.plan.iter().map(|(id, req)| (id.clone(), Arc::clone(req))).collect();
+        let new = self.plan.iter().filter(|(id, _)| !self.subscriptions.contains_key(*id));
+        let new: Vec<(String, Arc<Req>)> = new.map(|(id, req)| (id.clone(), Arc::clone(req))).collect();
         let overlap = self.now().saturating_sub(OVERLAP);
-        for (id, req) in new.into_iter().filter(|(id, _)| !self.subscriptions.contains_key(id)).collect::<Vec<_>>() {
+        for (id, req) in new {
             let stored = self.stored_for(&req, overlap);
             // One is kept free for pages.
             let old = self.old().next().filter(|_| self.subscriptions.len() + 1 >= self.limits.subscriptions).cloned();
@@ -475,8 +481,7 @@ impl Session<'_> {
             if subscription.state == State::Live {
                 subscription.stored = Stored::Since(overlap);
             }
-            subscription.refusals += 1;
-            subscription.state = State::Refused(Instant::now() + backoff(subscription.refusals, 0.0));
+            subscription.refuse();
             self.caught_up = false;
         } else if let Some((_, page, _)) = self.paging.take_if(|(paging, ..)| paging == id) {
             // Pages go on when the relay has had time to breathe: the next tick asks for the next one.
@@ -518,29 +523,26 @@ impl Session<'_> {
             self.socket.send(Message::Ping(Vec::new().into())).await?;
             (self.heard, self.pinged) = (Instant::now(), true);
         }
-        let noticed = self.noticed;
+        let (noticed, count) = (self.noticed, self.context.count);
         let mut again = Vec::new();
-        let mut given_up = 0;
         for (id, subscription) in &mut self.subscriptions {
             match subscription.state {
                 State::Refused(at) if at <= Instant::now() => again.push((id.clone(), Arc::clone(&subscription.req), subscription.stored)),
                 State::Asked(at) if at.elapsed() > PATIENCE_AFTER_NOTICE && noticed.is_some_and(|noticed| noticed >= at) => {
-                    subscription.refusals += 1;
-                    subscription.state = State::Refused(Instant::now() + backoff(subscription.refusals, 0.0));
+                    subscription.refuse();
                 }
                 State::Asked(at) if at.elapsed() > PATIENCE => {
                     subscription.state = State::Live;
-                    given_up += 1;
+                    count("relay", "no_eose");
                 }
                 _ => {}
             }
         }
-        (0..given_up).for_each(|_| (self.context.count)("relay", "no_eose"));
         for (id, req, stored) in again {
             self.ask(id, req, stored).await?;
         }
         if let Some((id, ..)) = self.paging.take_if(|(_, _, asked)| asked.elapsed() > PATIENCE) {
-            (self.context.count)("relay", "no_eose");
+            count("relay", "no_eose");
             self.close(id).await?;
         }
         self.retire().await

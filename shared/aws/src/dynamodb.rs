@@ -82,6 +82,21 @@ impl Store {
         }
     }
 
+    /// Reads a row by its key, consistently.
+    async fn get_row<T: DeserializeOwned>(&self, dependency: &'static str, table: &str, key: &str, value: String) -> Answer<Option<T>> {
+        let request = self.client.get_item().table_name(table).key(key, s(value)).consistent_read(true);
+        request.send().await.map_err(unavailable(dependency))?.item.map(|item| read(dependency, item)).transpose()
+    }
+
+    /// Writes a row unless one is stored that it does not supersede. Answers whether it wrote.
+    async fn put_newer<T: Serialize>(&self, dependency: &'static str, table: &str, row: &T, order: &Order) -> Answer<bool> {
+        let mut request = self.client.put_item().table_name(table).set_item(Some(write(dependency, row)?));
+        for (name, value) in order_values(order) {
+            request = request.expression_attribute_values(name, value);
+        }
+        conditional(dependency, request.condition_expression(SUPERSEDES).send().await)
+    }
+
     /// Reads rows by their keys, consistently, in requests of 100 (a DynamoDB limit).
     async fn batch_get<T: DeserializeOwned>(&self, dependency: &'static str, table: &str, keys: Vec<Item>) -> Answer<Vec<T>> {
         let mut rows = Vec::with_capacity(keys.len());

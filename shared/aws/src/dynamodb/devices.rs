@@ -19,7 +19,7 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Item, Store, n, read, s, write};
+use super::{Item, Store, n, s, write};
 use crate::clients::unavailable;
 
 const GET: &str = "dynamodb.devices.get";
@@ -55,10 +55,8 @@ impl Devices for Store {
     }
 
     async fn roster(&self, owner: &Owner) -> Answer<Option<Roster>> {
-        let request = self.client.get_item().table_name(&self.tables.devices).key(KEY, s(roster_key(owner))).consistent_read(true);
-        let Some(item) = request.send().await.map_err(unavailable(GET))?.item else { return Ok(None) };
-        let row: RosterRow = read(GET, item)?;
-        Ok(Some(Roster {
+        let row: Option<RosterRow> = self.get_row(GET, &self.tables.devices, KEY, roster_key(owner)).await?;
+        Ok(row.map(|row| Roster {
             owner: row.owner,
             devices: BTreeSet::from_iter(row.devices),
             removed_all: row.removed_all,

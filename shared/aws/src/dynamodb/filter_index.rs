@@ -14,7 +14,7 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{SUPERSEDES, Store, conditional, order_values, read, s, write};
+use super::{SUPERSEDES, Store, conditional, order_values, read, s};
 use crate::clients::unavailable;
 
 const PUT: &str = "dynamodb.filter_index.put";
@@ -61,11 +61,7 @@ impl IndexWriter for Store {
                 since: row.since,
                 expires_at: row.valid_until,
             };
-            let mut request = self.client.put_item().table_name(&self.tables.filter_index).set_item(Some(write(PUT, &item)?));
-            for (name, value) in order_values(&row.order) {
-                request = request.expression_attribute_values(name, value);
-            }
-            conditional(PUT, request.condition_expression(SUPERSEDES).send().await)
+            self.put_newer(PUT, &self.tables.filter_index, &item, &row.order).await
         };
         stream::iter(rows).map(put).buffer_unordered(CONCURRENCY).try_for_each(|_| async { Ok(()) }).await
     }

@@ -12,8 +12,7 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{SUPERSEDES, Store, conditional, order_values, read, s, write};
-use crate::clients::unavailable;
+use super::{Store, conditional, order_values, s};
 
 const GET: &str = "dynamodb.presence.get";
 const AWAIT: &str = "dynamodb.presence.await";
@@ -31,9 +30,8 @@ struct Row {
 
 impl Presences for Store {
     async fn presence(&self, owner: &Owner) -> Answer<Option<Presence>> {
-        let request = self.client.get_item().table_name(&self.tables.presence).key(OWNER, s(owner.to_string())).consistent_read(true);
-        let Some(item) = request.send().await.map_err(unavailable(GET))?.item else { return Ok(None) };
-        read::<Row>(GET, item).map(|row| Some(row.presence))
+        let row: Option<Row> = self.get_row(GET, &self.tables.presence, OWNER, owner.to_string()).await?;
+        Ok(row.map(|row| row.presence))
     }
 
     async fn await_presence(&self, owner: &Owner, order: &Order) -> Answer<bool> {
@@ -48,10 +46,6 @@ impl Presences for Store {
 
     async fn put_presence(&self, owner: &Owner, presence: &Presence, expires_at: Seconds) -> Answer<bool> {
         let row = Row { owner: owner.clone(), presence: *presence, expires_at };
-        let mut request = self.client.put_item().table_name(&self.tables.presence).set_item(Some(write(PUT, &row)?));
-        for (name, value) in order_values(&presence.order) {
-            request = request.expression_attribute_values(name, value);
-        }
-        conditional(PUT, request.condition_expression(SUPERSEDES).send().await)
+        self.put_newer(PUT, &self.tables.presence, &row, &presence.order).await
     }
 }

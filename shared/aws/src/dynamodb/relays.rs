@@ -10,7 +10,7 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{EXPIRES_AT, Item, Store, conditional, n, read, s, write};
+use super::{EXPIRES_AT, Item, Store, conditional, n, s, write};
 use crate::clients::unavailable;
 
 const GET: &str = "dynamodb.relays.get";
@@ -34,9 +34,8 @@ struct Row {
 
 impl Relays for Store {
     async fn cursor(&self, relay: &str) -> Answer<Option<Seconds>> {
-        let request = self.client.get_item().table_name(&self.tables.relays).key(RELAY, s(relay)).consistent_read(true);
-        let Some(item) = request.send().await.map_err(unavailable(GET))?.item else { return Ok(None) };
-        read::<Row>(GET, item).map(|row| Some(row.cursor))
+        let row: Option<Row> = self.get_row(GET, &self.tables.relays, RELAY, relay.to_owned()).await?;
+        Ok(row.map(|row| row.cursor))
     }
 
     async fn checkpoint(&self, relay: &str, cursor: Seconds, status: &str, now: Seconds) -> Answer<()> {

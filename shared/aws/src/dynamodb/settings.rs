@@ -10,8 +10,7 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{SUPERSEDES, Store, conditional, order_values, read, s, write};
-use crate::clients::unavailable;
+use super::Store;
 
 const GET: &str = "dynamodb.settings.get";
 const PUT: &str = "dynamodb.settings.put";
@@ -27,17 +26,12 @@ struct Row {
 
 impl OwnerSettings for Store {
     async fn settings(&self, owner: &Owner) -> Answer<Option<Settings>> {
-        let request = self.client.get_item().table_name(&self.tables.settings).key(OWNER, s(owner.to_string())).consistent_read(true);
-        let Some(item) = request.send().await.map_err(unavailable(GET))?.item else { return Ok(None) };
-        read::<Row>(GET, item).map(|row| Some(row.settings))
+        let row: Option<Row> = self.get_row(GET, &self.tables.settings, OWNER, owner.to_string()).await?;
+        Ok(row.map(|row| row.settings))
     }
 
     async fn put_settings(&self, settings: &Settings) -> Answer<bool> {
         let row = Row { settings: settings.clone(), expires_at: settings.valid_until };
-        let mut request = self.client.put_item().table_name(&self.tables.settings).set_item(Some(write(PUT, &row)?));
-        for (name, value) in order_values(&settings.order) {
-            request = request.expression_attribute_values(name, value);
-        }
-        conditional(PUT, request.condition_expression(SUPERSEDES).send().await)
+        self.put_newer(PUT, &self.tables.settings, &row, &settings.order).await
     }
 }

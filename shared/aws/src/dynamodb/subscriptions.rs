@@ -14,7 +14,7 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Item, SUPERSEDES, Store, conditional, n, order_values, read, s, write};
+use super::{Item, Store, n, read, s};
 use crate::clients::unavailable;
 
 const GET: &str = "dynamodb.subscriptions.get";
@@ -81,11 +81,7 @@ impl Subscriptions for Store {
             shard: shard(row),
             expires_at: row.expires_at(),
         };
-        let mut request = self.client.put_item().table_name(&self.tables.subscriptions).set_item(Some(write(PUT, &item)?));
-        for (name, value) in order_values(&row.order) {
-            request = request.expression_attribute_values(name, value);
-        }
-        conditional(PUT, request.condition_expression(SUPERSEDES).send().await)
+        self.put_newer(PUT, &self.tables.subscriptions, &item, &row.order).await
     }
 }
 
