@@ -1,6 +1,6 @@
 //! Subscriptions that follow from something else: the fixed triggers that an app gives to every owner with a device,
-//! which live as long as the longest-lived device and go with the last one; and the filters that settings of dialect H
-//! stand for.
+//! which live as long as the longest-lived device and go with the last one; what brings the owner's mute list, as long;
+//! and the filters that settings of dialect H stand for.
 //!
 //! They follow from the devices, the settings and the app's options alone, so whoever changes one of these comes here
 //! afterwards and brings them in line with what is stored by then. A counter in place of an event's order tells two such
@@ -15,7 +15,7 @@ use nostr_push_core::{
     owner::Owner,
     ports::{Devices, IndexWriter, OwnerSettings, Subscriptions, seconds},
     settings::Settings,
-    subscription::{SETTINGS, State, Subscription, TRIGGER},
+    subscription::{MUTE_LIST, SETTINGS, State, Subscription, TRIGGER},
 };
 
 use crate::{
@@ -38,7 +38,9 @@ pub async fn reconcile(
         // In this order: what changes after the first read makes its own writer come here and find a higher counter
         // than ours.
         let stored: Vec<_> = store.of_owner(owner).await?.into_iter().filter(Subscription::is_derived).collect();
-        let mut wanted = triggers(app, owner, &device::view(store, owner).await?, seconds(now));
+        let view = device::view(store, owner).await?;
+        let mut wanted = triggers(app, owner, &view, seconds(now));
+        wanted.extend(mute_list(owner, &view, seconds(now)));
         wanted.extend(store.settings(owner).await?.iter().flat_map(|settings| asked_for(app, settings, seconds(now))));
         let mut in_line = true;
         for row in changes(owner, wanted, &stored, now) {
@@ -79,6 +81,14 @@ fn triggers(app: &App, owner: &Owner, view: &View, now: Seconds) -> Vec<Wanted> 
     let filters = filters.into_iter().filter(|filter| !filter.index_keys().is_empty());
     let subscription = |filter: &Filter| format!("{TRIGGER}{}", filter.identity());
     filters.map(|filter| Wanted { subscription: subscription(&filter), filter, relays: Vec::new(), since, valid_until }).collect()
+}
+
+/// What brings the owner's mute list, as long as there is a device to spare.
+fn mute_list(owner: &Owner, view: &View, now: Seconds) -> Option<Wanted> {
+    let valid_until = view.active(now).map(|(_, registration)| registration.valid_until).max()?;
+    let filter =
+        Filter { kinds: Some(vec![nostr_push_core::MUTE_LIST]), authors: Some(vec![*owner.pubkey.as_bytes()]), ..Filter::default() };
+    Some(Wanted { subscription: format!("{MUTE_LIST}{}", filter.identity()), filter, relays: Vec::new(), since: 0, valid_until })
 }
 
 /// The filters of the settings.

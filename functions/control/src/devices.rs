@@ -46,6 +46,10 @@ pub async fn register(
             Registered::Superseded => return Ok(Outcome { applied: Applied::Superseded, taken_from: None }),
             Registered::OverQuota => return Err(Refusal::OverQuota.into()),
             Registered::Wait => return Err(removal_under_way().into()),
+            Registered::Retire(retiring) => {
+                device::remove_endpoint(store, sns, *retiring).await?;
+                continue;
+            }
             Registered::Write(rows) => *rows,
         };
         let Some(registration) = &mut device.registration else { continue };
@@ -63,7 +67,7 @@ pub async fn register(
         if store.commit(Some(&device), Some(&roster)).await? {
             device.version += 1;
             let taken_from = taken_from(Some(&device));
-            delete_endpoint(store, sns, device).await?;
+            device::finish_removal(store, sns, device).await?;
             return Ok(Outcome { applied: if active { Applied::Registered } else { Applied::Superseded }, taken_from });
         }
     }
@@ -126,10 +130,8 @@ async fn settle(
 ) -> Result<Applied, Failure> {
     for _ in 0..ATTEMPTS {
         let row = store.devices(std::slice::from_ref(id)).await?.into_iter().next();
-        let Some(mut device) = decide(row.as_ref()) else { return repeated(row.as_ref(), owner, now) };
-        if store.commit(Some(&device), None).await? {
-            device.version += 1;
-            delete_endpoint(store, sns, device).await?;
+        let Some(device) = decide(row.as_ref()) else { return repeated(row.as_ref(), owner, now) };
+        if device::remove_endpoint(store, sns, device).await? {
             return Ok(Applied::Removed);
         }
     }
@@ -142,16 +144,6 @@ fn repeated(row: Option<&Device>, owner: &Owner, now: Seconds) -> Result<Applied
     let registration = row.and_then(|row| row.registration.as_ref());
     let under_way = |r: &Registration| r.owner == *owner && matches!(r.state, State::Removing { until } if until > now);
     if registration.is_some_and(under_way) { Err(removal_under_way().into()) } else { Ok(Applied::Repeated) }
-}
-
-/// Deletes the endpoint of a device that is being removed. Ours alone to do: we wrote that state.
-async fn delete_endpoint(store: &impl Devices, sns: &impl Endpoints, device: Device) -> Result<(), Unavailable> {
-    let Some(registration) = device.registration.as_ref().filter(|r| matches!(r.state, State::Removing { .. })) else { return Ok(()) };
-    if let Some(arn) = &registration.endpoint_arn {
-        sns.delete(arn).await?;
-    }
-    // If the row has changed, somebody newer has taken it over, and it is theirs to keep right.
-    store.commit(Some(&device::finish_removing(&device)), None).await.map(drop)
 }
 
 /// The rows that a decision about this token and owner needs.

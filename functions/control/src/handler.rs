@@ -139,7 +139,7 @@ impl<S: Apps + Devices + Subscriptions + IndexWriter + OwnerSettings + Presences
         let Opened { owner, order, valid_until, app, plaintext, .. } = opened;
         let (token, platform) = payload::registration(&plaintext, &app)?;
         let id = self.hasher.device(&owner.app, &token);
-        let event = Register { owner, order, platform, by_settings: false, valid_until };
+        let event = Register { owner, order, platform, by_settings: false, max_mentions: None, valid_until };
         let outcome = devices::register(&self.store, &self.sns, &app, &event, &id, &token, seconds(now)).await?;
         derived::reconcile(&self.store, &app, &event.owner, now).await?;
         if let Some(earlier) = &outcome.taken_from {

@@ -10,7 +10,7 @@ use nostr_push_core::{
     message::MAX_RELAY_URL,
     order::Order,
     owner::Owner,
-    settings::Settings,
+    settings::{MAX_MENTIONS, Settings},
     subscription::{MAX_INDEX_KEYS, MAX_RELAYS, MAX_SUBSCRIPTIONS},
 };
 use serde::Deserialize;
@@ -134,6 +134,8 @@ struct SettingsPayload {
     e: Option<Vec<String>>,
     authors: Option<Value>,
     relays: Option<Value>,
+    #[serde(rename = "enableMaxMentions")]
+    enable_max_mentions: Option<Value>,
 }
 
 /// What an event of dialect H asks for.
@@ -145,7 +147,7 @@ struct SettingsPayload {
 /// `bad_payload`, `unsupported_platform`, `bad_token`, `over_quota`.
 pub fn settings(plaintext: &str, app: &App, owner: &Owner, order: Order) -> Result<Asked, Refusal> {
     let payload: SettingsPayload = object(plaintext)?;
-    let online = payload.online.as_ref().map(online).transpose()?;
+    let online = payload.online.as_ref().map(yes_or_no).transpose()?;
     let Some(device_id) = &payload.device_id else {
         return if online.is_some() { Ok(Asked { online, settings: None }) } else { Err(Refusal::BadPayload) };
     };
@@ -161,14 +163,16 @@ pub fn settings(plaintext: &str, app: &App, owner: &Owner, order: Order) -> Resu
         // Not even stored unless the app wants it: it is somebody's contact list.
         authors: payload.authors.filter(|_| app.contacts_only).map(authors).transpose()?,
         relays: relays(payload.relays.as_ref()),
+        max_mentions: payload.enable_max_mentions.as_ref().map(yes_or_no).transpose()?.unwrap_or_default().then_some(MAX_MENTIONS),
         ..settings
     };
     Ok(Asked { online, settings: Some(Replacement { settings, token }) })
 }
 
-fn online(value: &Value) -> Result<bool, Refusal> {
+/// `true` and `false`, or 1 and 0.
+fn yes_or_no(value: &Value) -> Result<bool, Refusal> {
     match value {
-        Value::Bool(online) => Ok(*online),
+        Value::Bool(yes) => Ok(*yes),
         Value::Number(n) if n.as_u64().is_some_and(|n| n <= 1) => Ok(n.as_u64() == Some(1)),
         _ => Err(Refusal::BadPayload),
     }

@@ -42,7 +42,14 @@ pub async fn replace(
     if stored.is_none_or(|stored| !stored.order.supersedes(&order)) {
         // The device before the row: a token that is refused leaves the earlier settings as they are.
         if let (Some(id), Some((token, platform))) = (&device, &token) {
-            let event = Register { owner: owner.clone(), order, platform: *platform, by_settings: true, valid_until: settings.valid_until };
+            let event = Register {
+                owner: owner.clone(),
+                order,
+                platform: *platform,
+                by_settings: true,
+                max_mentions: settings.max_mentions,
+                valid_until: settings.valid_until,
+            };
             taken_from = devices::register(store, sns, app, &event, id, token, seconds(now)).await?.taken_from;
         }
         if store.put_settings(&settings).await? {

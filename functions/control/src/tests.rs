@@ -13,7 +13,7 @@ use nostr_push_core::{
     message,
     order::Order,
     owner::Owner,
-    subscription::{MAX_SUBSCRIPTIONS, TRIGGER},
+    subscription::{MAX_SUBSCRIPTIONS, MUTE_LIST, TRIGGER},
 };
 use nostr_push_testkit::{control_event, event, memory::Memory};
 use proptest::{prelude::*, sample::subsequence};
@@ -366,8 +366,20 @@ async fn a_transfer_takes_the_triggers_along() {
     let (alice, bob) = (Keys::generate(), Keys::generate());
     f.handle(&f.in_app("triggered", &alice, 3079, NOW, &token(1))).await.unwrap();
     f.handle(&f.in_app("triggered", &bob, 3079, NOW + 1, &token(1))).await.unwrap();
-    let owners: Vec<_> = f.subscriptions().into_iter().map(|(owner, ..)| owner.pubkey).collect();
-    assert_eq!(owners, [bob.public_key()]);
+    let owners: BTreeSet<_> = f.subscriptions().into_iter().map(|(owner, ..)| owner.pubkey).collect();
+    assert_eq!(owners, BTreeSet::from([bob.public_key()]));
+}
+
+#[tokio::test]
+async fn a_token_that_moves_to_another_platform_leaves_no_endpoint_behind() {
+    let f = fixture();
+    let keys = Keys::generate();
+    let on = |platform: &str| json!({"token": "ab".repeat(32), "platform": platform});
+    for (n, platform) in ["apns", "fcm", "apns"].into_iter().enumerate() {
+        f.handle(&f.in_app("demo", &keys, 3079, NOW + n as u64, &on(platform))).await.unwrap();
+        let endpoints: Vec<_> = f.control.sns.state().endpoints.values().map(|(application, _)| application.clone()).collect();
+        assert_eq!(endpoints, [f.control.store.state().apps["demo"].platforms[&serde_json::from_value(json!(platform)).unwrap()].clone()]);
+    }
 }
 
 /// One control event of the random histories below.
@@ -450,6 +462,8 @@ fn model(f: &Fixture, people: &[Keys; 2], history: &[(Step, Event)]) -> Reached 
         }
         let mine = devices.values().filter(|(pubkey, _)| *pubkey == person.public_key().to_hex());
         if let Some(end) = mine.map(|(_, end)| *end).max() {
+            let mute_list = json!({"kinds": [nostr_push_core::MUTE_LIST], "authors": [person.public_key().to_hex()]});
+            subscriptions.insert((owner(who), format!("{MUTE_LIST}{}", Filter::from_json(&mute_list).unwrap().identity()), end));
             let app = f.control.store.state().apps["triggered"].clone();
             for filter in app.triggers_for(person.public_key()).unwrap() {
                 subscriptions.insert((owner(who), format!("{TRIGGER}{}", filter.identity()), end));

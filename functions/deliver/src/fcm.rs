@@ -6,8 +6,12 @@
 //! <https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages>,
 //! <https://docs.aws.amazon.com/sns/latest/dg/sns-fcm-v1-payloads.html>
 
-use nostr_push_core::{Seconds, message::Delivery, ports::Push};
-use serde_json::{Value, json};
+use nostr_push_core::{
+    Seconds,
+    message::{Delivery, Summary},
+    ports::Push,
+};
+use serde_json::{Map, Value, json};
 
 use crate::{
     routing::{self, Rung},
@@ -17,30 +21,40 @@ use crate::{
 /// Builds the message.
 pub fn push(delivery: &Delivery, text: &Text, now: Seconds) -> Push {
     let (_, payload) = payload(delivery, text);
-    let fcm = json!({"fcmV1Message": {"message": payload}});
-    let ttl = routing::time_to_live(&delivery.event, now).to_string();
-    Push { message: json!({"default": text.title, "GCM": fcm.to_string()}).to_string(), attributes: vec![("AWS.SNS.MOBILE.FCM.TTL", ttl)] }
+    message(text, &payload, routing::time_to_live(&delivery.event, now))
 }
 
-/// The `message` of the HTTP v1 API. Every value in `data` is a string.
+/// Builds the message of a summary.
+pub fn summary(summary: &Summary, count: u64) -> Push {
+    let text = Text::summary(count);
+    let fields = routing::summary_contract(summary, count, &text);
+    message(&text, &data_message(fields, &text, "summary"), routing::TIME_TO_LIVE)
+}
+
+fn message(text: &Text, payload: &Value, ttl: Seconds) -> Push {
+    let fcm = json!({"fcmV1Message": {"message": payload}}).to_string();
+    Push {
+        message: json!({"default": text.title.plain, "GCM": fcm}).to_string(),
+        attributes: vec![("AWS.SNS.MOBILE.FCM.TTL", ttl.to_string())],
+    }
+}
+
+/// The `message` of the HTTP v1 API, with as much of the event as fits.
 pub fn payload(delivery: &Delivery, text: &Text) -> (Rung, Value) {
-    let event = &delivery.event;
+    let thread = routing::thread(&delivery.event);
     routing::fit(delivery, |whole| {
-        let mut data = json!({
-            "title": text.title,
-            "body": text.body,
-            "thread": routing::thread(event),
-            "event_id": event.id,
-            "kind": event.kind.as_u16().to_string(),
-            "author": event.pubkey,
-            "recipient": delivery.recipient,
-            "app": delivery.app,
-            "relay": delivery.relay,
-            "reasons": delivery.reasons.join(","),
-        });
-        if let Some(whole) = whole {
-            data["event"] = json!(whole.to_string());
-        }
-        json!({"data": data, "android": {"priority": "high"}})
+        let mut fields = routing::contract(delivery, text);
+        fields.insert("reasons".to_owned(), json!(delivery.reasons.join(",")));
+        fields.extend(whole.map(|event| ("event".to_owned(), event)));
+        data_message(fields, text, &thread)
     })
+}
+
+/// The `message` with these fields and the text, every value a string: what is none stands as JSON.
+fn data_message(fields: Map<String, Value>, text: &Text, thread: &str) -> Value {
+    let shown = [("title", text.title.plain.as_str()), ("body", &text.body.plain), ("thread", thread)];
+    let shown = shown.map(|(name, value)| (name.to_owned(), json!(value)));
+    let as_string = |value: Value| if value.is_string() { value } else { json!(value.to_string()) };
+    let data: Map<String, Value> = fields.into_iter().map(|(name, value)| (name, as_string(value))).chain(shown).collect();
+    json!({"data": data, "android": {"priority": "high"}})
 }

@@ -14,7 +14,7 @@ use nostr_push_aws::{
     sqs::{Queue, Visibility},
     telemetry::Telemetry,
 };
-use nostr_push_core::{message::Delivery, ports::Outcome};
+use nostr_push_core::{message::Outgoing, ports::Outcome};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
@@ -33,19 +33,20 @@ struct Outside {
     store: Store,
     sns: Sns,
     /// Its own queue, for deliveries that wait.
-    queue: Queue<Delivery>,
+    queue: Queue<Outgoing>,
     lease: Duration,
 }
 
 /// `Err` sends the message back to its queue; after 5 times the dead-letter queue has it.
-async fn handle(telemetry: Telemetry, outside: &Outside, record: Record<Delivery>) -> Result<(), Retry> {
-    let delivery = record.message;
+async fn handle(telemetry: Telemetry, outside: &Outside, record: Record<Outgoing>) -> Result<(), Retry> {
+    let outgoing = record.message;
     // The receive count makes each receipt another holder: what a dead attempt held is not ours.
     let holder = format!("{}/{}", record.message_id, record.receive_count);
     let attempt = Attempt { holder, now: clients::now(), lease: outside.lease };
-    let handled = handler::handle(&outside.store, &outside.sns, &outside.queue, &delivery, &attempt).await;
-    let (event_id, recipient) = (delivery.event.id.to_hex(), &delivery.recipient.to_hex()[..8]);
-    let latency_ms = clients::now().saturating_sub(delivery.received_at);
+    let handled = handler::handle(&outside.store, &outside.sns, &outside.queue, &outgoing, &attempt).await;
+    let (event_id, owner) = (outgoing.id(), outgoing.owner());
+    let recipient = &owner.pubkey.to_hex()[..8];
+    let latency_ms = clients::now().saturating_sub(outgoing.received_at());
     let (tried, outcome, reason, retry) = match handled {
         Ok(Delivered::Dropped(reason)) => {
             telemetry.count("dropped", reason, 1);
@@ -55,7 +56,11 @@ async fn handle(telemetry: Telemetry, outside: &Outside, record: Record<Delivery
             telemetry.count("waiting", "app_open", 1);
             (Vec::new(), "waiting", "app_open", None)
         }
-        Ok(Delivered::Tried(tried)) => (tried, "accepted", "completed", None),
+        Ok(Delivered::Tried(tried)) => {
+            let reason = if matches!(outgoing, Outgoing::Event(_)) { "completed" } else { "summary" };
+            telemetry.count("accepted", reason, 1);
+            (tried, "accepted", reason, None)
+        }
         Ok(Delivered::Again { after, reason, tried }) => {
             telemetry.count("retried", reason, 1);
             (tried, "retried", reason, Some(Retry { after }))
@@ -73,13 +78,13 @@ async fn handle(telemetry: Telemetry, outside: &Outside, record: Record<Delivery
         }
     };
     for device in &tried {
-        report(telemetry, &delivery, device);
+        report(telemetry, &outgoing, device);
     }
     tracing::info!(
         stage = "deliver",
         event_id,
         recipient,
-        app = delivery.app,
+        app = owner.app,
         outcome,
         reason,
         devices = tried.len(),
@@ -90,16 +95,28 @@ async fn handle(telemetry: Telemetry, outside: &Outside, record: Record<Delivery
 }
 
 /// Counts one device's outcome, and logs it unless all is well.
-fn report(telemetry: Telemetry, delivery: &Delivery, device: &Tried) {
+fn report(telemetry: Telemetry, outgoing: &Outgoing, device: &Tried) {
     let platform = device.platform.as_str();
     match &device.outcome {
         Outcome::Delivered => {
             telemetry.count("delivered", platform, 1);
-            if !delivery.waited {
+            if let Outgoing::Event(delivery) = outgoing
+                && !delivery.waited
+            {
                 telemetry.latency(delivery.received_at, clients::now());
             }
         }
-        Outcome::Retry(_) => telemetry.count("failed", platform, 1),
+        Outcome::Retry { reason, .. } => {
+            telemetry.count("failed", reason, 1);
+            tracing::warn!(
+                stage = "deliver",
+                outcome = "failed",
+                reason,
+                platform,
+                event_id = outgoing.id(),
+                "a push failed for now: {reason}"
+            );
+        }
         Outcome::Gone => {
             telemetry.count("gone", platform, 1);
             tracing::info!(
@@ -110,13 +127,14 @@ fn report(telemetry: Telemetry, delivery: &Delivery, device: &Tried) {
                 "deliver removed a device that SNS says is gone"
             );
         }
-        Outcome::Rejected(why) => {
-            telemetry.count("rejected", platform, 1);
+        Outcome::Rejected { reason, why } => {
+            telemetry.count("rejected", reason, 1);
             tracing::error!(
                 stage = "deliver",
                 outcome = "rejected",
+                reason,
                 platform,
-                event_id = delivery.event.id.to_hex(),
+                event_id = outgoing.id(),
                 "SNS rejected a push: {why}"
             );
         }

@@ -1,14 +1,15 @@
 //! The stage as a whole, on the ports in memory, and the payloads at every rung of the ladder.
 
+mod fairness;
 mod waiting;
 
 use std::time::Duration;
 
 use nostr::{event::Event, key::Keys};
 use nostr_push_core::{
-    app::{App, Platform},
+    app::{App, Content, Platform},
     device::{Device, DeviceId, Registration, Roster, State},
-    message::Delivery,
+    message::{Delivery, Outgoing},
     order::Order,
     owner::Owner,
     ports::Outcome,
@@ -55,6 +56,8 @@ fn memory(devices: &[(&str, Platform)]) -> Memory {
             order: Order::counter(1),
             platform: *platform,
             by_settings: false,
+            registered_at: 1,
+            max_mentions: None,
             taken_from: None,
             endpoint_arn: Some(format!("arn:{name}")),
             state: State::Active,
@@ -73,10 +76,14 @@ fn memory(devices: &[(&str, Platform)]) -> Memory {
     memory
 }
 
+fn sent(delivery: &Delivery) -> Outgoing {
+    Outgoing::Event(Box::new(delivery.clone()))
+}
+
 async fn attempt(memory: &Memory, delivery: &Delivery, n: u64) -> Result<Delivered, String> {
     // Each attempt comes when the lease of the one before is over.
     let attempt = Attempt { holder: format!("message/{n}"), now: (NOW + n * 61) * 1000, lease: Duration::from_secs(60) };
-    handle(memory, memory, memory, delivery, &attempt).await.map_err(|error| error.to_string())
+    handle(memory, memory, memory, &sent(delivery), &attempt).await.map_err(|error| error.to_string())
 }
 
 fn published(memory: &Memory) -> Vec<String> {
@@ -126,11 +133,11 @@ async fn each_outcome_has_its_consequence() {
     let memory = memory(&[("delivered", Platform::Fcm), ("retried", Platform::Fcm), ("gone", Platform::Fcm), ("rejected", Platform::Fcm)]);
     let delivery = delivery(note(""));
     let set = |name: &str, outcome: Outcome| memory.state().outcomes.insert(format!("arn:{name}"), outcome);
-    set("retried", Outcome::Retry(Some(Duration::from_secs(7))));
+    set("retried", Outcome::Retry { after: Some(Duration::from_secs(7)), reason: "throttled" });
     set("gone", Outcome::Gone);
-    set("rejected", Outcome::Rejected("why".to_owned()));
+    set("rejected", Outcome::Rejected { reason: "invalid_message", why: "why".to_owned() });
     assert!(
-        matches!(attempt(&memory, &delivery, 0).await, Ok(Delivered::Again { after: Some(after), reason: "platform", tried }) if after.as_secs() == 7 && tried.len() == 4)
+        matches!(attempt(&memory, &delivery, 0).await, Ok(Delivered::Again { after: Some(after), reason: "throttled", tried }) if after.as_secs() == 7 && tried.len() == 4)
     );
     assert_eq!(state_of(&memory, "gone"), State::Gone);
     assert_eq!(state_of(&memory, "rejected"), State::Active);
@@ -165,6 +172,10 @@ proptest! {
     }
 }
 
+fn text(delivery: &Delivery) -> Text {
+    Text::of(delivery, Content::Rich)
+}
+
 fn attribute(push: &nostr_push_core::ports::Push, name: &str) -> String {
     push.attributes.iter().find(|(n, _)| *n == name).unwrap().1.clone()
 }
@@ -172,7 +183,7 @@ fn attribute(push: &nostr_push_core::ports::Push, name: &str) -> String {
 #[test]
 fn apns_gets_one_banner_and_the_routing_contract() {
     let delivery = delivery(note("hello"));
-    let push = apns::push("APNS", &delivery, &Text::of(&delivery.event), NOW);
+    let push = apns::push("APNS", &App::default(), &delivery, &text(&delivery), NOW);
     let message: Value = serde_json::from_str(&push.message).unwrap();
     let payload: Value = serde_json::from_str(message["APNS"].as_str().unwrap()).unwrap();
     let id = delivery.event.id.to_hex();
@@ -189,6 +200,9 @@ fn apns_gets_one_banner_and_the_routing_contract() {
         ("relay", json!("wss://relay.example")),
         ("reasons", json!(["#p", "author"])),
         ("event", json!(delivery.event)),
+        ("title_loc_key", json!("NOTE_TITLE")),
+        ("title_loc_args", Value::Null),
+        ("body_loc_key", Value::Null),
     ] {
         assert_eq!(payload[field], value, "{field}");
     }
@@ -198,9 +212,22 @@ fn apns_gets_one_banner_and_the_routing_contract() {
 }
 
 #[test]
+fn ios_translates_by_itself_only_for_apps_that_ship_the_phrases() {
+    let delivery = delivery(event(&Keys::generate(), 7, NOW, &[], "🔥"));
+    let alert = |localized| apns::payload(&App { localized, ..App::default() }, &delivery, &text(&delivery)).1["aps"]["alert"].clone();
+    assert_eq!(alert(false).as_object().unwrap().keys().collect::<Vec<_>>(), ["body", "title"]);
+    let localized = alert(true);
+    assert_eq!((&localized["title-loc-key"], &localized["loc-key"]), (&json!("REACTION_TITLE"), &json!("REACTION_BODY")));
+    assert_eq!(localized["loc-args"][0], "🔥");
+    let data = fcm::payload(&delivery, &text(&delivery)).1["data"].clone();
+    assert_eq!(data["body_loc_key"], "REACTION_BODY");
+    assert_eq!(serde_json::from_str::<Value>(data["body_loc_args"].as_str().unwrap()).unwrap(), localized["loc-args"]);
+}
+
+#[test]
 fn fcm_gets_strings_only_at_high_priority() {
     let delivery = delivery(event(&Keys::generate(), 1, NOW, &[&["expiration", &(NOW + 50).to_string()]], "hello"));
-    let push = fcm::push(&delivery, &Text::of(&delivery.event), NOW);
+    let push = fcm::push(&delivery, &text(&delivery), NOW);
     let message: Value = serde_json::from_str(&push.message).unwrap();
     let payload: Value = serde_json::from_str(message["GCM"].as_str().unwrap()).unwrap();
     let payload = &payload["fcmV1Message"]["message"];
@@ -229,8 +256,10 @@ fn the_ladder_keeps_every_payload_within_4096_bytes_and_never_drops_the_ids() {
         (Delivery { cut: true, ..sized("hello".to_owned(), 1) }, Rung::NoContent),
     ];
     for (delivery, rung) in cases {
-        let text = Text::of(&delivery.event);
-        for (reached, payload) in [apns::payload(&delivery, &text), fcm::payload(&delivery, &text)] {
+        let text = text(&delivery);
+        for (reached, payload) in
+            [apns::payload(&App { localized: true, ..App::default() }, &delivery, &text), fcm::payload(&delivery, &text)]
+        {
             assert_eq!(reached, rung);
             assert!(payload.to_string().len() <= MAX_PAYLOAD, "{}", payload.to_string().len());
             let data = payload.get("data").unwrap_or(&payload);

@@ -8,7 +8,7 @@ use nostr_push_aws::{clients, dynamodb::Store, sns::Sns};
 use nostr_push_core::{
     app::{App, Platform},
     device::{Device, DeviceId, Registration, Roster, State},
-    message::{self, Delivery},
+    message::{self, Delivery, Outgoing},
     order::Order,
     owner::Owner,
     ports::{Devices, Endpoints, Ensured, seconds},
@@ -46,6 +46,8 @@ impl Fixture {
             order: Order::counter(1),
             platform: Platform::Apns,
             by_settings: false,
+            registered_at: now,
+            max_mentions: None,
             taken_from: None,
             endpoint_arn: Some(arn),
             state: State::Active,
@@ -84,7 +86,7 @@ impl Fixture {
     }
 
     fn record(&self, receive_count: u32) -> [(&'static str, String, u32); 1] {
-        [("message", message::encode(&self.delivery).unwrap(), receive_count)]
+        [("message", message::encode(&Outgoing::Event(Box::new(self.delivery.clone()))).unwrap(), receive_count)]
     }
 
     /// Delivers, is killed where `fault` holds it, and delivers again with a new process until the queue is content.

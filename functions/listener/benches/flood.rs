@@ -132,7 +132,7 @@ fn listener(url: String) -> Listener<World, World, World, World> {
         },
         clock: || micros() / 1000,
     };
-    let options = Options { relays: vec![url], owners_relays: 0, private: true, member: "one".to_owned() };
+    let options = Options { relays: vec![url], owners_relays: 0, private: true, control_events: u32::MAX, member: "one".to_owned() };
     Listener::new(Keys::generate(), options, ports)
 }
 

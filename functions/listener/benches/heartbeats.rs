@@ -35,7 +35,7 @@ fn main() {
     println!("signatures verified: {floor:.0}/s");
 
     for relays in [1, 8, 10] {
-        let screen = Screen::new(service.public_key(), Arc::new(RwLock::new(Interest::default())));
+        let screen = Screen::new(service.public_key(), Arc::new(RwLock::new(Interest::default())), u32::MAX);
         let (mut messages, mut bytes) = (0, 0);
         let started = Instant::now();
         for frame in &frames {

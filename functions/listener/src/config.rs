@@ -15,6 +15,8 @@ pub struct Config {
     pub relays: Vec<String>,
     /// `OWNERS_RELAYS`, default 200: how many relays of owners are watched besides, in all tasks together; 0: none.
     pub owners_relays: usize,
+    /// `CONTROL_EVENTS_PER_MINUTE`, default 60: how many control events are taken from one pubkey.
+    pub control_events: u32,
     /// `PRIVATE_RELAYS`, default false: whether owners' relays may be in private networks and without TLS. For a
     /// developer's machine alone.
     pub private_relays: bool,
@@ -50,6 +52,7 @@ impl Config {
         let config = Self {
             relays: env.required("RELAYS").split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()).collect(),
             owners_relays: usize::try_from(env.number("OWNERS_RELAYS", 200)).unwrap_or(usize::MAX),
+            control_events: env.optional("CONTROL_EVENTS_PER_MINUTE", 60, str::parse),
             private_relays: env.optional("PRIVATE_RELAYS", false, str::parse),
             health: env.optional("HEALTH_ADDRESS", HEALTH_ADDRESS, str::parse),
             table_prefix: env.required("TABLE_PREFIX"),

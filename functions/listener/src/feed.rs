@@ -9,10 +9,11 @@ use nostr_push_core::{
     Millis,
     interest::Interest,
     ports::{ChangeFeed, Unavailable, seconds},
+    subscription::{MUTE_LIST, Subscription},
 };
 use tokio::sync::watch;
 
-use crate::{health::Health, wishes::Wishes};
+use crate::{health::Health, owners::NewOwners, wishes::Wishes};
 
 /// How often the feed is read. A change reaches the interest within two seconds.
 const EVERY: Duration = Duration::from_millis(1_500);
@@ -22,6 +23,9 @@ const OVERLAP: Millis = 30_000;
 
 /// How often everything is read once more, whatever may have been missed.
 const WHOLE: Millis = 6 * 60 * 60 * 1000;
+
+/// Owners that came in so long before the start may not have been seen by the task that was here before.
+const RECENT: Millis = 60 * 60 * 1000;
 
 /// How many subscriptions are looked through at once for those that are over: about a millisecond.
 const PART: usize = 20_000;
@@ -33,6 +37,8 @@ pub struct Known {
     pub interest: Arc<RwLock<Interest>>,
     /// The relays that owners want.
     pub wishes: Arc<Mutex<Wishes>>,
+    /// The owners that have come.
+    pub owners: Arc<NewOwners>,
 }
 
 /// The source, and what has been read of it.
@@ -48,7 +54,7 @@ pub struct Feed<F> {
 impl<F: ChangeFeed> Feed<F> {
     /// A feed that has read nothing. `private`: whether owners may name private relays.
     pub fn new(source: F, private: bool) -> Self {
-        let known = Known { interest: Arc::default(), wishes: Arc::new(Mutex::new(Wishes::new(private))) };
+        let known = Known { interest: Arc::default(), wishes: Arc::new(Mutex::new(Wishes::new(private))), owners: Arc::default() };
         Self { source, known, changed: watch::Sender::new(0), read_until: 0, whole_at: 0, looked_through: 0 }
     }
 
@@ -71,9 +77,13 @@ impl<F: ChangeFeed> Feed<F> {
         let since = if whole { 0 } else { self.read_until.saturating_sub(OVERLAP) };
         let known = self.known.clone();
         let mut changed = false;
-        let each = |row| {
+        let each = |row: Subscription| {
             // For each row anew, so that the hot path never waits for more than one.
-            changed |= known.interest.write().unwrap_or_else(PoisonError::into_inner).apply(&row, seconds(now));
+            let news = known.interest.write().unwrap_or_else(PoisonError::into_inner).apply(&row, seconds(now));
+            if news && row.subscription.starts_with(MUTE_LIST) && row.is_active(seconds(now)) && row.changed_at + RECENT > now {
+                known.owners.add(*row.owner.pubkey.as_bytes());
+            }
+            changed |= news;
             changed |= known.wishes.lock().unwrap_or_else(PoisonError::into_inner).apply(&row, seconds(now));
         };
         self.source.changes(since, each).await?;

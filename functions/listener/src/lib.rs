@@ -9,10 +9,12 @@
 //! - [`frame`]: what a relay says
 //! - [`screen`]: the hot path: what becomes of each event
 //! - [`seen`]: removes duplicates across relays
+//! - [`rate`]: how many control events each registrant has sent
 //! - [`forward`]: the bounded buffers before the queues
 //!
 //! And around it:
 //! - [`feed`], [`wishes`]: the interest, and the relays that owners want, from the change feed
+//! - [`owners`]: the owners that have come, whose mute lists are asked for
 //! - [`members`]: how several tasks share the relays out
 //! - [`run`](Listener::run): all of it, until told to stop; cursors
 //! - [`health`]: what it says of itself
@@ -27,7 +29,9 @@ pub mod frame;
 pub mod health;
 pub mod limits;
 pub mod members;
+pub mod owners;
 pub mod plan;
+pub mod rate;
 pub mod relay;
 pub mod screen;
 pub mod seen;

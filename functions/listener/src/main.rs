@@ -56,7 +56,13 @@ async fn main() -> anyhow::Result<()> {
     // Different for each process: a task that comes back is another one.
     let member = format!("task-{:016x}", RandomState::new().hash_one(std::process::id()));
     tracing::info!(stage = "listener", service = keys.public_key().to_hex(), relays = config.relays.len(), member, "listening");
-    let options = Options { relays: config.relays, owners_relays: config.owners_relays, private: config.private_relays, member };
+    let options = Options {
+        relays: config.relays,
+        owners_relays: config.owners_relays,
+        private: config.private_relays,
+        control_events: config.control_events,
+        member,
+    };
     let listener = Listener::new(keys, options, ports);
     let health = health::serve(TcpListener::bind(config.health).await?, listener.health(), clients::now);
     let stopped = tokio::select! {

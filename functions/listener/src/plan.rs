@@ -11,7 +11,7 @@ use std::{
 };
 
 use nostr_push_core::{
-    DAY, PRIVATE_KINDS, Seconds,
+    DAY, MUTE_LIST, PRIVATE_KINDS, Seconds,
     filter::hex,
     index_key::{IndexKey, TagValue},
     interest::Interest,
@@ -26,6 +26,9 @@ const VALUES: usize = 500;
 
 /// Bytes of a value in a REQ: 64 hex characters, quotes and comma.
 const VALUE_BYTES: usize = 67;
+
+/// What stands for mute lists among the fields of filters.
+const MUTE_LISTS: &str = "mute_list";
 
 /// NIP-59 wraps are backdated up to two days, and `since` holds for live events too.
 const BACKDATED: Seconds = 2 * DAY;
@@ -66,6 +69,18 @@ impl Stored {
             Self::Since(since) | Self::Fresh(since) | Self::None(since) => since,
         }
     }
+}
+
+/// The filter for the mute lists of these pubkeys.
+fn mute_lists(authors: &[Value]) -> Value {
+    json!({"kinds": [MUTE_LIST], "authors": authors})
+}
+
+/// The filters for the mute lists of these pubkeys, however old: they are written once and kept for years.
+pub fn stored_mute_lists(authors: &[[u8; 32]], limits: Limits) -> Vec<Value> {
+    let authors: Vec<Value> = authors.iter().map(|author| json!(hex(author))).collect();
+    let values = VALUES.min(limits.message / VALUE_BYTES * 3 / 4).max(1);
+    authors.chunks(values).map(|chunk| json!({"limit": limits.page, "kinds": [MUTE_LIST], "authors": chunk})).collect()
 }
 
 impl Req {
@@ -271,14 +286,16 @@ impl Planner {
                 IndexKey::Tag(letter, TagValue::Hex(bytes)) => (format!("#{letter}"), json!(hex(bytes))),
                 IndexKey::Tag(letter, TagValue::Text(text)) => (format!("#{letter}"), json!(text)),
                 IndexKey::Kind(kind) => ("kinds".to_owned(), json!(kind)),
+                IndexKey::MuteList(author) => (MUTE_LISTS.to_owned(), json!(hex(author))),
             };
             dimensions.entry(field).or_default().push(value);
         }
         let chunks = dimensions.iter().flat_map(|(field, values)| values.chunks(VALUES).map(move |chunk| (field, chunk)));
         chunks
-            .flat_map(|(field, values)| {
-                let base = json!({field: values});
-                if field == "kinds" { vec![Asked { filter: base, private: false }] } else { self.by_kinds(&base) }
+            .flat_map(|(field, values)| match field.as_str() {
+                "kinds" => vec![Asked { filter: json!({"kinds": values}), private: false }],
+                MUTE_LISTS => vec![Asked { filter: mute_lists(values), private: false }],
+                _ => self.by_kinds(&json!({field: values})),
             })
             .collect()
     }
@@ -306,7 +323,12 @@ impl Planner {
 
     /// One REQ for everything of the kinds in use.
     fn widen(&mut self, interest: &Interest) {
-        let kinds = interest.kinds();
+        let mut kinds = interest.kinds();
+        if let Some(kinds) = kinds.as_mut().filter(|_| interest.wants_mute_lists()) {
+            kinds.push(MUTE_LIST);
+            kinds.sort_unstable();
+            kinds.dedup();
+        }
         if self.wide && self.kinds == kinds {
             return;
         }

@@ -24,6 +24,7 @@ use crate::{
     dial::Unreachable,
     forward::Buffer,
     health::Health,
+    owners::NewOwners,
     plan::Plans,
     run::told,
     screen::Screen,
@@ -51,13 +52,21 @@ pub struct Watched {
     pub only_public: bool,
     /// Up to when everything it sent has been read, in seconds; 0: never.
     read_until: AtomicU64,
+    /// Of how many new owners it has been asked for the mute lists.
+    owners_asked: AtomicUsize,
     complaint: Mutex<String>,
 }
 
 impl Watched {
     /// A relay, with its stored cursor.
     pub fn new(url: String, only_public: bool, cursor: Option<Seconds>) -> Self {
-        Self { url, only_public, read_until: cursor.unwrap_or_default().into(), complaint: Mutex::default() }
+        Self {
+            url,
+            only_public,
+            read_until: cursor.unwrap_or_default().into(),
+            owners_asked: AtomicUsize::default(),
+            complaint: Mutex::default(),
+        }
     }
 
     /// Up to when everything it sent has been read.
@@ -68,6 +77,16 @@ impl Watched {
     /// Everything it has sent by now has been read.
     pub fn has_been_read(&self, now: Seconds) {
         self.read_until.fetch_max(now, Ordering::SeqCst);
+    }
+
+    /// Of how many new owners it has been asked for the mute lists.
+    pub fn owners_asked(&self) -> usize {
+        self.owners_asked.load(Ordering::SeqCst)
+    }
+
+    /// It has answered for so many.
+    pub fn has_been_asked_for(&self, owners: usize) {
+        self.owners_asked.store(owners, Ordering::SeqCst);
     }
 
     /// From when on to ask: a relay that was never watched from now.
@@ -105,6 +124,8 @@ pub struct Context {
     pub screen: Arc<Screen>,
     /// The interest, for planning REQs.
     pub interest: Arc<RwLock<Interest>>,
+    /// The owners that have come.
+    pub owners: Arc<NewOwners>,
     /// The plans made of it.
     pub plans: Arc<Plans>,
     /// News of the interest.

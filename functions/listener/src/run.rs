@@ -62,6 +62,8 @@ pub struct Options {
     pub owners_relays: usize,
     /// Whether owners' relays may be in private networks and without TLS: on a developer's machine alone.
     pub private: bool,
+    /// How many control events a minute are taken from one pubkey.
+    pub control_events: u32,
     /// This task's name among the others.
     pub member: String,
 }
@@ -125,9 +127,10 @@ where
         health.interest_read_at.store(clock(), Ordering::SeqCst);
         let known = feed.known();
         let watched_with = Context {
-            screen: Arc::new(Screen::new(keys.public_key(), Arc::clone(&known.interest))),
+            screen: Arc::new(Screen::new(keys.public_key(), Arc::clone(&known.interest), options.control_events)),
             keys,
             interest: Arc::clone(&known.interest),
+            owners: Arc::clone(&known.owners),
             plans: Arc::new(Plans::default()),
             changes: feed.changes(),
             control,

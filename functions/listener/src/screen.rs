@@ -11,7 +11,10 @@ use nostr_push_core::{
 };
 use serde_json::value::RawValue;
 
-use crate::seen::{Forwarded, Seen};
+use crate::{
+    rate::Rate,
+    seen::{Forwarded, Seen},
+};
 
 /// The kinds of control events. Relays store those of dialect N; 22456 (dialect H) is ephemeral, and the next one says
 /// again what a lost one said.
@@ -45,18 +48,23 @@ pub struct Screen {
     service: String,
     interest: Arc<RwLock<Interest>>,
     seen: Seen,
+    rate: Rate,
 }
 
 impl Screen {
-    /// For the service with this pubkey.
-    pub fn new(service: PublicKey, interest: Arc<RwLock<Interest>>) -> Self {
-        Self { service: service.to_hex(), interest, seen: Seen::default() }
+    /// For the service with this pubkey. Of each registrant so many control events are taken a minute.
+    pub fn new(service: PublicKey, interest: Arc<RwLock<Interest>>, control_events: u32) -> Self {
+        Self { service: service.to_hex(), interest, seen: Seen::default(), rate: Rate::new(control_events) }
     }
 
     /// Decides on one event, given as the JSON the relay sent and as [`parse`] read it.
     pub fn judge(&self, relay: &str, json: &RawValue, event: Event, backfill: bool, now: Millis) -> Verdict {
         if CONTROL_KINDS.contains(&event.kind.as_u16()) && self.is_for_us(&event) {
-            return self.verified(&event, Forwarded { hits: 0, live: true }).map_or_else(Verdict::Drop, |()| {
+            let verified = self.verified(&event, Forwarded { hits: 0, live: true });
+            // What relays have stored came at its own time, and comes in one go.
+            let admitted = verified
+                .and_then(|()| if backfill || self.rate.admits(event.pubkey.as_bytes(), now) { Ok(()) } else { Err("rate_limited") });
+            return admitted.map_or_else(Verdict::Drop, |()| {
                 Verdict::Control(Control { relay: relay.to_owned(), received_at: now, event: json.to_owned() })
             });
         }
@@ -99,7 +107,7 @@ mod tests {
         let row = subscription(&owner, filter);
         let mut interest = Interest::default();
         assert!(interest.apply(&row, 1));
-        Screen::new(service.public_key(), Arc::new(RwLock::new(interest)))
+        Screen::new(service.public_key(), Arc::new(RwLock::new(interest)), 60)
     }
 
     fn judge(screen: &Screen, json: &RawValue, backfill: bool, now: Millis) -> Verdict {
@@ -138,6 +146,22 @@ mod tests {
         assert_eq!(judged(&event(&author, 1, 1, &[&["p", &p]], &"x".repeat(MAX_EVENT))), "too_large");
         assert_eq!(judged(&event(&author, 1, 1, &vec![["p", p.as_str()].as_slice(); MAX_TAGS + 1], "")), "too_large");
         assert_eq!(reason(&judge(&screen, &to_raw_value(&json!({"id": 1})).unwrap(), false, 5)), "malformed");
+    }
+
+    #[test]
+    fn a_registrant_has_so_many_control_events_a_minute_and_relays_stores_are_not_counted() {
+        let (service, author) = (Keys::generate(), Keys::generate());
+        let screen = screen(&service, &json!({"#t": ["a"]}));
+        let p = service.public_key().to_hex();
+        let told = |n: u64, backfill, now| {
+            reason(&judge(&screen, &to_raw_value(&event(&author, 3079, n, &[&["p", &p]], "x")).unwrap(), backfill, now)).to_owned()
+        };
+        assert!((0..100).all(|n| told(n, true, 5) == "control"));
+        assert!((100..160).all(|n| told(n, false, 5) == "control"));
+        assert_eq!(told(160, false, 5), "rate_limited");
+        assert_eq!(told(160, false, 60_005), "duplicate", "what was refused stays refused");
+        assert_eq!(told(161, false, 60_005), "control");
+        assert_eq!(told(162, true, 5), "control");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::{
     dial::{Stream, Unreachable, dial},
     frame::{self, Frame},
     limits::Limits,
-    plan::{Plan, Req, Stored},
+    plan::{Plan, Req, Stored, stored_mute_lists},
     relay::{Connected, Context, MAX_BACK, OVERLAP, Watched},
     run::told,
     screen::{CONTROL_KINDS, Verdict, parse},
@@ -130,6 +130,8 @@ struct Session<'a> {
     /// The page that is coming, its subscription id, and since when.
     paging: Option<(String, Page, Instant)>,
     pages_asked: usize,
+    /// How many new owners' mute lists are among the pages.
+    owners_asked: usize,
     /// Closed a short time ago: events may still be on their way.
     closed: VecDeque<String>,
     /// Whether everything stored has come; and whether it ever had since the connection was made.
@@ -170,6 +172,7 @@ pub async fn run(relay: &Watched, context: &Context, mut stop: watch::Receiver<b
         pages: VecDeque::new(),
         paging: None,
         pages_asked: 0,
+        owners_asked: relay.owners_asked(),
         closed: VecDeque::new(),
         caught_up: false,
         ever_caught_up: false,
@@ -370,6 +373,9 @@ impl Session<'_> {
             }
             self.ask(id, req, stored).await?;
         }
+        let (owners, count) = self.context.owners.after(self.owners_asked);
+        self.owners_asked = count;
+        self.pages.extend(stored_mute_lists(&owners, self.limits).into_iter().map(Page::new));
         self.retire().await
     }
 
@@ -439,6 +445,7 @@ impl Session<'_> {
             return Ok(());
         }
         let Some(page) = self.pages.pop_front() else {
+            self.relay.has_been_asked_for(self.owners_asked);
             self.caught_up |= self.subscriptions.values().all(|subscription| subscription.state == State::Live);
             self.ever_caught_up |= self.caught_up;
             return Ok(());

@@ -11,13 +11,14 @@ use std::{
 
 use dynoxide::{Database, ImportOptions, Item};
 use matcher::handler::handle;
-use nostr::key::Keys;
+use nostr::key::{Keys, PublicKey};
 use nostr_push_aws::{clients, dynamodb::Store};
 use nostr_push_core::{
     index_key::IndexKey,
     message::Content,
+    mute_list::MuteList,
     owner::Owner,
-    ports::{Answer, IndexReader, Page, Subscriptions},
+    ports::{Answer, IndexReader, MuteLists, Page, Subscriptions},
     subscription::Subscription,
 };
 use nostr_push_local::{
@@ -60,6 +61,16 @@ impl Subscriptions for Counted {
 
     async fn put(&self, row: &Subscription) -> Answer<bool> {
         self.store.put(row).await
+    }
+}
+
+impl MuteLists for Counted {
+    async fn mute_list(&self, pubkey: &PublicKey) -> Answer<Option<MuteList>> {
+        self.store.mute_list(pubkey).await
+    }
+
+    async fn put_mute_list(&self, list: &MuteList) -> Answer<bool> {
+        self.store.put_mute_list(list).await
     }
 }
 

@@ -2,9 +2,10 @@
 
 use nostr::event::Event;
 use nostr_push_core::{
-    Seconds, is_private,
-    message::{Content, Delivery, MAX_DELIVERED_CONTENT, Position},
-    ports::{IndexReader, Page, Queue, Subscriptions, Unavailable},
+    MUTE_LIST, Seconds, is_private,
+    message::{Content, Delivery, MAX_DELIVERED_CONTENT, Outgoing, Position},
+    mute_list::MuteList,
+    ports::{IndexReader, MuteLists, Page, Queue, Subscriptions, Unavailable},
     subscription::State,
 };
 
@@ -22,6 +23,8 @@ pub struct Matched {
     pub requeued: bool,
     /// Why the whole event was dropped, if it was.
     pub dropped: Option<&'static str>,
+    /// Whether it was a mute list, which is stored for deliver.
+    pub mute_list: bool,
     /// Matches left out because the event was the recipient's own.
     pub own_event: u64,
     /// Matches left out because the backfilled event was older than the subscription.
@@ -35,22 +38,28 @@ pub struct Matched {
 /// A dependency failed: the message must come again.
 pub async fn handle<S, Q>(store: &S, queue: &Q, content: Content, now: Seconds) -> Result<Matched, Unavailable>
 where
-    S: IndexReader + Subscriptions,
-    Q: Queue<Delivery> + Queue<Content>,
+    S: IndexReader + Subscriptions + MuteLists,
+    Q: Queue<Outgoing> + Queue<Content>,
 {
+    let mute_list = content.event.kind.as_u16() == MUTE_LIST;
+    if mute_list {
+        store.put_mute_list(&MuteList::of(&content.event, now)).await?;
+    }
     if let Some(reason) = drop_reason(&content.event, now) {
-        return Ok(Matched { dropped: Some(reason), ..Matched::default() });
+        // A mute list is none the worse for being old.
+        return Ok(Matched { mute_list, dropped: Some(reason).filter(|_| !mute_list), ..Matched::default() });
     }
     let (found, rest) = find(store, &content, now).await?;
     let mut matched = Matched {
         recipients: found.reasons.len() as u64,
         requeued: rest.is_some(),
         dropped: None,
+        mute_list,
         own_event: found.own_event,
         before_subscription: found.before_subscription,
     };
     let (event, cut) = deliverable(&content.event);
-    let deliveries: Vec<Delivery> = found
+    let deliveries: Vec<Outgoing> = found
         .reasons
         .into_iter()
         .map(|(owner, reasons)| Delivery {
@@ -63,12 +72,13 @@ where
             waited: false,
             event: event.clone(),
         })
+        .map(|delivery| Outgoing::Event(Box::new(delivery)))
         .collect();
     queue.send(&deliveries).await?;
     if rest.is_some() {
         // After the deliveries: dying in between repeats these, and loses none.
         queue.send(&[Content { position: rest, ..content }]).await?;
-    } else if deliveries.is_empty() && matched.own_event == 0 && matched.before_subscription == 0 {
+    } else if deliveries.is_empty() && matched.own_event == 0 && matched.before_subscription == 0 && !mute_list {
         matched.dropped = Some("no_match");
     }
     Ok(matched)

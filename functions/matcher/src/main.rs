@@ -9,18 +9,18 @@ use nostr_push_aws::{
     telemetry::Telemetry,
 };
 use nostr_push_core::{
-    message::{Content, Delivery},
+    message::{Content, Outgoing},
     ports::{self, Answer, seconds},
 };
 
 /// Both queues the matcher sends to.
 struct Queues {
-    deliveries: Queue<Delivery>,
+    deliveries: Queue<Outgoing>,
     rest: Queue<Content>,
 }
 
-impl ports::Queue<Delivery> for Queues {
-    async fn send(&self, messages: &[Delivery]) -> Answer<()> {
+impl ports::Queue<Outgoing> for Queues {
+    async fn send(&self, messages: &[Outgoing]) -> Answer<()> {
         self.deliveries.send(messages).await
     }
 }
@@ -53,6 +53,7 @@ async fn handle(telemetry: Telemetry, store: &Store, queues: &Queues, record: Re
             let latency_ms = clients::now().saturating_sub(received_at);
             telemetry.count("accepted", "matched", matched.recipients);
             telemetry.count("accepted", "requeued", u64::from(matched.requeued));
+            telemetry.count("accepted", "mute_list", u64::from(matched.mute_list));
             telemetry.count("dropped", "own_event", matched.own_event);
             telemetry.count("dropped", "before_subscription", matched.before_subscription);
             if let Some(reason) = matched.dropped {

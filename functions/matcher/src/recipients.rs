@@ -3,7 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nostr::event::Event;
-use nostr_push_core::{Seconds, filter::Filter, index_key::IndexKey, owner::Owner, subscription::IndexRow};
+use nostr_push_core::{
+    Seconds,
+    filter::Filter,
+    index_key::IndexKey,
+    owner::Owner,
+    subscription::{IndexRow, MUTE_LIST},
+};
 
 /// Past this many recipients the rest of an event's fan-out is left to another invocation.
 pub const MAX_RECIPIENTS: usize = 1_000;
@@ -27,7 +33,9 @@ impl Recipients {
 
     /// Considers one candidate found under `key`, with its filter.
     pub fn consider(&mut self, event: &Event, backfill: bool, key: &IndexKey, row: &IndexRow, filter: &Filter, now: Seconds) {
-        if row.valid_until <= now || !filter.matches_for(event, &row.owner.pubkey) {
+        // What brings an owner's own mute list is there for the list, and pushes nothing.
+        let pushes = !row.subscription.starts_with(MUTE_LIST);
+        if !pushes || row.valid_until <= now || !filter.matches_for(event, &row.owner.pubkey) {
             return;
         }
         if row.owner.pubkey == event.pubkey {

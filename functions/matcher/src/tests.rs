@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use nostr::{event::Event, key::Keys};
 use nostr_push_core::{
     interest::Interest,
-    message::{self, Content, Delivery, MAX_DELIVERED_CONTENT},
+    message::{self, Content, Delivery, MAX_DELIVERED_CONTENT, Outgoing},
     order::Order,
     owner::Owner,
     ports::{IndexWriter, Subscriptions},
-    subscription::Subscription,
+    subscription::{MUTE_LIST, Subscription},
 };
 use nostr_push_testkit::{event, memory::Memory};
 use proptest::prelude::*;
@@ -41,7 +41,9 @@ fn content(interest: &Interest, event: &Event) -> Content {
 }
 
 fn deliveries(memory: &Memory) -> Vec<Delivery> {
-    memory.state().sent.iter().filter_map(|body| message::decode(body).ok()).collect()
+    let sent = memory.state().sent.clone();
+    let outgoing = sent.iter().filter_map(|body| message::decode(body).ok());
+    outgoing.filter_map(|outgoing| if let Outgoing::Event(delivery) = outgoing { Some(*delivery) } else { None }).collect()
 }
 
 struct World {
@@ -114,6 +116,27 @@ async fn what_must_not_notify_is_dropped_by_its_reason() {
 }
 
 #[tokio::test]
+async fn a_mute_list_is_stored_however_old_and_the_newest_wins() {
+    let keys = Keys::generate();
+    let alice = Owner { app: "demo".to_owned(), pubkey: keys.public_key() };
+    let filter = json!({"kinds": [10_000], "authors": [alice.pubkey.to_hex()]});
+    let row = Subscription { subscription: format!("{MUTE_LIST}x"), ..subscription(&alice, &filter) };
+    let follower = owner("demo");
+    let world = World::with(&[row, subscription(&follower, &filter)]).await;
+    let muted = |world: &World| world.memory.state().mute_lists[&alice.pubkey].entries.iter().cloned().collect::<Vec<_>>();
+    let list = |at, word: &str| event(&keys, 10_000, at, &[&["word", word]], "");
+    let matched = world.handle(&list(NOW - 400 * MAX_AGE, "Old"), true).await;
+    assert_eq!(matched, Matched { mute_list: true, ..Matched::default() });
+    assert_eq!(muted(&world), ["word:old"]);
+    // Whoever asked for such lists by a filter of their own gets a push.
+    assert_eq!(world.handle(&list(NOW, "new"), false).await, Matched { mute_list: true, recipients: 1, ..Matched::default() });
+    world.handle(&list(NOW - 1, "late"), true).await;
+    assert_eq!(muted(&world), ["word:new"]);
+    // Nothing else that the owner writes is of any interest.
+    assert!(world.interest.hits(&event(&keys, 1, NOW, &[], "hello")).is_empty());
+}
+
+#[tokio::test]
 async fn an_ended_subscription_does_not_match() {
     let alice = owner("demo");
     let row = subscription(&alice, &json!({"#t": ["a"]}));
@@ -169,7 +192,7 @@ fn any_filter() -> impl Strategy<Value = Value> {
     let key = (0..4u8).prop_map(hex);
     let keys = prop::collection::vec(key, 1..3);
     let text = prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("")], 1..3);
-    let kinds = prop::collection::vec(prop_oneof![Just(1u16), Just(4), Just(7), Just(1059)], 1..3);
+    let kinds = prop::collection::vec(prop_oneof![Just(1u16), Just(4), Just(7), Just(1059), Just(10_000)], 1..3);
     (prop::option::of(keys.clone()), prop::option::of(kinds), prop::option::of(keys), prop::option::of(text)).prop_map(
         |(authors, kinds, p, t)| {
             let mut filter = json!({});
@@ -202,7 +225,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         prop_oneof![Just("a"), Just("b"), Just("c"), Just("")].prop_map(|t| ["t".to_owned(), t.to_owned()]),
         Just(["pp".to_owned(), "a".to_owned()]),
     ];
-    let kind = prop_oneof![Just(1u16), Just(4), Just(7), Just(1059), Just(9)];
+    let kind = prop_oneof![Just(1u16), Just(4), Just(7), Just(1059), Just(9), Just(10_000)];
     (0..4usize, kind, prop::collection::vec(tag, 0..4)).prop_map(|(author, kind, tags)| {
         let tags: Vec<Vec<&str>> = tags.iter().map(|tag| tag.iter().map(String::as_str).collect()).collect();
         event(&people()[author], kind, NOW, &tags.iter().map(Vec::as_slice).collect::<Vec<_>>(), "")

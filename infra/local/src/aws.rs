@@ -79,7 +79,8 @@ impl Aws {
         let mut moto = Service::start("moto", &mut command, &logs)?;
         let moto_url = url(moto_port);
         moto.ready(|| answers(format!("{moto_url}/moto-api/data.json"))).await?;
-        let sns = Proxy::open(moto_url, data).await?;
+        let events = aws_sdk_sns::Client::new(&clients::at(&environment(&endpoint, &sns_endpoint), "AWS_ENDPOINT_URL").await);
+        let sns = Proxy::open(moto_url, data, events).await?;
         let sns_server = sns.serve(SocketAddr::from(([127, 0, 0, 1], ports.sns))).await?;
 
         step("starting ministack (everything else)");
@@ -193,6 +194,22 @@ pub async fn put_app(environment: &HashMap<String, String>, mut app: App, platfo
     }
     Store::new(&clients::at(environment, "AWS_ENDPOINT_URL").await, STACK).put_app(&app).await?;
     Ok(app)
+}
+
+/// Has the app's platform applications tell this topic what happens to their endpoints.
+///
+/// # Errors
+/// The endpoint failed.
+pub async fn tell(environment: &HashMap<String, String>, app: &App, topic: &str) -> Result<()> {
+    let sns = aws_sdk_sns::Client::new(&clients::at(environment, "AWS_ENDPOINT_URL_SNS").await);
+    for arn in app.platforms.values() {
+        let mut request = sns.set_platform_application_attributes().platform_application_arn(arn);
+        for event in ["EventEndpointDeleted", "EventEndpointUpdated", "EventDeliveryFailure"] {
+            request = request.attributes(event, topic);
+        }
+        request.send().await?;
+    }
+    Ok(())
 }
 
 /// The tables of the template under the prefix [`STACK`], without deploying the rest: for tests of single parts.

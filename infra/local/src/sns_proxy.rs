@@ -1,5 +1,6 @@
 //! Between the service and SNS: records every accepted publish whole (moto's read-back lacks the attributes), keeps
-//! SNS's state over a restart (moto has none), and injects faults.
+//! SNS's state over a restart (moto has none), tells a topic what happens to endpoints (nothing local does), and injects
+//! faults.
 //!
 //! The state is a journal of the requests that change it. Replaying them gives the same endpoint ARNs, because moto's
 //! source of ids is seeded before each.
@@ -86,6 +87,8 @@ pub struct Proxy {
 struct Shared {
     upstream: String,
     http: reqwest::Client,
+    /// Where the topics are.
+    events: aws_sdk_sns::Client,
     /// Held for writing by whoever changes SNS's state: the journal must be in the order in which SNS saw it.
     order: RwLock<()>,
     kept: Mutex<Kept>,
@@ -97,6 +100,8 @@ struct Kept {
     record: File,
     pushes: Vec<Recorded>,
     tokens: HashMap<String, String>,
+    /// By platform application and event: the topic to tell.
+    topics: HashMap<(String, String), String>,
     faults: Vec<Fault>,
 }
 
@@ -105,7 +110,7 @@ impl Proxy {
     ///
     /// # Errors
     /// The state cannot be read or replayed.
-    pub async fn open(upstream: String, data: &Path) -> Result<Self> {
+    pub async fn open(upstream: String, data: &Path, events: aws_sdk_sns::Client) -> Result<Self> {
         let (journal, record) = (data.join("sns.jsonl"), data.join("pushes.jsonl"));
         let changes: Vec<Change> = lines(&journal);
         let kept = Kept {
@@ -114,9 +119,10 @@ impl Proxy {
             pushes: lines(&record),
             record: append(&record)?,
             tokens: HashMap::new(),
+            topics: HashMap::new(),
             faults: Vec::new(),
         };
-        let shared = Shared { upstream, http: reqwest::Client::new(), order: RwLock::new(()), kept: Mutex::new(kept) };
+        let shared = Shared { upstream, http: reqwest::Client::new(), events, order: RwLock::new(()), kept: Mutex::new(kept) };
         let proxy = Self { shared: Arc::new(shared) };
         for change in changes {
             let mut headers = HeaderMap::new();
@@ -191,7 +197,11 @@ impl Proxy {
         let seed = self.kept().changes + 1;
         let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         let change = Change { seed, body: String::from_utf8(body.to_vec())?, authorization };
+        let form = form(&body);
         let answer = self.change(seed, headers, body).await?;
+        if answer.status.is_success() {
+            self.tell(&form);
+        }
         let mut kept = self.kept();
         kept.changes = seed;
         writeln!(kept.journal, "{}", serde_json::to_string(&change)?)?;
@@ -209,7 +219,33 @@ impl Proxy {
         {
             self.kept().tokens.insert(arn, token.clone());
         }
+        if answer.status.is_success()
+            && let Some(application) = form.get("PlatformApplicationArn")
+        {
+            let topics = attributes(&form).filter(|(name, _)| name.starts_with("Event"));
+            self.kept().topics.extend(topics.map(|(name, topic)| ((application.clone(), name), topic)));
+        }
         Ok(answer)
+    }
+
+    /// Tells the application's topic of a change to an endpoint, in the form that AWS documents; later, as AWS does.
+    fn tell(&self, form: &HashMap<String, String>) {
+        let get = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+        let (arn, event) = match get("Action") {
+            "SetEndpointAttributes" => (get("EndpointArn"), "EndpointUpdated"),
+            "DeleteEndpoint" => (get("EndpointArn"), "EndpointDeleted"),
+            _ => return,
+        };
+        // arn:…:endpoint/PLATFORM/application/id belongs to arn:…:app/PLATFORM/application.
+        let application = arn.rsplit_once('/').map(|(application, _)| application.replacen(":endpoint/", ":app/", 1)).unwrap_or_default();
+        let Some(topic) = self.kept().topics.get(&(application.clone(), format!("Event{event}"))).cloned() else { return };
+        let message = json!({"EventType": event, "EndpointArn": arn, "Resource": application, "Service": "SNS"}).to_string();
+        let publish = self.shared.events.publish().topic_arn(topic).message(message);
+        tokio::spawn(async move {
+            if let Err(error) = publish.send().await {
+                eprintln!("local: SNS proxy: topic not told: {error:?}");
+            }
+        });
     }
 
     async fn pass(&self, mut headers: HeaderMap, body: Bytes) -> Result<Answer> {
@@ -341,6 +377,14 @@ fn error_answer(status: u16, code: &str) -> Answer {
 
 fn form(body: &[u8]) -> HashMap<String, String> {
     form_urlencoded::parse(body).into_owned().collect()
+}
+
+/// The attributes that a request sets, by name.
+fn attributes(form: &HashMap<String, String>) -> impl Iterator<Item = (String, String)> + '_ {
+    (1..=10).map_while(|n| {
+        let entry = |part: &str| form.get(&format!("Attributes.entry.{n}.{part}")).cloned();
+        Some((entry("key")?, entry("value")?))
+    })
 }
 
 /// What the file's lines hold. One that was cut, because we were killed while writing it, is left out.

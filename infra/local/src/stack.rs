@@ -110,7 +110,8 @@ impl Stack {
         for app in &apps {
             step(&format!("configuring app {app} (APNs and FCM)"));
             let app = App { presence_timeout: options.presence_timeout, ..App::named(app) };
-            aws::put_app(&aws.environment(), app, &[Platform::Apns, Platform::Fcm]).await?;
+            let app = aws::put_app(&aws.environment(), app, &[Platform::Apns, Platform::Fcm]).await?;
+            aws::tell(&aws.environment(), &app, &output("EndpointEventsTopic")?).await?;
         }
 
         let mut relays = options.relays;
@@ -140,7 +141,7 @@ impl Stack {
         let listener = start_listener(&mut command, "listener", &logs).await?;
         let log = listener.service.log().to_owned();
 
-        let groups = ["control", "matcher", "deliver"].map(|stage| format!("/aws/lambda/{STACK}-{stage}")).to_vec();
+        let groups = ["control", "matcher", "deliver", "feedback"].map(|stage| format!("/aws/lambda/{STACK}-{stage}")).to_vec();
         let counters = Counters::new(aws_sdk_cloudwatchlogs::Client::new(&config), groups, since, log);
         let api = Api {
             service_pubkey: service_pubkey.clone(),

@@ -12,6 +12,7 @@ use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMe
 use futures_util::{FutureExt, StreamExt, stream};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nostr_push_core::{
+    Millis,
     message::{self, Unreadable},
     ports::backoff,
 };
@@ -31,6 +32,8 @@ pub struct Record<T> {
     pub message_id: String,
     /// How often it has been received, this time included.
     pub receive_count: u32,
+    /// When it was sent.
+    pub sent_at: Millis,
 }
 
 /// The record must come again.
@@ -52,21 +55,27 @@ where
 {
     let (handle, visibility) = (&handle, &visibility);
     lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| async move {
-        let response = process(telemetry, visibility, event.payload, handle).await;
+        let response = process(telemetry, visibility, event.payload, message::decode::<T>, handle).await;
         telemetry.flush();
         Ok::<_, Error>(response)
     }))
     .await
 }
 
-/// Handles one batch.
-pub async fn process<T, F, Fut>(telemetry: Telemetry, visibility: &Visibility, event: SqsEvent, handle: &F) -> SqsBatchResponse
+/// Handles one batch, whose bodies `read` reads.
+pub async fn process<T, F, Fut>(
+    telemetry: Telemetry,
+    visibility: &Visibility,
+    event: SqsEvent,
+    read: fn(&str) -> Result<T, Unreadable>,
+    handle: &F,
+) -> SqsBatchResponse
 where
-    T: DeserializeOwned + Send,
+    T: Send,
     F: Fn(Record<T>) -> Fut + Send + Sync,
     Fut: Future<Output = Result<(), Retry>> + Send,
 {
-    let outcomes = stream::iter(event.records).map(|record| async move { attempt(telemetry, visibility, record, handle).await });
+    let outcomes = stream::iter(event.records).map(|record| async move { attempt(telemetry, visibility, record, read, handle).await });
     let failed: Vec<Option<String>> = outcomes.buffer_unordered(CONCURRENCY).collect().await;
     let mut response = SqsBatchResponse::default();
     response.batch_item_failures = failed
@@ -82,16 +91,23 @@ where
 }
 
 /// Handles one record. Answers its id if it must come again.
-async fn attempt<T, F, Fut>(telemetry: Telemetry, visibility: &Visibility, record: SqsMessage, handle: &F) -> Option<String>
+async fn attempt<T, F, Fut>(
+    telemetry: Telemetry,
+    visibility: &Visibility,
+    record: SqsMessage,
+    read: fn(&str) -> Result<T, Unreadable>,
+    handle: &F,
+) -> Option<String>
 where
-    T: DeserializeOwned + Send,
+    T: Send,
     F: Fn(Record<T>) -> Fut + Send + Sync,
     Fut: Future<Output = Result<(), Retry>> + Send,
 {
     let stage = telemetry.stage();
     let message_id = record.message_id.clone().unwrap_or_default();
     let receive_count = record.attributes.get("ApproximateReceiveCount").and_then(|n| n.parse().ok()).unwrap_or(1);
-    let retry = match message::decode::<T>(record.body.as_deref().unwrap_or_default()) {
+    let sent_at = record.attributes.get("SentTimestamp").and_then(|n| n.parse().ok()).unwrap_or_default();
+    let retry = match read(record.body.as_deref().unwrap_or_default()) {
         Err(error @ Unreadable::Malformed) => {
             telemetry.count("dropped", "malformed_message", 1);
             tracing::error!(stage, outcome = "dropped", reason = "malformed_message", message_id, "{stage} dropped a message: {error}");
@@ -103,7 +119,8 @@ where
             Retry::default()
         }
         Ok(message) => {
-            let handled = AssertUnwindSafe(handle(Record { message, message_id: message_id.clone(), receive_count })).catch_unwind();
+            let handled =
+                AssertUnwindSafe(handle(Record { message, message_id: message_id.clone(), receive_count, sent_at })).catch_unwind();
             match handled.await {
                 Ok(Ok(())) => return None,
                 Ok(Err(retry)) => retry,

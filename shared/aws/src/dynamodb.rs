@@ -3,9 +3,11 @@
 
 mod apps;
 mod claims;
-mod devices;
+pub(crate) mod devices;
 mod filter_index;
+mod mute_lists;
 mod presence;
+mod rates;
 mod relays;
 mod settings;
 mod subscriptions;
@@ -56,7 +58,9 @@ struct Tables {
     claims: String,
     devices: String,
     filter_index: String,
+    mute_lists: String,
     presence: String,
+    rates: String,
     relays: String,
     settings: String,
     subscriptions: String,
@@ -73,7 +77,9 @@ impl Store {
                 claims: name("claims"),
                 devices: name("devices"),
                 filter_index: name("filter-index"),
+                mute_lists: name("mute-lists"),
                 presence: name("presence"),
+                rates: name("rates"),
                 relays: name("relays"),
                 settings: name("settings"),
                 subscriptions: name("subscriptions"),

@@ -1,9 +1,11 @@
-//! SNS: platform endpoints, and publishing to them.
+//! SNS: platform endpoints, and publishing to them. Publishing is never retried here: what fails goes back to the queue.
 //!
 //! Errors are those of <https://docs.aws.amazon.com/sns/latest/api/API_Publish.html> and
 //! <https://docs.aws.amazon.com/sns/latest/api/API_CreatePlatformEndpoint.html>.
 
-use aws_config::SdkConfig;
+use std::{collections::HashMap, time::Duration};
+
+use aws_config::{SdkConfig, retry::RetryConfig};
 use aws_sdk_sns::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
@@ -12,18 +14,21 @@ use aws_sdk_sns::{
 };
 use nostr_push_core::ports::{Answer, Endpoints, Ensured, Outcome, Publisher, Push, Unavailable};
 
-use crate::clients::{chain, unavailable};
+use crate::clients::unavailable;
 
 /// SNS.
 #[derive(Debug, Clone)]
 pub struct Sns {
     client: Client,
+    /// Without the SDK's retries: those would sleep in the function, and are paid for.
+    publisher: Client,
 }
 
 impl Sns {
     /// SNS, as configured.
     pub fn new(config: &SdkConfig) -> Self {
-        Self { client: Client::new(config) }
+        let publisher = aws_sdk_sns::config::Builder::from(config).retry_config(RetryConfig::disabled()).build();
+        Self { client: Client::new(config), publisher: Client::from_conf(publisher) }
     }
 
     async fn create(&self, platform_application: &str, token: &str) -> Answer<Ensured> {
@@ -43,17 +48,19 @@ impl Sns {
         Err(unavailable("sns.create_platform_endpoint")(error))
     }
 
-    /// Whether the endpoint is enabled and has this very token; `None` when it is gone.
-    async fn in_order(&self, arn: &str, token: &str) -> Answer<Option<bool>> {
+    /// The endpoint's attributes; `None` when it is gone.
+    async fn attributes(&self, arn: &str) -> Answer<Option<HashMap<String, String>>> {
         match self.client.get_endpoint_attributes().endpoint_arn(arn).send().await {
-            Ok(answer) => {
-                let attributes = answer.attributes.unwrap_or_default();
-                let is = |name: &str, value: &str| attributes.get(name).is_some_and(|v| v.eq_ignore_ascii_case(value));
-                Ok(Some(is("Enabled", "true") && attributes.get("Token").is_some_and(|t| t == token)))
-            }
+            Ok(answer) => Ok(Some(answer.attributes.unwrap_or_default())),
             Err(error) if is_not_found(&error) => Ok(None),
             Err(error) => Err(unavailable("sns.get_endpoint_attributes")(error)),
         }
+    }
+
+    /// Whether the endpoint is enabled and has this very token; `None` when it is gone.
+    async fn in_order(&self, arn: &str, token: &str) -> Answer<Option<bool>> {
+        let attributes = self.attributes(arn).await?;
+        Ok(attributes.map(|attributes| is(&attributes, "Enabled", "true") && attributes.get("Token").is_some_and(|t| t == token)))
     }
 
     /// Enables the endpoint with this token. Answers whether it was still there.
@@ -87,6 +94,10 @@ impl Endpoints for Sns {
         Err(no("sns.create_platform_endpoint", "the endpoint vanished twice"))
     }
 
+    async fn is_enabled(&self, endpoint_arn: &str) -> Answer<bool> {
+        Ok(self.attributes(endpoint_arn).await?.is_some_and(|attributes| is(&attributes, "Enabled", "true")))
+    }
+
     async fn delete(&self, endpoint_arn: &str) -> Answer<()> {
         match self.client.delete_endpoint().endpoint_arn(endpoint_arn).send().await {
             Err(error) if !is_not_found(&error) => Err(unavailable("sns.delete_endpoint")(error)),
@@ -97,11 +108,11 @@ impl Endpoints for Sns {
 
 impl Publisher for Sns {
     async fn publish(&self, endpoint_arn: &str, push: &Push) -> Outcome {
-        let mut request = self.client.publish().target_arn(endpoint_arn).message(&push.message).message_structure("json");
+        let mut request = self.publisher.publish().target_arn(endpoint_arn).message(&push.message).message_structure("json");
         for (name, value) in &push.attributes {
             match MessageAttributeValue::builder().data_type("String").string_value(value).build() {
                 Ok(attribute) => request = request.message_attributes(*name, attribute),
-                Err(error) => return Outcome::Rejected(error.to_string()),
+                Err(error) => return Outcome::Rejected { reason: "invalid_message", why: error.to_string() },
             }
         }
         match request.send().await {
@@ -111,26 +122,73 @@ impl Publisher for Sns {
     }
 }
 
-/// What an error of `Publish` means for the device.
+/// How long a push waits for the operator to mend what keeps it: the alarm has told them.
+const OPERATOR: Duration = Duration::from_secs(300);
+
+/// What an error of `Publish` means for the device. No answer, or none that can be read: it may have been accepted, and
+/// the collapse id covers the repeat.
 fn outcome(error: &SdkError<PublishError>) -> Outcome {
-    let Some(service) = error.as_service_error() else {
-        // No answer, or none that can be read: it may have been accepted, and the collapse id covers the repeat.
-        return Outcome::Retry(None);
-    };
-    match service {
-        PublishError::EndpointDisabledException(_) | PublishError::NotFoundException(_) => Outcome::Gone,
-        PublishError::InvalidParameterException(_)
-        | PublishError::InvalidParameterValueException(_)
-        | PublishError::InvalidSecurityException(_)
-        | PublishError::KmsAccessDeniedException(_)
-        | PublishError::KmsDisabledException(_)
-        | PublishError::KmsInvalidStateException(_)
-        | PublishError::KmsNotFoundException(_)
-        | PublishError::KmsOptInRequired(_)
-        | PublishError::ValidationException(_) => Outcome::Rejected(chain(error)),
-        // Throttling, 5xx, a platform application whose credentials must be mended, and whatever is new.
-        _ => Outcome::Retry(None),
+    let Some(service) = error.as_service_error() else { return Outcome::Retry { after: None, reason: "no_answer" } };
+    let status = error.raw_response().map_or(0, |response| response.status().as_u16());
+    classify(service.code().unwrap_or_default(), service.message().unwrap_or_default(), status)
+}
+
+/// What each error code means that SNS documents for `Publish`, and that AWS documents for every action:
+/// <https://docs.aws.amazon.com/sns/latest/api/API_Publish.html>,
+/// <https://docs.aws.amazon.com/sns/latest/api/CommonErrors.html>. With and without `Exception`: SNS speaks the query
+/// protocol, whose codes differ from the names in its model.
+fn classify(code: &str, message: &str, status: u16) -> Outcome {
+    let retry = |reason| Outcome::Retry { after: None, reason };
+    let operator = |reason| Outcome::Retry { after: Some(OPERATOR), reason };
+    let rejected = |reason| Outcome::Rejected { reason, why: format!("{code}: {message}") };
+    match code.strip_suffix("Exception").unwrap_or(code) {
+        // The device, and only the device.
+        "EndpointDisabled" | "NotFound" => Outcome::Gone,
+        // What SNS really says of an endpoint that was deleted.
+        "InvalidParameter" if message.contains("No endpoint found") => Outcome::Gone,
+        // The message: it would be refused for ever.
+        "InvalidParameter" | "InvalidParameterValue" | "ParameterValueInvalid" | "Validation" | "ValidationError" => {
+            rejected("invalid_message")
+        }
+        "InvalidAction"
+        | "InvalidParameterCombination"
+        | "InvalidQueryParameter"
+        | "MalformedQueryString"
+        | "MissingAction"
+        | "MissingParameter"
+        | "MalformedHttpRequest" => rejected("invalid_request"),
+        // The platform application's key or certificate: no device is to blame, and all of them are affected.
+        "PlatformApplicationDisabled" => operator("bad_credentials"),
+        // The function's permissions, its credentials, the account, or a KMS key.
+        "AuthorizationError"
+        | "AccessDenied"
+        | "NotAuthorized"
+        | "InvalidSecurity"
+        | "InvalidClientTokenId"
+        | "UnrecognizedClient"
+        | "IncompleteSignature"
+        | "SignatureDoesNotMatch"
+        | "MissingAuthenticationToken"
+        | "ExpiredToken"
+        | "OptInRequired"
+        | "KMSAccessDenied"
+        | "KMSDisabled"
+        | "KMSInvalidState"
+        | "KMSNotFound"
+        | "KMSOptInRequired" => operator("not_allowed"),
+        "Throttled" | "Throttling" | "TooManyRequests" | "RequestLimitExceeded" | "KMSThrottling" => retry("throttled"),
+        "InternalError" | "InternalFailure" | "ServiceUnavailable" | "RequestExpired" | "RequestTimeout" | "RequestAborted" => {
+            retry("unavailable")
+        }
+        _ if status == 429 => retry("throttled"),
+        _ if status >= 500 => retry("unavailable"),
+        // New, or undocumented. It is tried again, and in the end the dead-letter queue keeps it: nothing is lost.
+        _ => retry("unknown_error"),
     }
+}
+
+fn is(attributes: &HashMap<String, String>, name: &str, value: &str) -> bool {
+    attributes.get(name).is_some_and(|found| found.eq_ignore_ascii_case(value))
 }
 
 fn is_not_found<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
@@ -151,6 +209,46 @@ fn no(dependency: &'static str, why: &str) -> Unavailable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_documented_error_has_its_outcome() {
+        let gone = ["EndpointDisabled", "EndpointDisabledException", "NotFound", "NotFoundException"];
+        let rejected =
+            ["InvalidParameter", "ParameterValueInvalid", "InvalidParameterValueException", "ValidationException", "MissingAction"];
+        let operators = [
+            "AuthorizationError",
+            "AuthorizationErrorException",
+            "InvalidSecurity",
+            "KMSAccessDenied",
+            "KMSDisabled",
+            "KMSInvalidState",
+            "KMSNotFound",
+            "KMSOptInRequired",
+            "AccessDeniedException",
+            "ExpiredTokenException",
+            "IncompleteSignature",
+            "InvalidClientTokenId",
+            "MissingAuthenticationToken",
+            "NotAuthorized",
+            "OptInRequired",
+        ];
+        let throttled = ["KMSThrottling", "Throttled", "ThrottlingException", "RequestLimitExceeded"];
+        let unavailable = ["InternalError", "InternalFailure", "ServiceUnavailable", "RequestExpired"];
+        let of = |code: &str| classify(code, "", 400);
+        assert!(gone.iter().all(|code| of(code) == Outcome::Gone));
+        assert!(rejected.iter().all(|code| matches!(of(code), Outcome::Rejected { .. })));
+        let retried = |code: &str, wanted: &str, wait: bool| matches!(of(code), Outcome::Retry { after, reason } if reason == wanted && after.is_some() == wait);
+        assert!(operators.iter().all(|code| retried(code, "not_allowed", true)));
+        assert!(retried("PlatformApplicationDisabled", "bad_credentials", true));
+        assert!(retried("PlatformApplicationDisabledException", "bad_credentials", true));
+        assert!(throttled.iter().all(|code| retried(code, "throttled", false)));
+        assert!(unavailable.iter().all(|code| retried(code, "unavailable", false)));
+        assert!(retried("SomethingNew", "unknown_error", false));
+        assert!(matches!(classify("", "", 503), Outcome::Retry { reason: "unavailable", .. }));
+        assert!(matches!(classify("", "", 429), Outcome::Retry { reason: "throttled", .. }));
+        let deleted = "Invalid parameter: TargetArn Reason: No endpoint found for the target arn specified";
+        assert_eq!(classify("InvalidParameter", deleted, 400), Outcome::Gone);
+    }
 
     #[test]
     fn the_endpoint_is_found_in_the_error_that_names_it() {

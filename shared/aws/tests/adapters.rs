@@ -6,17 +6,19 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use nostr::{event::EventId, key::Keys};
 use nostr_push_aws::{clients, dynamodb::Store, secrets, sns::Sns, sqs::Queue};
 use nostr_push_core::{
-    app::{App, Platform},
+    app::{App, Content, Platform},
     device::{Device, DeviceId, Registration, Roster, State as DeviceState},
     message::{self, Position},
+    mute_list::MuteList,
     order::Order,
     owner::Owner,
     ports::{
-        Apps, ChangeFeed, Claim, Claims, DelayQueue as _, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Members, Outcome,
-        OwnerSettings, Presences, Publisher, Push, Queue as _, Relays, Subscriptions,
+        Admission, Apps, ChangeFeed, Claim, Claims, DelayQueue as _, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Members,
+        MuteLists, Outcome, OwnerSettings, Presences, Publisher, Push, Queue as _, Rates, Relays, Subscriptions,
     },
     presence::Presence,
     settings::Settings,
@@ -45,6 +47,8 @@ async fn the_adapters_keep_their_guarantees() {
     the_index_is_paged_and_keeps_newer_rows(&store).await;
     presence_is_monotonic(&store).await;
     the_newest_settings_win(&store).await;
+    the_newest_mute_list_wins(&store).await;
+    a_minute_admits_so_many_however_they_race(&store).await;
     cursors_grow_and_members_come_and_go(&store).await;
     a_claim_has_one_holder(&store).await;
     a_queue_takes_everything_it_is_given(&environment).await;
@@ -72,6 +76,10 @@ async fn an_app_is_read_as_it_was_written(store: &Store) {
         default_kinds: Some(vec![1]),
         contacts_only: true,
         token_prefixes: vec!["com.example.app".to_owned()],
+        content: Content::Minimal,
+        localized: true,
+        max_pushes: Some(5),
+        max_mentions: Some(20),
     };
     store.put_app(&app).await.unwrap();
     assert_eq!(store.app("demo").await.unwrap(), Some(app.clone()));
@@ -87,6 +95,8 @@ async fn devices_are_written_whole_and_only_if_unchanged(store: &Store) {
         order: order(5, 1),
         platform: Platform::Fcm,
         by_settings: true,
+        registered_at: 4,
+        max_mentions: Some(10),
         taken_from: Some(self::owner()),
         endpoint_arn: Some("arn".to_owned()),
         state: DeviceState::Removing { until: 9 },
@@ -107,6 +117,8 @@ async fn devices_are_written_whole_and_only_if_unchanged(store: &Store) {
         std::slice::from_ref(&stored)
     );
     assert_eq!(store.roster(&owner).await.unwrap(), Some(stored_roster.clone()));
+    assert_eq!(store.device_of_endpoint("arn").await.unwrap(), Some(id.clone()));
+    assert_eq!(store.device_of_endpoint("another").await.unwrap(), None);
     assert_eq!(store.roster(&self::owner()).await.unwrap(), None);
 
     // One of two is stale: neither is written.
@@ -155,6 +167,35 @@ async fn changes(store: &Store, since: u64) -> Vec<Subscription> {
     let mut rows = Vec::new();
     store.changes(since, |row| rows.push(row)).await.unwrap();
     rows
+}
+
+async fn the_newest_mute_list_wins(store: &Store) {
+    let keys = Keys::generate();
+    let list = |at, word: &str| MuteList::of(&nostr_push_testkit::event(&keys, 10_000, at, &[&["word", word]], ""), 10);
+    assert_eq!(store.mute_list(&keys.public_key()).await.unwrap(), None);
+    assert!(store.put_mute_list(&list(2, "new")).await.unwrap());
+    assert!(!store.put_mute_list(&list(1, "old")).await.unwrap());
+    assert_eq!(store.mute_list(&keys.public_key()).await.unwrap(), Some(list(2, "new")));
+    // A list that mutes nobody any more.
+    let empty = MuteList::of(&nostr_push_testkit::event(&keys, 10_000, 3, &[], ""), 10);
+    assert!(store.put_mute_list(&empty).await.unwrap());
+    assert_eq!(store.mute_list(&keys.public_key()).await.unwrap(), Some(empty));
+}
+
+async fn a_minute_admits_so_many_however_they_race(store: &Store) {
+    let owner = owner();
+    let event = |n: u8| EventId::from_byte_array([n; 32]);
+    let admit = async |n| store.admit(&owner, 60, &event(n), 5).await.unwrap();
+    let answers = join_all((0..20).map(admit)).await;
+    assert_eq!(answers.iter().filter(|answer| **answer == Admission::Admitted).count(), 5);
+    let admitted = answers.iter().position(|answer| *answer == Admission::Admitted).unwrap();
+    assert_eq!(admit(u8::try_from(admitted).unwrap()).await, Admission::Admitted, "the same once more");
+    assert_eq!(admit(99).await, Admission::Full { first: true });
+    join_all((0..3).map(|_| store.overflow(&owner, 60))).await.into_iter().for_each(Result::unwrap);
+    assert_eq!(admit(99).await, Admission::Full { first: false });
+    assert_eq!(store.overflowed(&owner, 60).await.unwrap(), 3);
+    assert_eq!(store.overflowed(&owner, 120).await.unwrap(), 0);
+    assert_eq!(store.admit(&owner, 120, &event(99), 5).await.unwrap(), Admission::Admitted, "another minute");
 }
 
 async fn cursors_grow_and_members_come_and_go(store: &Store) {
@@ -318,7 +359,9 @@ async fn endpoints_are_found_enabled_and_deleted(environment: &HashMap<String, S
     // What an uninstalled app looks like; and its registering again.
     client.set_endpoint_attributes().endpoint_arn(&arn).attributes("Enabled", "false").send().await.unwrap();
     assert_eq!(sns.publish(&arn, &push).await, Outcome::Gone);
+    assert!(!sns.is_enabled(&arn).await.unwrap());
     assert_eq!(ensure("token").await, arn);
+    assert!(sns.is_enabled(&arn).await.unwrap());
     let attributes = client.get_endpoint_attributes().endpoint_arn(&arn).send().await.unwrap().attributes.unwrap();
     assert_eq!(attributes["Enabled"], "true");
 
@@ -334,13 +377,14 @@ async fn endpoints_are_found_enabled_and_deleted(environment: &HashMap<String, S
 
     sns.delete(&arn).await.unwrap();
     sns.delete(&arn).await.unwrap();
+    assert!(!sns.is_enabled(&arn).await.unwrap());
     assert_eq!(sns.publish(&arn, &push).await, Outcome::Gone);
     assert_ne!(ensure("token").await, arn, "a new endpoint");
 
     let nobody =
         clients::at(&HashMap::from([("AWS_ENDPOINT_URL_SNS".to_owned(), "http://127.0.0.1:9".to_owned())]), "AWS_ENDPOINT_URL_SNS").await;
     let started = std::time::Instant::now();
-    assert_eq!(Sns::new(&nobody).publish(&arn, &push).await, Outcome::Retry(None));
+    assert_eq!(Sns::new(&nobody).publish(&arn, &push).await, Outcome::Retry { after: None, reason: "no_answer" });
     assert!(started.elapsed() < Duration::from_secs(30));
 }
 

@@ -16,6 +16,9 @@ use crate::{
 /// messages, reposts, reactions, wraps and zaps.
 const DEFAULT_KINDS: [u16; 6] = [1, 4, 6, 7, 1059, 9735];
 
+/// The most pushes a minute to one recipient, unless the app says otherwise.
+const DEFAULT_MAX_PUSHES: u32 = 30;
+
 /// A push platform, as a registration names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -39,6 +42,17 @@ impl Platform {
     }
 }
 
+/// How much of a public event's own words stands in title and body. Private kinds never show any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Content {
+    /// What happened, and from whom.
+    Minimal,
+    /// What was said, too.
+    #[default]
+    Rich,
+}
+
 /// One app's settings: its SNS platform applications and its options.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct App {
@@ -52,6 +66,19 @@ pub struct App {
     /// Whether filters with no `ids`, `authors` or tag are allowed (they match the whole network).
     #[serde(default)]
     pub allow_broad_filters: bool,
+    /// How much of an event's own words stands in title and body.
+    #[serde(default)]
+    pub content: Content,
+    /// Whether the iOS app ships the phrases of `docs/protocol.md` in its `Localizable.strings`, so that iOS itself
+    /// translates them. Without them iOS would show the bare keys.
+    #[serde(default)]
+    pub localized: bool,
+    /// The most pushes a minute to one recipient, above which the rest becomes one summary; at least 1. Default 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pushes: Option<u32>,
+    /// Events that mention more people than this do not notify. Off by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_mentions: Option<u16>,
     /// Dialect H: seconds without a heartbeat after which the app counts as closed. Default 210.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub presence_timeout: Option<Seconds>,
@@ -70,6 +97,11 @@ impl App {
     /// An app with this id, and neither platforms nor options.
     pub fn named(app: &str) -> Self {
         Self { app: app.to_owned(), ..Self::default() }
+    }
+
+    /// The most pushes a minute to one recipient.
+    pub fn max_pushes(&self) -> u32 {
+        self.max_pushes.unwrap_or(DEFAULT_MAX_PUSHES).max(1)
     }
 
     /// Seconds without a heartbeat after which the app counts as closed.

@@ -24,7 +24,7 @@ use crate::{
     filter::hex,
     order::Order,
     owner::Owner,
-    ports::{Answer, Devices},
+    ports::{Answer, Devices, Endpoints},
     subscription::REMOVAL_KEPT,
 };
 
@@ -117,6 +117,12 @@ pub struct Registration {
     /// Whether by settings of dialect H, and so until the next settings name another.
     #[serde(default)]
     pub by_settings: bool,
+    /// When it came into force, by the clock of whoever applied it: what SNS said of the endpoint before is old news.
+    #[serde(default)]
+    pub registered_at: Seconds,
+    /// Events that mention more people than this are not for this device: settings of dialect H asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_mentions: Option<u16>,
     /// Whose it was before, if another's: what followed from it there must be brought in line.
     #[serde(default)]
     pub taken_from: Option<Owner>,
@@ -237,6 +243,8 @@ pub struct Register {
     pub platform: Platform,
     /// See [`Registration::by_settings`].
     pub by_settings: bool,
+    /// See [`Registration::max_mentions`].
+    pub max_mentions: Option<u16>,
     /// When it shall end.
     pub valid_until: Seconds,
 }
@@ -252,6 +260,8 @@ pub enum Registered {
     OverQuota,
     /// The endpoint of the removed registration is being deleted: try again later.
     Wait,
+    /// The token moves to another platform: write this row, delete the endpoint it had there, and register again.
+    Retire(Box<Device>),
     /// Write these rows. The device lacks its endpoint when the registration is in force.
     Write(Box<(Device, Roster)>),
 }
@@ -269,6 +279,11 @@ pub fn register(event: &Register, id: &DeviceId, row: Option<&Device>, view: &Vi
         if matches!(current.state, State::Removing { until } if until > now) {
             return Registered::Wait;
         }
+        if current.platform != event.platform
+            && let Some(retiring) = row.and_then(|row| retire(row, now))
+        {
+            return Registered::Retire(Box::new(retiring));
+        }
     }
     let mut device = row.cloned().unwrap_or_else(|| Device::new(id.clone()));
     let removal = device.removals.get(&event.owner.pubkey.to_hex());
@@ -285,6 +300,8 @@ pub fn register(event: &Register, id: &DeviceId, row: Option<&Device>, view: &Vi
         order: event.order,
         platform: event.platform,
         by_settings: event.by_settings,
+        registered_at: now,
+        max_mentions: event.max_mentions,
         taken_from: current.map(|current| current.owner.clone()).filter(|owner| *owner != event.owner),
         state: match (removed, &left) {
             (false, _) => State::Active,
@@ -345,8 +362,48 @@ fn start_removing(device: &mut Device, owner: &Owner, order: Order, now: Seconds
     device.expires_at = device.expires_at.max(now + REMOVAL_KEPT);
 }
 
+/// The row of a device whose endpoint is to go, whatever its owner said: it has ended, the platform gave it up, or it
+/// moves to another one. `None` when it has no endpoint, or somebody is just deleting it.
+pub fn retire(row: &Device, now: Seconds) -> Option<Device> {
+    let mut device = row.clone();
+    let current = device.registration.as_mut().filter(|r| r.endpoint_arn.is_some())?;
+    if matches!(current.state, State::Removing { until } if until > now) {
+        return None;
+    }
+    current.state = State::Removing { until: now + REMOVING_LEASE };
+    device.expires_at = device.expires_at.max(now + REMOVAL_KEPT);
+    Some(device)
+}
+
+/// Writes the row of a device that is being removed, if it is still as it was read, and deletes the endpoint. Answers
+/// whether it wrote.
+///
+/// # Errors
+/// The store or SNS failed. The lease that may have been written keeps others away until it is over.
+pub async fn remove_endpoint(store: &impl Devices, sns: &impl Endpoints, mut device: Device) -> Answer<bool> {
+    let written = store.commit(Some(&device), None).await?;
+    if written {
+        device.version += 1;
+        finish_removal(store, sns, device).await?;
+    }
+    Ok(written)
+}
+
+/// Deletes the endpoint of a device that is being removed. For whoever wrote that state, and nobody else.
+///
+/// # Errors
+/// The store or SNS failed.
+pub async fn finish_removal(store: &impl Devices, sns: &impl Endpoints, device: Device) -> Answer<()> {
+    let Some(registration) = device.registration.as_ref().filter(|r| matches!(r.state, State::Removing { .. })) else { return Ok(()) };
+    if let Some(arn) = &registration.endpoint_arn {
+        sns.delete(arn).await?;
+    }
+    // If the row has changed, somebody newer has taken it over, and it is theirs to keep right.
+    store.commit(Some(&finish_removing(&device)), None).await.map(drop)
+}
+
 /// The row after its endpoint has been deleted.
-pub fn finish_removing(row: &Device) -> Device {
+fn finish_removing(row: &Device) -> Device {
     let mut device = row.clone();
     if let Some(registration) = &mut device.registration {
         registration.state = State::Removed;

@@ -11,6 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    MUTE_LIST,
     index_key::{IndexKey, TagValue},
     is_private,
 };
@@ -98,7 +99,8 @@ impl Filter {
     }
 
     /// Under which keys it is indexed: one dimension, the most selective it has (`ids`, else the tag with the fewest
-    /// values, else `authors`, else `kinds`), one key per value. None only for the empty filter.
+    /// values, else `authors`, and of mute lists alone theirs, else `kinds`), one key per value. None only for the empty
+    /// filter.
     pub fn index_keys(&self) -> Vec<IndexKey> {
         let tag = self.tags.iter().min_by_key(|(_, values)| values.len());
         if let Some(ids) = &self.ids {
@@ -106,7 +108,8 @@ impl Filter {
         } else if let Some((letter, values)) = tag {
             values.iter().map(|value| IndexKey::Tag(*letter, TagValue::from(value.as_str()))).collect()
         } else if let Some(authors) = &self.authors {
-            authors.iter().copied().map(IndexKey::Author).collect()
+            let key = if self.kinds.as_deref() == Some(&[MUTE_LIST]) { IndexKey::MuteList } else { IndexKey::Author };
+            authors.iter().copied().map(key).collect()
         } else {
             self.kinds.iter().flatten().copied().map(IndexKey::Kind).collect()
         }

@@ -13,7 +13,10 @@ use hashbrown::Equivalent;
 use nostr::event::Event;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::filter::{MAX_TAG_VALUE, decode_hex, hex};
+use crate::{
+    MUTE_LIST,
+    filter::{MAX_TAG_VALUE, decode_hex, hex},
+};
 
 /// The value of a single-letter tag: 32 bytes when it is an id or a pubkey, text otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +40,9 @@ pub enum IndexKey {
     Id([u8; 32]),
     /// `author:<hex>`: the event's pubkey.
     Author([u8; 32]),
+    /// `mute_list:<hex>`: the pubkey of a mute list (kind 10000). Every owner's is in use, and would bring all they write
+    /// if it were their `author:`.
+    MuteList([u8; 32]),
     /// `#<letter>:<value>`: the value of a single-letter tag.
     Tag(char, TagValue),
     /// `kind:<n>`: the event's kind.
@@ -49,6 +55,7 @@ impl IndexKey {
         match self {
             Self::Id(_) => "id".to_owned(),
             Self::Author(_) => "author".to_owned(),
+            Self::MuteList(_) => "mute_list".to_owned(),
             Self::Tag(letter, _) => format!("#{letter}"),
             Self::Kind(_) => "kind".to_owned(),
         }
@@ -58,6 +65,7 @@ impl IndexKey {
         match self {
             Self::Id(id) => KeyRef::Id(id),
             Self::Author(author) => KeyRef::Author(author),
+            Self::MuteList(author) => KeyRef::MuteList(author),
             Self::Tag(letter, TagValue::Hex(bytes)) => KeyRef::TagHex(*letter, *bytes),
             Self::Tag(letter, TagValue::Text(text)) => KeyRef::TagText(*letter, text),
             Self::Kind(kind) => KeyRef::Kind(*kind),
@@ -78,6 +86,8 @@ pub enum KeyRef<'a> {
     Id(&'a [u8; 32]),
     /// See [`IndexKey::Author`].
     Author(&'a [u8; 32]),
+    /// See [`IndexKey::MuteList`].
+    MuteList(&'a [u8; 32]),
     /// See [`TagValue::Hex`].
     TagHex(char, [u8; 32]),
     /// See [`TagValue::Text`].
@@ -92,6 +102,7 @@ impl KeyRef<'_> {
         match self {
             Self::Id(id) => IndexKey::Id(*id),
             Self::Author(author) => IndexKey::Author(*author),
+            Self::MuteList(author) => IndexKey::MuteList(*author),
             Self::TagHex(letter, bytes) => IndexKey::Tag(letter, TagValue::Hex(bytes)),
             Self::TagText(letter, text) => IndexKey::Tag(letter, TagValue::Text(text.into())),
             Self::Kind(kind) => IndexKey::Kind(kind),
@@ -105,14 +116,16 @@ impl Equivalent<IndexKey> for KeyRef<'_> {
     }
 }
 
-/// The index keys of an event: its id, author, kind, and the first value of each single-letter tag. A key may come
+/// The index keys of an event: its id, author, kind, whose mute list it is, and the first value of each single-letter tag. A key may come
 /// more than once when the event repeats a tag.
 pub fn keys_of(event: &Event) -> impl Iterator<Item = KeyRef<'_>> {
     let tags = event.tags.iter().filter_map(|tag| match tag.as_slice() {
         [name, value, ..] => tag_key(name, value),
         _ => None,
     });
-    [KeyRef::Id(event.id.as_bytes()), KeyRef::Author(event.pubkey.as_bytes()), KeyRef::Kind(event.kind.as_u16())].into_iter().chain(tags)
+    let (author, kind) = (event.pubkey.as_bytes(), event.kind.as_u16());
+    let mute_list = (kind == MUTE_LIST).then_some(KeyRef::MuteList(author));
+    [KeyRef::Id(event.id.as_bytes()), KeyRef::Author(author), KeyRef::Kind(kind)].into_iter().chain(mute_list).chain(tags)
 }
 
 /// No filter can hold a longer value, so a longer one is no key.
@@ -131,6 +144,7 @@ impl fmt::Display for IndexKey {
         match self {
             Self::Id(id) => write!(f, "id:{}", hex(id)),
             Self::Author(author) => write!(f, "author:{}", hex(author)),
+            Self::MuteList(author) => write!(f, "mute_list:{}", hex(author)),
             Self::Tag(letter, TagValue::Hex(bytes)) => write!(f, "#{letter}:{}", hex(bytes)),
             Self::Tag(letter, TagValue::Text(text)) => write!(f, "#{letter}:{text}"),
             Self::Kind(kind) => write!(f, "kind:{kind}"),
@@ -151,6 +165,7 @@ impl FromStr for IndexKey {
         match dimension {
             "id" => decode_hex(value).map(Self::Id),
             "author" => decode_hex(value).map(Self::Author),
+            "mute_list" => decode_hex(value).map(Self::MuteList),
             "kind" => value.parse().ok().map(Self::Kind),
             tag => tag.strip_prefix('#').and_then(|name| tag_key(name, value)).map(KeyRef::to_owned),
         }
@@ -177,9 +192,15 @@ mod tests {
     #[test]
     fn text_and_back_is_the_same_key() {
         let hex = "ab".repeat(32);
-        for text in
-            [format!("id:{hex}"), format!("author:{hex}"), format!("#p:{hex}"), "#h:a:b".to_owned(), "#t:".to_owned(), "kind:7".to_owned()]
-        {
+        for text in [
+            format!("id:{hex}"),
+            format!("author:{hex}"),
+            format!("mute_list:{hex}"),
+            format!("#p:{hex}"),
+            "#h:a:b".to_owned(),
+            "#t:".to_owned(),
+            "kind:7".to_owned(),
+        ] {
             assert_eq!(text.parse::<IndexKey>().unwrap().to_string(), text);
         }
         for bad in ["", "id", "id:ab", "kind:x", "#pp:x", "#1:x", "other:x"] {

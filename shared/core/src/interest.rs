@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use slab::Slab;
 
 use crate::{
-    Seconds,
+    MUTE_LIST, Seconds,
     index_key::{IndexKey, KeyRef, keys_of},
     subscription::{State, Subscription},
 };
@@ -32,6 +32,8 @@ pub struct Interest {
     kinds: HashMap<u16, u32, RandomState>,
     /// Subscriptions that name no kinds, and so want every kind.
     any_kind: u32,
+    /// Keys of mute lists. Theirs is none of the kinds in use: of that kind, only these are wanted.
+    mute_lists: u32,
     kind_lists: HashSet<Arc<[u16]>>,
     hasher: RandomState,
     version: u64,
@@ -122,9 +124,12 @@ impl Interest {
     }
 
     fn hold(&mut self, row: &Subscription, name: Name) -> Held {
-        let mut numbers: Vec<u32> = row.filter.index_keys().into_iter().map(|key| self.use_key(key)).collect();
+        let keys = row.filter.index_keys();
+        let of_mute_lists = matches!(keys.first(), Some(IndexKey::MuteList(_)));
+        let mut numbers: Vec<u32> = keys.into_iter().map(|key| self.use_key(key)).collect();
         let keys = if numbers.len() == 1 { Keys::One(numbers.remove(0)) } else { Keys::Many(numbers.into()) };
-        let kinds = row.filter.kinds.as_deref().map(|kinds| self.kind_list(kinds));
+        let kinds = if of_mute_lists { Some(&[][..]) } else { row.filter.kinds.as_deref() };
+        let kinds = kinds.map(|kinds| self.kind_list(kinds));
         match &kinds {
             None => {
                 self.any_kind += 1;
@@ -197,6 +202,7 @@ impl Interest {
             self.keys[*number as usize].uses += 1;
             return *number;
         }
+        self.mute_lists += u32::from(matches!(key, IndexKey::MuteList(_)));
         let number = number(self.keys.insert(Key { key, uses: 1 }));
         let (keys, hasher) = (&self.keys, &self.hasher);
         self.by_key.insert_unique(hash, number, |n| keys.get(*n as usize).map_or(0, |entry| hasher.hash_one(&entry.key)));
@@ -208,7 +214,9 @@ impl Interest {
         let entry = &mut self.keys[number as usize];
         entry.uses -= 1;
         if entry.uses == 0 {
-            let hash = self.hasher.hash_one(&self.keys.remove(number as usize).key);
+            let key = self.keys.remove(number as usize).key;
+            self.mute_lists -= u32::from(matches!(key, IndexKey::MuteList(_)));
+            let hash = self.hasher.hash_one(&key);
             if let Ok(entry) = self.by_key.find_entry(hash, |n| *n == number) {
                 entry.remove();
             }
@@ -219,8 +227,11 @@ impl Interest {
     /// Which of the event's index keys are in use, each once. Empty: nobody wants it.
     pub fn hits(&self, event: &Event) -> Vec<IndexKey> {
         let mut hits: Vec<IndexKey> = Vec::new();
-        if self.wants_kind(event.kind.as_u16()) {
-            for key in keys_of(event).filter(|key| self.holds(key)) {
+        let kind = event.kind.as_u16();
+        let wanted = self.wants_kind(kind);
+        if wanted || kind == MUTE_LIST {
+            let considered = keys_of(event).filter(|key| wanted || matches!(key, KeyRef::MuteList(_)));
+            for key in considered.filter(|key| self.holds(key)) {
                 let key = key.to_owned();
                 if !hits.contains(&key) {
                     hits.push(key);
@@ -257,6 +268,11 @@ impl Interest {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// Whether mute lists are wanted, which are none of the kinds in use.
+    pub fn wants_mute_lists(&self) -> bool {
+        self.mute_lists > 0
     }
 
     /// The kinds in use, sorted; `None` when a subscription wants every kind.

@@ -9,6 +9,7 @@
 //! - [`device`]: push tokens: rows, rosters, and the rules for registering and removing
 //! - [`presence`]: when an owner's app was last open, and what that means for a delivery
 //! - [`settings`]: what an owner asked for by dialect H
+//! - [`mute_list`]: what an owner does not want to hear of (NIP-51)
 //! - [`subscription`]: stored filters and their index rows
 //! - [`message`]: what stands in the queues between the stages
 //! - [`ports`]: what a stage asks of the world, one small trait per capability
@@ -19,6 +20,7 @@ pub mod filter;
 pub mod index_key;
 pub mod interest;
 pub mod message;
+pub mod mute_list;
 pub mod order;
 pub mod owner;
 pub mod ports;
@@ -38,6 +40,9 @@ pub const DAY: Seconds = 24 * 60 * 60;
 /// The kinds whose events are for their addressee only: NIP-04 messages, NIP-59 wraps and the rumours and seals
 /// inside them. They match only a recipient they name, never carry text into a notification, and may be backdated.
 pub const PRIVATE_KINDS: [u16; 5] = [4, 13, 14, 1059, 21059];
+
+/// The kind of mute lists (NIP-51).
+pub const MUTE_LIST: u16 = 10_000;
 
 /// Whether events of this kind are private to their addressee.
 pub fn is_private(kind: u16) -> bool {

@@ -5,7 +5,7 @@ use nostr::{event::Event, key::PublicKey};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::{Millis, index_key::IndexKey};
+use crate::{Millis, Seconds, device::Registration, index_key::IndexKey, owner::Owner};
 
 /// The largest event that is taken, in bytes of JSON.
 pub const MAX_EVENT: usize = 256 * 1024;
@@ -82,6 +82,120 @@ pub struct Delivery {
     pub waited: bool,
     /// The event.
     pub event: Event,
+}
+
+/// Matcher to deliver, and deliver to itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outgoing {
+    /// One event for one recipient.
+    Event(Box<Delivery>),
+    /// What a minute had too much of.
+    Summary(Summary),
+}
+
+impl Outgoing {
+    /// For whom it is.
+    pub fn owner(&self) -> Owner {
+        match self {
+            Self::Event(delivery) => Owner { app: delivery.app.clone(), pubkey: delivery.recipient },
+            Self::Summary(summary) => Owner { app: summary.app.clone(), pubkey: summary.recipient },
+        }
+    }
+
+    /// What tells it from everything else for the same recipient under the same app: the event's id, or the minute.
+    pub fn id(&self) -> String {
+        match self {
+            Self::Event(delivery) => delivery.event.id.to_hex(),
+            Self::Summary(summary) => summary.id(),
+        }
+    }
+
+    /// When the listener received the event; for a summary, when its minute was over.
+    pub fn received_at(&self) -> Millis {
+        match self {
+            Self::Event(delivery) => delivery.received_at,
+            Self::Summary(summary) => (summary.window + 60) * 1000,
+        }
+    }
+
+    /// The same, after it has waited.
+    #[must_use]
+    pub fn waited(self) -> Self {
+        match self {
+            Self::Event(delivery) => Self::Event(Box::new(Delivery { waited: true, ..*delivery })),
+            Self::Summary(summary) => Self::Summary(summary),
+        }
+    }
+}
+
+/// How many notifications a recipient did not get in a minute that had too many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The app.
+    pub app: String,
+    /// The owner to whom it is delivered.
+    pub recipient: PublicKey,
+    /// When the minute began.
+    pub window: Seconds,
+}
+
+impl Summary {
+    /// What tells it from every other summary of this recipient under this app.
+    pub fn id(&self) -> String {
+        format!("summary:{}", self.window)
+    }
+}
+
+/// To feedback, from the stream of `devices`: a row that ended by itself, or that deliver gave up, as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// The app's id.
+    pub app: String,
+    /// The keyed hash of the token.
+    pub token_hash: String,
+    /// The registration.
+    pub registration: Registration,
+}
+
+/// To feedback, from SNS: what happened to an endpoint. The form is AWS's, and has no version:
+/// <https://docs.aws.amazon.com/sns/latest/dg/application-event-notifications.html>.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct EndpointEvent {
+    /// `EndpointCreated`, `EndpointUpdated`, `EndpointDeleted`, `DeliveryFailure`.
+    pub event_type: String,
+    /// The endpoint.
+    pub endpoint_arn: String,
+    /// Of a failure: which.
+    #[serde(default)]
+    pub failure_type: Option<String>,
+    /// Of a failure: in words.
+    #[serde(default)]
+    pub failure_message: Option<String>,
+}
+
+/// What stands in the queue of feedback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Feedback {
+    /// See [`Retired`].
+    Retired(Box<Retired>),
+    /// See [`EndpointEvent`].
+    Endpoint(EndpointEvent),
+}
+
+impl Feedback {
+    /// Reads either.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn read(body: &str) -> Result<Self, Unreadable> {
+        match decode(body) {
+            Ok(retired) => Ok(Self::Retired(Box::new(retired))),
+            Err(Unreadable::Malformed) => serde_json::from_str(body).map(Self::Endpoint).map_err(|_| Unreadable::Malformed),
+            Err(newer) => Err(newer),
+        }
+    }
 }
 
 /// Why a queue message cannot be read.

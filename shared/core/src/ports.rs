@@ -3,11 +3,14 @@
 
 use std::{future::Future, time::Duration};
 
+use nostr::{event::EventId, key::PublicKey};
+
 use crate::{
     Millis, Seconds,
     app::App,
     device::{Device, DeviceId, Roster},
     index_key::IndexKey,
+    mute_list::MuteList,
     order::Order,
     owner::Owner,
     presence::Presence,
@@ -40,6 +43,8 @@ pub trait Devices: Send + Sync {
     fn devices(&self, ids: &[DeviceId]) -> impl Future<Output = Answer<Vec<Device>>> + Send;
     /// The owner's roster.
     fn roster(&self, owner: &Owner) -> impl Future<Output = Answer<Option<Roster>>> + Send;
+    /// The device whose endpoint this is, if its row says so. May be a second old.
+    fn device_of_endpoint(&self, endpoint_arn: &str) -> impl Future<Output = Answer<Option<DeviceId>>> + Send;
     /// Writes both rows or neither, each only if its stored version is the one it carries (0: no row); the stored
     /// version is then one higher. Answers whether it wrote.
     fn commit(&self, device: Option<&Device>, roster: Option<&Roster>) -> impl Future<Output = Answer<bool>> + Send;
@@ -74,6 +79,36 @@ pub trait OwnerSettings: Send + Sync {
     fn put_settings(&self, settings: &Settings) -> impl Future<Output = Answer<bool>> + Send;
 }
 
+/// Mute lists.
+pub trait MuteLists: Send + Sync {
+    /// The pubkey's list, if it is known. May be a second old.
+    fn mute_list(&self, pubkey: &PublicKey) -> impl Future<Output = Answer<Option<MuteList>>> + Send;
+    /// Writes it unless one is stored that it does not supersede. Answers whether it wrote.
+    fn put_mute_list(&self, list: &MuteList) -> impl Future<Output = Answer<bool>> + Send;
+}
+
+/// How many pushes a recipient had in a minute, which begins at `window`.
+pub trait Rates: Send + Sync {
+    /// Counts the event among the minute's pushes, unless there are `max` of others. Counting it again changes nothing.
+    fn admit(&self, owner: &Owner, window: Seconds, event: &EventId, max: u32) -> impl Future<Output = Answer<Admission>> + Send;
+    /// Counts one that was not admitted.
+    fn overflow(&self, owner: &Owner, window: Seconds) -> impl Future<Output = Answer<()>> + Send;
+    /// How many were not admitted. Consistent.
+    fn overflowed(&self, owner: &Owner, window: Seconds) -> impl Future<Output = Answer<u64>> + Send;
+}
+
+/// The answer to [`Rates::admit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It is one of the minute's pushes.
+    Admitted,
+    /// The minute has had enough.
+    Full {
+        /// Whether none has been counted as too many yet.
+        first: bool,
+    },
+}
+
 /// Writing the filter index.
 pub trait IndexWriter: Send + Sync {
     /// Writes each row unless one is stored that it does not supersede.
@@ -103,6 +138,8 @@ pub trait Endpoints: Send + Sync {
     fn ensure(&self, platform_application: &str, token: &str) -> impl Future<Output = Answer<Ensured>> + Send;
     /// Deletes an endpoint. One that does not exist is deleted already.
     fn delete(&self, endpoint_arn: &str) -> impl Future<Output = Answer<()>> + Send;
+    /// Whether it exists and is enabled.
+    fn is_enabled(&self, endpoint_arn: &str) -> impl Future<Output = Answer<bool>> + Send;
 }
 
 /// What came of asking for an endpoint.
@@ -129,11 +166,21 @@ pub enum Outcome {
     /// SNS accepted it.
     Delivered,
     /// It may work later.
-    Retry(Option<Duration>),
+    Retry {
+        /// Not before this time is over; by default as [`backoff`] says.
+        after: Option<Duration>,
+        /// Why it did not work now.
+        reason: &'static str,
+    },
     /// The endpoint is disabled or does not exist.
     Gone,
     /// It will never work, and the device is not to blame.
-    Rejected(String),
+    Rejected {
+        /// Why, as it is counted.
+        reason: &'static str,
+        /// Why, in the words of SNS.
+        why: String,
+    },
 }
 
 /// Publishing to endpoints.

@@ -13,6 +13,9 @@ use crate::{DAY, Seconds, app::App, filter::Filter, filter::decode_hex, order::O
 /// How long settings hold after their event.
 pub const LIFETIME: Seconds = 90 * DAY;
 
+/// How many people an event may mention where `enableMaxMentions` is on.
+pub const MAX_MENTIONS: u16 = 10;
+
 /// Kinds that somebody else signs for the sender, so that a list of authors says nothing about them: wraps and zap
 /// receipts.
 const SIGNED_BY_ANOTHER: [u16; 3] = [1059, 9735, 21059];
@@ -37,6 +40,9 @@ pub struct Settings {
     pub relays: Vec<String>,
     /// The hash of the token to push to, when there is one.
     pub token_hash: Option<String>,
+    /// Events that mention more people than this are not to be pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_mentions: Option<u16>,
     /// When they end.
     pub valid_until: Seconds,
 }
@@ -54,6 +60,7 @@ impl Settings {
             authors: None,
             relays: Vec::new(),
             token_hash: None,
+            max_mentions: None,
             valid_until,
         }
     }

@@ -76,10 +76,10 @@ impl Subscription {
         })
     }
 
-    /// Whether it follows from something else (a fixed trigger, settings of dialect H), and is no filter that the owner
+    /// Whether it follows from something else (a fixed trigger, settings of dialect H, having a device), and is no filter that the owner
     /// sent by itself.
     pub fn is_derived(&self) -> bool {
-        self.subscription.starts_with(TRIGGER) || self.subscription.starts_with(SETTINGS)
+        [TRIGGER, SETTINGS, MUTE_LIST].iter().any(|prefix| self.subscription.starts_with(prefix))
     }
 }
 
@@ -88,6 +88,9 @@ pub const TRIGGER: &str = "trigger:";
 
 /// What the identity of a subscription that settings of dialect H ask for starts with.
 pub const SETTINGS: &str = "settings:";
+
+/// The identity of the subscription that brings an owner's own mute list, and no push: its author is its recipient.
+pub const MUTE_LIST: &str = "mute_list:";
 
 /// One row of `filter_index`.
 #[derive(Debug, Clone, PartialEq, Eq)]

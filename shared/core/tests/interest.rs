@@ -16,7 +16,7 @@ use serde_json::json;
 
 /// Rows of a few subscriptions over a few keys, in any order and repeated.
 fn rows() -> impl Strategy<Value = Vec<(usize, u64, bool, u64)>> {
-    prop::collection::vec((0..5usize, 1..6u64, any::<bool>(), 50..300u64), 0..40)
+    prop::collection::vec((0..6usize, 1..6u64, any::<bool>(), 50..300u64), 0..40)
 }
 
 fn filter(n: usize) -> serde_json::Value {
@@ -26,6 +26,7 @@ fn filter(n: usize) -> serde_json::Value {
         json!({"#t": ["b"]}),
         json!({"kinds": [7], "authors": ["ab".repeat(32)]}),
         json!({"kinds": [1, 7], "#t": ["c"]}),
+        json!({"kinds": [10_000], "authors": ["ab".repeat(32)]}),
     ][n]
         .clone()
 }
@@ -56,8 +57,10 @@ proptest! {
             let mut held: Vec<String> = interest.keys().map(ToString::to_string).collect();
             held.sort();
             prop_assert_eq!(held, keys);
+            let of_mute_lists = |row: &Subscription| row.filter.kinds == Some(vec![10_000]);
+            prop_assert_eq!(interest.wants_mute_lists(), active.iter().any(|row| of_mute_lists(row)));
             let any = active.iter().any(|row| row.filter.kinds.is_none());
-            let mut kinds: Vec<u16> = active.iter().filter_map(|row| row.filter.kinds.clone()).flatten().collect();
+            let mut kinds: Vec<u16> = active.iter().filter(|row| !of_mute_lists(row)).filter_map(|row| row.filter.kinds.clone()).flatten().collect();
             kinds.sort_unstable();
             kinds.dedup();
             prop_assert_eq!(interest.kinds(), (!any).then_some(kinds));

@@ -1,21 +1,23 @@
 //! The ports of `nostr_push_core`, in memory, with the same guarantees as the real ones, and faults on demand.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Mutex, MutexGuard},
     time::Duration,
 };
 
+use nostr::{event::EventId, key::PublicKey};
 use nostr_push_core::{
     Millis, Seconds,
     app::App,
     device::{Device, DeviceId, Roster},
     index_key::IndexKey,
+    mute_list::MuteList,
     order::Order,
     owner::Owner,
     ports::{
-        Answer, Apps, ChangeFeed, Claim, Claims, DelayQueue, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Members, Outcome,
-        OwnerSettings, Page, Presences, Publisher, Push, Queue, Relays, Subscriptions, Unavailable,
+        Admission, Answer, Apps, ChangeFeed, Claim, Claims, DelayQueue, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Members,
+        MuteLists, Outcome, OwnerSettings, Page, Presences, Publisher, Push, Queue, Rates, Relays, Subscriptions, Unavailable,
     },
     presence::Presence,
     settings::Settings,
@@ -43,6 +45,12 @@ pub struct State {
     pub presences: BTreeMap<Owner, Presence>,
     /// How often one of them was read, and written.
     pub presence_reads_and_writes: (usize, usize),
+    /// Mute lists.
+    pub mute_lists: BTreeMap<PublicKey, MuteList>,
+    /// Pushes of a recipient's minute, and how many were too many.
+    pub rates: BTreeMap<(Owner, Seconds), (BTreeSet<EventId>, u64)>,
+    /// Endpoints that are disabled.
+    pub disabled: BTreeSet<String>,
     /// Settings of dialect H.
     pub settings: BTreeMap<Owner, Settings>,
     /// Index rows, by index key and sort key.
@@ -120,6 +128,13 @@ impl Devices for Memory {
 
     async fn roster(&self, owner: &Owner) -> Answer<Option<Roster>> {
         self.call(|state| state.rosters.get(owner).cloned())
+    }
+
+    async fn device_of_endpoint(&self, endpoint_arn: &str) -> Answer<Option<DeviceId>> {
+        self.call(|state| {
+            let has = |device: &&Device| device.registration.as_ref().is_some_and(|r| r.endpoint_arn.as_deref() == Some(endpoint_arn));
+            state.devices.values().find(has).map(|device| device.id.clone())
+        })
     }
 
     async fn commit(&self, device: Option<&Device>, roster: Option<&Roster>) -> Answer<bool> {
@@ -204,6 +219,44 @@ impl OwnerSettings for Memory {
     }
 }
 
+impl MuteLists for Memory {
+    async fn mute_list(&self, pubkey: &PublicKey) -> Answer<Option<MuteList>> {
+        self.call(|state| state.mute_lists.get(pubkey).cloned())
+    }
+
+    async fn put_mute_list(&self, list: &MuteList) -> Answer<bool> {
+        self.call(|state| {
+            let newer = state.mute_lists.get(&list.pubkey).is_none_or(|stored| list.order.supersedes(&stored.order));
+            if newer {
+                state.mute_lists.insert(list.pubkey, list.clone());
+            }
+            newer
+        })
+    }
+}
+
+impl Rates for Memory {
+    async fn admit(&self, owner: &Owner, window: Seconds, event: &EventId, max: u32) -> Answer<Admission> {
+        self.call(|state| {
+            let (events, overflow) = state.rates.entry((owner.clone(), window)).or_default();
+            if events.len() < max as usize || events.contains(event) {
+                events.insert(*event);
+                Admission::Admitted
+            } else {
+                Admission::Full { first: *overflow == 0 }
+            }
+        })
+    }
+
+    async fn overflow(&self, owner: &Owner, window: Seconds) -> Answer<()> {
+        self.call(|state| state.rates.entry((owner.clone(), window)).or_default().1 += 1)
+    }
+
+    async fn overflowed(&self, owner: &Owner, window: Seconds) -> Answer<u64> {
+        self.call(|state| state.rates.get(&(owner.clone(), window)).map_or(0, |(_, overflow)| *overflow))
+    }
+}
+
 impl IndexWriter for Memory {
     async fn put_index(&self, rows: Vec<IndexRow>) -> Answer<()> {
         for row in rows {
@@ -251,6 +304,7 @@ impl Endpoints for Memory {
             }
             let wanted = (platform_application.to_owned(), token.to_owned());
             if let Some((arn, _)) = state.endpoints.iter().find(|(_, endpoint)| **endpoint == wanted) {
+                state.disabled.remove(arn);
                 return Ensured::Endpoint(arn.clone());
             }
             state.endpoint_count += 1;
@@ -258,6 +312,10 @@ impl Endpoints for Memory {
             state.endpoints.insert(arn.clone(), wanted);
             Ensured::Endpoint(arn)
         })
+    }
+
+    async fn is_enabled(&self, endpoint_arn: &str) -> Answer<bool> {
+        self.call(|state| state.endpoints.contains_key(endpoint_arn) && !state.disabled.contains(endpoint_arn))
     }
 
     async fn delete(&self, endpoint_arn: &str) -> Answer<()> {
@@ -276,7 +334,7 @@ impl Publisher for Memory {
             }
             outcome
         });
-        published.unwrap_or(Outcome::Retry(None))
+        published.unwrap_or(Outcome::Retry { after: None, reason: "no_answer" })
     }
 }
 

@@ -1,6 +1,10 @@
 //! Dialect H (kind 22456): payloads of the field, any order, any crash.
 
-use nostr_push_core::presence::{DEFAULT_TIMEOUT, Presence};
+use nostr_push_core::{
+    device,
+    presence::{DEFAULT_TIMEOUT, Presence},
+    subscription::MUTE_LIST,
+};
 use nostr_push_testkit::dialect_h_event;
 use serde::Deserialize;
 
@@ -32,9 +36,11 @@ impl Fixture {
         self.control.store.state().presences.get(&owner).copied()
     }
 
-    /// The filters in force, as JSON.
+    /// The filters in force that ask for pushes, as JSON.
     fn filters(&self) -> BTreeSet<String> {
-        self.control.store.state().subscriptions.values().filter(|row| row.is_active(NOW)).map(|row| row.filter.to_json()).collect()
+        let state = self.control.store.state();
+        let rows = state.subscriptions.values().filter(|row| row.is_active(NOW) && !row.subscription.starts_with(MUTE_LIST));
+        rows.map(|row| row.filter.to_json()).collect()
     }
 
     /// The tokens and platform applications that SNS has.
@@ -64,12 +70,18 @@ async fn payloads_of_the_field_have_their_effect() {
         f.handle(&of(NOW - 500, &before.to_string())).await.unwrap();
         let (filters_before, endpoints_before) = (f.filters(), f.endpoints());
 
+        let crowd = plaintext["enableMaxMentions"].as_bool().unwrap_or_default();
         let plaintext = plaintext.to_string().replace("$owner", &me);
         assert_eq!(f.reason(&of(NOW, &plaintext)).await, refused.clone().or(applied).unwrap(), "{what}");
         let seen = f.presence(&app, &keys).unwrap();
         match online {
             None => assert_eq!(seen.last_seen, NOW - 500, "presence is left alone: {what}"),
             Some(online) => assert_eq!((seen.last_seen, seen.online), (NOW, online), "{what}"),
+        }
+        if device.is_object() {
+            let devices = f.control.store.state().devices.clone();
+            let active = devices.values().filter_map(|device| device.registration.as_ref()).find(|r| r.state == device::State::Active);
+            assert_eq!(active.unwrap().max_mentions, crowd.then_some(10), "{what}");
         }
         let endpoints: Vec<(String, String)> = match (&filters, device.as_object()) {
             (None, _) => endpoints_before,
@@ -184,9 +196,10 @@ async fn settings_end_after_90_days_unless_renewed() {
     let keys = Keys::generate();
     let ends = || f.subscriptions().into_iter().map(|(_, _, end)| end - NOW).collect::<Vec<_>>();
     f.handle(&f.settings(&keys, NOW, &json!({"deviceId": "t", "kinds": [1]}))).await.unwrap();
-    assert_eq!(ends(), [90 * DAY]);
+    // The filter, and the owner's mute list.
+    assert_eq!(ends(), [90 * DAY; 2]);
     f.handle(&f.settings(&keys, NOW + 60, &json!({"deviceId": "t", "kinds": [1]}))).await.unwrap();
-    assert_eq!(ends(), [90 * DAY + 60]);
+    assert_eq!(ends(), [90 * DAY + 60; 2]);
 }
 
 #[tokio::test]

@@ -61,7 +61,7 @@ impl Phone {
 
     /// Plays the steps, and everything that waits after them. Answers what came of it, with the second of each.
     async fn play(&self, steps: &[(u64, Step)]) -> Vec<(u64, String)> {
-        let mut due: BTreeMap<(u64, usize), Delivery> = BTreeMap::new();
+        let mut due: BTreeMap<(u64, usize), Outgoing> = BTreeMap::new();
         let mut outcomes = Vec::new();
         let mut steps = steps.iter().peekable();
         for n in 0.. {
@@ -76,7 +76,7 @@ impl Phone {
                         }
                         Step::Event(app) => {
                             let received_at = (NOW + at) * 1000 + 500;
-                            (*at, Delivery { app: (*app).to_owned(), received_at, ..delivery(self.event.clone()) })
+                            (*at, sent(&Delivery { app: (*app).to_owned(), received_at, ..delivery(self.event.clone()) }))
                         }
                     }
                 }
@@ -88,8 +88,8 @@ impl Phone {
                 Delivered::Waiting(wait) => {
                     let (delay, body) = self.memory.state().delayed.pop().unwrap();
                     assert!(delay == wait && wait <= Duration::from_secs(900), "SQS holds nothing back for longer");
-                    let waiting: Delivery = message::decode(&body).unwrap();
-                    assert!(waiting.waited);
+                    let waiting: Outgoing = message::decode(&body).unwrap();
+                    assert!(matches!(&waiting, Outgoing::Event(delivery) if delivery.waited));
                     due.insert((at + wait.as_secs(), n), waiting);
                 }
                 Delivered::Dropped(reason) => outcomes.push((at, reason.to_owned())),

@@ -200,7 +200,7 @@ pub fn start(addresses: &[SocketAddr], world: World) -> Running {
 pub fn start_as(member: &str, service: Keys, relays: Vec<String>, private: bool, world: World) -> Running {
     let (stop, stopping) = watch::channel(false);
     let ports = Ports { feed: world.clone(), store: world.clone(), control: world.clone(), content: world.clone(), count, clock: now_ms };
-    let options = Options { relays, owners_relays: 200, private, member: member.to_owned() };
+    let options = Options { relays, owners_relays: 200, private, control_events: 60, member: member.to_owned() };
     let listener = Listener::new(service.clone(), options, ports);
     let health = listener.health();
     let task = tokio::spawn(listener.run(stopping));

@@ -3,6 +3,9 @@
 //! - `app#token_hash`: one token, whoever it belongs to. One row per token, so a transfer is one write.
 //! - `owner:app#pubkey`: an owner's roster, the token hashes it registered.
 //!
+//! Index `by_endpoint` (`endpoint_arn`), sparse: the device of an endpoint. Stream: whoever wakes for a row that ended
+//! finds in its old image what there is to clean up.
+//!
 //! Guarantee: both are written together or not at all, each only if its `version` is still the one that was read.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,14 +26,20 @@ use super::{Item, Store, n, s, write};
 use crate::clients::unavailable;
 
 const GET: &str = "dynamodb.devices.get";
+const BY_ENDPOINT_QUERY: &str = "dynamodb.devices.by_endpoint";
 const COMMIT: &str = "dynamodb.devices.commit";
 
 const KEY: &str = "device";
 const VERSION: &str = "version";
+const ENDPOINT: &str = "endpoint_arn";
+const BY_ENDPOINT: &str = "by_endpoint";
 
 #[derive(Serialize, Deserialize)]
 struct DeviceRow {
     device: String,
+    /// The registration's, for the index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    endpoint_arn: Option<String>,
     registration: Option<Registration>,
     removals: BTreeMap<String, Order>,
     expires_at: u64,
@@ -65,11 +74,20 @@ impl Devices for Store {
         }))
     }
 
+    async fn device_of_endpoint(&self, endpoint_arn: &str) -> Answer<Option<DeviceId>> {
+        let request = self.client.query().table_name(&self.tables.devices).index_name(BY_ENDPOINT);
+        let request = request.key_condition_expression(format!("{ENDPOINT} = :arn")).expression_attribute_values(":arn", s(endpoint_arn));
+        let items = request.limit(1).send().await.map_err(unavailable(BY_ENDPOINT_QUERY))?.items.unwrap_or_default();
+        let key = items.first().and_then(|item| item.get(KEY)).and_then(|key| key.as_s().ok());
+        key.map(|key| device_id(key)).transpose()
+    }
+
     async fn commit(&self, device: Option<&Device>, roster: Option<&Roster>) -> Answer<bool> {
         let mut request = self.client.transact_write_items();
         if let Some(device) = device {
             let row = DeviceRow {
                 device: device.id.to_string(),
+                endpoint_arn: device.registration.as_ref().and_then(|registration| registration.endpoint_arn.clone()),
                 registration: device.registration.clone(),
                 removals: device.removals.clone(),
                 expires_at: device.expires_at,
@@ -117,15 +135,22 @@ fn roster_key(owner: &Owner) -> String {
 }
 
 fn device(row: DeviceRow) -> Answer<Device> {
-    let (app, token_hash) = row
-        .device
-        .rsplit_once('#')
-        .ok_or_else(|| Unavailable { dependency: GET, why: "a device row's key is not app#token_hash".to_owned() })?;
     Ok(Device {
-        id: DeviceId { app: app.to_owned(), token_hash: token_hash.to_owned() },
+        id: device_id(&row.device)?,
         registration: row.registration,
         removals: row.removals,
         expires_at: row.expires_at,
         version: row.version,
     })
+}
+
+/// The device in a record of the table's stream; `None` for a roster.
+pub(crate) fn in_stream(image: serde_dynamo::Item) -> Option<Device> {
+    device(serde_dynamo::from_item(image).ok()?).ok()
+}
+
+fn device_id(key: &str) -> Answer<DeviceId> {
+    let (app, token_hash) =
+        key.rsplit_once('#').ok_or_else(|| Unavailable { dependency: GET, why: "a device row's key is not app#token_hash".to_owned() })?;
+    Ok(DeviceId { app: app.to_owned(), token_hash: token_hash.to_owned() })
 }

@@ -1,0 +1,76 @@
+//! `rates`: key `rate` (`app#recipient#minute`); holds the events that were pushed in that minute, and how many more there
+//! were.
+//!
+//! Guarantee: however many count at once, at most `max` events are admitted, and each once. One write for each delivery;
+//! a second one for each that is too many.
+
+use aws_sdk_dynamodb::{
+    operation::update_item::UpdateItemError,
+    primitives::Blob,
+    types::{AttributeValue, ReturnValuesOnConditionCheckFailure},
+};
+use nostr::event::EventId;
+use nostr_push_core::{
+    Seconds,
+    owner::Owner,
+    ports::{Admission, Answer, Rates},
+};
+use serde::Deserialize;
+
+use super::{EXPIRES_AT, Store, n, s};
+use crate::clients::unavailable;
+
+const ADMIT: &str = "dynamodb.rates.admit";
+const OVERFLOW: &str = "dynamodb.rates.overflow";
+const GET: &str = "dynamodb.rates.get";
+
+const RATE: &str = "rate";
+
+/// Longer than a summary can be late.
+const KEPT: Seconds = 24 * 60 * 60;
+
+#[derive(Deserialize)]
+struct Row {
+    #[serde(default)]
+    overflow: u64,
+}
+
+impl Rates for Store {
+    async fn admit(&self, owner: &Owner, window: Seconds, event: &EventId, max: u32) -> Answer<Admission> {
+        // Eight bytes tell a minute's events apart, and keep the row within one write unit.
+        let id = Blob::new(&event.as_bytes()[..8]);
+        let request = self.client.update_item().table_name(&self.tables.rates).key(RATE, s(key(owner, window)));
+        let result = request
+            .update_expression(format!("ADD events :ids SET {EXPIRES_AT} = :expires_at"))
+            .condition_expression("attribute_not_exists(events) OR size(events) < :max OR contains(events, :id)")
+            .expression_attribute_values(":ids", AttributeValue::Bs(vec![id.clone()]))
+            .expression_attribute_values(":id", AttributeValue::B(id))
+            .expression_attribute_values(":max", n(max.into()))
+            .expression_attribute_values(":expires_at", n(window + KEPT))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .send()
+            .await;
+        let Err(error) = result else { return Ok(Admission::Admitted) };
+        match error.as_service_error() {
+            Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
+                Ok(Admission::Full { first: failed.item().is_none_or(|row| !row.contains_key("overflow")) })
+            }
+            _ => Err(unavailable(ADMIT)(error)),
+        }
+    }
+
+    async fn overflow(&self, owner: &Owner, window: Seconds) -> Answer<()> {
+        let request = self.client.update_item().table_name(&self.tables.rates).key(RATE, s(key(owner, window)));
+        let request = request.update_expression("ADD overflow :one").expression_attribute_values(":one", n(1));
+        request.send().await.map_err(unavailable(OVERFLOW)).map(drop)
+    }
+
+    async fn overflowed(&self, owner: &Owner, window: Seconds) -> Answer<u64> {
+        let row: Option<Row> = self.get_row(GET, &self.tables.rates, RATE, key(owner, window)).await?;
+        Ok(row.map_or(0, |row| row.overflow))
+    }
+}
+
+fn key(owner: &Owner, window: Seconds) -> String {
+    format!("{owner}#{window}")
+}
