@@ -47,9 +47,11 @@ async fn handle(telemetry: Telemetry, outside: &Outside, record: Record<Outgoing
     let (event_id, owner) = (outgoing.id(), outgoing.owner());
     let recipient = &owner.pubkey.to_hex()[..8];
     let latency_ms = clients::now().saturating_sub(outgoing.received_at());
+    // Each event that the matcher queued is accepted or dropped once. Summaries are not among them, and counted apart.
+    let is_event = matches!(outgoing, Outgoing::Event(_));
     let (tried, outcome, reason, retry) = match handled {
         Ok(Delivered::Dropped(reason)) => {
-            telemetry.count("dropped", reason, 1);
+            telemetry.count(if is_event { "dropped" } else { "summary" }, reason, 1);
             (Vec::new(), "dropped", reason, None)
         }
         Ok(Delivered::Waiting(_)) => {
@@ -57,9 +59,8 @@ async fn handle(telemetry: Telemetry, outside: &Outside, record: Record<Outgoing
             (Vec::new(), "waiting", "app_open", None)
         }
         Ok(Delivered::Tried(tried)) => {
-            let reason = if matches!(outgoing, Outgoing::Event(_)) { "completed" } else { "summary" };
-            telemetry.count("accepted", reason, 1);
-            (tried, "accepted", reason, None)
+            telemetry.count(if is_event { "accepted" } else { "summary" }, "completed", 1);
+            (tried, "accepted", "completed", None)
         }
         Ok(Delivered::Again { after, reason, tried }) => {
             telemetry.count("retried", reason, 1);

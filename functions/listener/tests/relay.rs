@@ -11,7 +11,7 @@ use std::{
 
 use listener::Stopped;
 use nostr::{event::Event, key::Keys};
-use nostr_push_core::subscription::State;
+use nostr_push_core::{DAY, subscription::State};
 use nostr_push_testkit::{control_event, dialect_h_event, event};
 use nostr_relay_builder::prelude::{RelayBuilderNip42, RelayBuilderNip42Mode};
 use serde_json::json;
@@ -299,6 +299,35 @@ async fn a_task_inside_that_dies_ends_the_process() {
     let listening = start(&[address], world);
     publish(address, &event(&Keys::generate(), 1, now(), &[&["p", &p]], "poison")).await;
     assert!(matches!(listening.ended().await, Err(Stopped::TaskEnded(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mute_list_of_an_owner_who_comes_is_fetched_however_old_and_followed() {
+    for values in [0, 20] {
+        let address = free_address();
+        let _relay = relay(address).await;
+        let (alice, bob, world) = (Keys::generate(), Keys::generate(), World::default());
+        // Narrow, and wide: by the kinds in use.
+        for n in 0..values {
+            let authors: Vec<String> = (0..1_000).map(|m| format!("{:064x}", n * 1_000 + m)).collect();
+            world.subscribe(&bob, &json!({"kinds": [1], "authors": authors}), State::Active, 1);
+        }
+        world.subscribe(&bob, &json!({"kinds": [1], "#t": ["marker"]}), State::Active, 1);
+        let list = |at, content: &str| event(&alice, 10_000, at, &[&["word", "casino"]], content);
+        publish(address, &list(now() - 300 * DAY, "old")).await;
+        publish(address, &event(&bob, 10_000, now() - DAY, &[&["p", &alice.public_key().to_hex()]], "of nobody")).await;
+        let listening = start(&[address], world.clone());
+        publish(address, &event(&bob, 1, now(), &[&["t", "marker"]], "before")).await;
+        until("before", || world.has("before")).await;
+        assert!(!world.has("old"));
+        world.subscribe_to_mute_list(&alice);
+        until("old", || world.has("old")).await;
+        publish(address, &event(&alice, 1, now(), &[], "what she writes")).await;
+        publish(address, &list(now(), "new")).await;
+        until("new", || world.has("new")).await;
+        listening.stop().await;
+        assert_eq!(world.contents(), ["before", "old", "new"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use nostr::key::Keys;
+use nostr_push_core::app::App;
 use nostr_push_local::{
     aws::Ports,
     demo,
@@ -64,8 +65,10 @@ async fn main() -> Result<()> {
         service_key,
         data: arguments.data,
         ports: Ports::USUAL,
-        apps: arguments.app,
-        presence_timeout: arguments.presence_timeout,
+        apps: std::iter::once("demo".to_owned())
+            .chain(arguments.app)
+            .map(|app| App { presence_timeout: arguments.presence_timeout, ..App::named(&app) })
+            .collect(),
     };
     let starting = async {
         let tools = Tools::install().await?;

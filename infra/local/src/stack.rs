@@ -39,10 +39,8 @@ pub struct Options {
     pub data: PathBuf,
     /// The ports of the AWS endpoint, unless `data` knows its own.
     pub ports: Ports,
-    /// Apps besides `demo`, each with APNs and FCM.
-    pub apps: Vec<String>,
-    /// Seconds without a heartbeat after which an app counts as closed; none: the service's default.
-    pub presence_timeout: Option<u64>,
+    /// The apps, each with APNs and FCM. `demo` should be among them: it is the heartbeat app.
+    pub apps: Vec<App>,
 }
 
 /// One process of the listener.
@@ -105,11 +103,9 @@ impl Stack {
         let config = clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await;
         let secret = output("ServiceKeySecret")?;
         let service_pubkey = service_key(&config, &secret, options.service_key.as_ref()).await?;
-        let mut apps = vec!["demo".to_owned()];
-        apps.extend(options.apps);
-        for app in &apps {
-            step(&format!("configuring app {app} (APNs and FCM)"));
-            let app = App { presence_timeout: options.presence_timeout, ..App::named(app) };
+        let apps = options.apps.iter().map(|app| app.app.clone()).collect();
+        for app in options.apps {
+            step(&format!("configuring app {} (APNs and FCM)", app.app));
             let app = aws::put_app(&aws.environment(), app, &[Platform::Apns, Platform::Fcm]).await?;
             aws::tell(&aws.environment(), &app, &output("EndpointEventsTopic")?).await?;
         }

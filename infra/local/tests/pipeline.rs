@@ -1,22 +1,28 @@
 //! The whole pipeline, from the relay to what SNS accepts, with a client that shares no code with it: nostr-tools.
-//! What is asserted stands in `e2e/*.test.mjs`, and below for a listener that is killed.
+//! What is asserted stands in `e2e/*.test.mjs`, and below for faults of SNS and for a listener that is killed.
 //!
 //! There are two relays of different make: nostr-relay-builder, and `@nostr-relay/core` (`e2e/relay.mjs`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use aws_sdk_sqs::types::QueueAttributeName;
 use nostr::{
     event::Event,
     key::{Keys, PublicKey},
 };
 use nostr_push_aws::clients;
-use nostr_push_core::{DAY, ports::seconds};
+use nostr_push_core::{
+    DAY,
+    app::{App, Content},
+    ports::seconds,
+};
 use nostr_push_local::{
-    aws::Ports,
+    aws::{Ports, STACK},
     demo::publish,
     process::{Service, run},
     relay, root,
+    sns_proxy::Fault,
     stack::{Listening, Options, Stack},
     tools::Tools,
 };
@@ -24,6 +30,7 @@ use nostr_push_testkit::{control_event, event, free_port};
 use serde_json::{Value, json};
 use tokio::{
     net::TcpStream,
+    sync::Notify,
     time::{Instant, sleep},
 };
 
@@ -51,28 +58,123 @@ async fn clients_of_both_dialects_get_their_pushes() {
         service_key: Some(Keys::generate()),
         data: data.path().to_owned(),
         ports: Ports::ANY,
-        apps: vec!["second".to_owned()],
-        // Time enough for an event to arrive while the app looks open, and not for a cup of coffee.
-        presence_timeout: Some(30),
+        apps: apps(),
     };
     let mut stack = Stack::start(&tools, options).await.unwrap();
     let mut test = tools.node().unwrap();
     // One file after the other: they count what the service counts.
-    test.current_dir(&e2e).args(["--test", "--test-concurrency=1", "--test-reporter=spec", "pipeline.test.mjs", "heartbeats.test.mjs"]);
+    test.current_dir(&e2e).args([
+        "--test",
+        "--test-concurrency=1",
+        "--test-reporter=spec",
+        "pipeline.test.mjs",
+        "heartbeats.test.mjs",
+        "delivery.test.mjs",
+    ]);
     test.env("NOSTR_PUSH_URL", &stack.url).env("NOSTR_PUSH_RELAYS", relays.join(",")).env("NOSTR_PUSH_SERVICE", &stack.service_pubkey);
     test.env("NOSTR_PUSH_OWNERS_RELAY", format!("ws://{owners}"));
     let tested = run(&mut test, "node --test").await;
-    let killed = match &tested {
-        Ok(()) => match a_killed_listener_loses_and_repeats_nothing(&mut stack).await {
-            Ok(()) => three_listeners_share_the_relays(&mut stack).await,
-            failed => failed,
-        },
-        Err(_) => Ok(()),
+    let tested = match tested {
+        Ok(()) => the_rest(&mut stack).await,
+        Err(error) => Err(error.to_string()),
     };
-    let logs = if tested.is_ok() && killed.is_ok() { String::new() } else { stack.logs() };
+    let logs = if tested.is_ok() { String::new() } else { stack.logs() };
     stack.stop().await;
     second.stop().await;
-    assert!(logs.is_empty(), "{tested:?} {killed:?}\n{logs}");
+    assert!(logs.is_empty(), "{tested:?}\n{logs}");
+}
+
+async fn the_rest(stack: &mut Stack) -> Result<(), String> {
+    a_fault_at_sns_ends_as_its_outcome_says(stack).await?;
+    a_killed_listener_loses_and_repeats_nothing(stack).await?;
+    three_listeners_share_the_relays(stack).await?;
+    every_delivery_is_accounted_for(stack).await
+}
+
+/// Faults at the edge of SNS, each with the state that its outcome promises.
+async fn a_fault_at_sns_ends_as_its_outcome_says(stack: &Stack) -> Result<(), String> {
+    let said = async |name: &str| counters(stack).await.get(name).copied().unwrap_or_default();
+    let accepted = Arc::new(Notify::new());
+    for (fault, counter, pushes) in [
+        (Fault::Answer(400, "Throttled"), "deliver.failed.throttled", 1),
+        (Fault::Answer(500, "InternalError"), "deliver.failed.unavailable", 1),
+        // Accepted, and nobody hears of it: it is published again, under the same collapse id.
+        (Fault::HoldAfter(Arc::clone(&accepted)), "deliver.failed.no_answer", 2),
+        (Fault::Answer(400, "InvalidParameter"), "deliver.rejected.invalid_message", 0),
+        // The operator's to mend: it waits for minutes, and the device stays.
+        (Fault::Answer(400, "PlatformApplicationDisabled"), "deliver.failed.bad_credentials", 0),
+        (Fault::Answer(400, "EndpointDisabled"), "deliver.gone.apns", 0),
+    ] {
+        let phone = Phone::new();
+        phone.subscribe(stack).await;
+        let first = phone.note(1, now() + 1, "the first");
+        publish(&stack.relays[0], &first).await.unwrap();
+        phone.until_pushed(stack, std::slice::from_ref(&first)).await?;
+        let (before, removed) = (said(counter).await, said("feedback.accepted.removed").await);
+        stack.aws.sns.inject(fault);
+        let note = phone.note(1, now(), counter);
+        publish(&stack.relays[0], &note).await.unwrap();
+        until(counter, async || said(counter).await > before).await?;
+        if pushes > 0 {
+            phone.until_pushed(stack, std::slice::from_ref(&note)).await?;
+        }
+        let later = phone.note(1, now(), "the last");
+        publish(&stack.relays[0], &later).await.unwrap();
+        if counter == "deliver.gone.apns" {
+            // Through the stream of `devices`: row and endpoint go.
+            until("feedback", async || said("feedback.accepted.removed").await > removed).await?;
+        } else {
+            phone.until_pushed(stack, std::slice::from_ref(&later)).await?;
+        }
+        let got = phone.pushes(stack).await.get(&note.id.to_hex()).copied().unwrap_or_default();
+        if got != pushes {
+            return Err(format!("{counter}: {got} pushes"));
+        }
+    }
+    Ok(())
+}
+
+/// What the matcher queued = what was completed + what was dropped, by whatever reason + what still waits in the queue.
+async fn every_delivery_is_accounted_for(stack: &Stack) -> Result<(), String> {
+    let sqs = aws_sdk_sqs::Client::new(&clients::at(&stack.aws.environment(), "AWS_ENDPOINT_URL").await);
+    let url = sqs.get_queue_url().queue_name(format!("{STACK}-delivery")).send().await.unwrap().queue_url.unwrap();
+    let mut sums = (0, 0, 0);
+    let balanced = until("the deliveries add up", async || {
+        let answer = sqs.get_queue_attributes().queue_url(&url).attribute_names(QueueAttributeName::All).send().await.unwrap();
+        let attributes = answer.attributes.unwrap();
+        let waiting = attributes.iter().filter(|(name, _)| name.as_str().starts_with("ApproximateNumberOf"));
+        let waiting: u64 = waiting.filter_map(|(_, n)| n.parse::<u64>().ok()).sum();
+        let counters = counters(stack).await;
+        let ended = |(name, _): &(&String, &u64)| *name == "deliver.accepted.completed" || name.starts_with("deliver.dropped.");
+        sums = (counters["matcher.accepted.matched"], counters.iter().filter(ended).map(|(_, n)| n).sum(), waiting);
+        sums.0 == sums.1 + sums.2
+    });
+    balanced.await.map_err(|error| format!("{error}: accepted, ended, waiting: {sums:?}"))
+}
+
+async fn counters(stack: &Stack) -> BTreeMap<String, u64> {
+    reqwest::get(format!("{}/counters", stack.url)).await.unwrap().json().await.unwrap()
+}
+
+/// Waits for a condition, with a limit that no working service reaches.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) -> Result<(), String> {
+    for _ in 0..600 {
+        if holds().await {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    Err(format!("not after two minutes: {what}"))
+}
+
+fn apps() -> Vec<App> {
+    // Time enough for an event to arrive while the app looks open, and not for a cup of coffee.
+    let presence_timeout = Some(30);
+    vec![
+        // Some tests send hundreds of events to one phone.
+        App { presence_timeout, max_pushes: Some(1_000), ..App::named("demo") },
+        App { presence_timeout, max_pushes: Some(3), max_mentions: Some(5), content: Content::Minimal, ..App::named("second") },
+    ]
 }
 
 /// A phone of somebody who wants notes that mention her.

@@ -24,11 +24,31 @@ pub struct Sns {
     publisher: Client,
 }
 
+/// One page of endpoints.
+#[derive(Debug, Clone)]
+pub struct EndpointsPage {
+    /// Their ARNs.
+    pub arns: Vec<String>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<String>,
+}
+
 impl Sns {
     /// SNS, as configured.
     pub fn new(config: &SdkConfig) -> Self {
         let publisher = aws_sdk_sns::config::Builder::from(config).retry_config(RetryConfig::disabled()).build();
         Self { client: Client::new(config), publisher: Client::from_conf(publisher) }
+    }
+
+    /// One page of the endpoints of a platform application.
+    ///
+    /// # Errors
+    /// SNS failed.
+    pub async fn endpoints(&self, platform_application: &str, next: Option<String>) -> Answer<EndpointsPage> {
+        let request = self.client.list_endpoints_by_platform_application().platform_application_arn(platform_application);
+        let answer = request.set_next_token(next).send().await.map_err(unavailable("sns.list_endpoints_by_platform_application"))?;
+        let arns = answer.endpoints.unwrap_or_default().into_iter().filter_map(|endpoint| endpoint.endpoint_arn).collect();
+        Ok(EndpointsPage { arns, next: answer.next_token })
     }
 
     async fn create(&self, platform_application: &str, token: &str) -> Answer<Ensured> {

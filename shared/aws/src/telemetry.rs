@@ -7,8 +7,8 @@ use metrics_cloudwatch_embedded::{Builder, Collector};
 use nostr_push_core::Millis;
 use tracing_subscriber::EnvFilter;
 
-/// The CloudWatch namespace of all metrics.
-pub const NAMESPACE: &str = "nostr-push";
+/// The CloudWatch namespace of all metrics, unless `TABLE_PREFIX` names a stack: two in one account are counted apart.
+const NAMESPACE: &str = "nostr-push";
 
 /// Where a stage counts what became of its input.
 #[derive(Clone, Copy)]
@@ -33,7 +33,8 @@ impl Telemetry {
             .with_current_span(false)
             .with_span_list(false)
             .init();
-        let collector = Builder::new().cloudwatch_namespace(NAMESPACE).with_dimension("Stage", stage).init().expect("init is called once");
+        let namespace = std::env::var("TABLE_PREFIX").unwrap_or_else(|_| NAMESPACE.to_owned());
+        let collector = Builder::new().cloudwatch_namespace(namespace).with_dimension("Stage", stage).init().expect("init is called once");
         Self { stage, collector }
     }
 

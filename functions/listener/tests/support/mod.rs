@@ -21,7 +21,7 @@ use nostr_push_core::{
     order::Order,
     owner::Owner,
     ports::{Answer, ChangeFeed, Members, Queue, Relays, Unavailable},
-    subscription::{State, Subscription},
+    subscription::{MUTE_LIST, State, Subscription},
 };
 use nostr_push_testkit::{free_port, memory::Memory, subscription};
 use nostr_relay_builder::{LocalRelay, RelayBuilder, prelude::RateLimit};
@@ -98,6 +98,14 @@ impl World {
         let row = subscription(&owner, filter);
         let row = Subscription { order: Order::counter(order), state, changed_at: now_ms(), relays: relays.to_vec(), ..row };
         self.rows.lock().unwrap().push(row);
+    }
+
+    /// What every owner with a device has.
+    pub fn subscribe_to_mute_list(&self, owner: &Keys) {
+        let owner = Owner { app: "demo".to_owned(), pubkey: owner.public_key() };
+        let row = subscription(&owner, &json!({"kinds": [10_000], "authors": [owner.pubkey]}));
+        let subscription = format!("{MUTE_LIST}{}", row.subscription);
+        self.rows.lock().unwrap().push(Subscription { subscription, changed_at: now_ms(), ..row });
     }
 
     /// The contents of the events that were forwarded, in order. One may have come as stored and then live: in the whole
