@@ -115,9 +115,8 @@ async fn a_fault_at_sns_ends_as_its_outcome_says(stack: &Stack) -> Result<(), St
         let note = phone.note(1, now(), counter);
         publish(&stack.relays[0], &note).await.unwrap();
         until(counter, async || said(counter).await > before).await?;
-        if pushes > 0 {
-            phone.until_pushed(stack, std::slice::from_ref(&note)).await?;
-        }
+        let got = async || phone.pushes(stack).await.get(&note.id.to_hex()).copied().unwrap_or_default();
+        until(counter, async || got().await >= pushes).await?;
         let later = phone.note(1, now(), "the last");
         publish(&stack.relays[0], &later).await.unwrap();
         if counter == "deliver.gone.apns" {
@@ -126,7 +125,7 @@ async fn a_fault_at_sns_ends_as_its_outcome_says(stack: &Stack) -> Result<(), St
         } else {
             phone.until_pushed(stack, std::slice::from_ref(&later)).await?;
         }
-        let got = phone.pushes(stack).await.get(&note.id.to_hex()).copied().unwrap_or_default();
+        let got = got().await;
         if got != pushes {
             return Err(format!("{counter}: {got} pushes"));
         }
