@@ -63,6 +63,8 @@ async fn a_bad_record_does_not_harm_its_batch() {
     let id = TokenHasher::new(service.secret_key().as_secret_bytes()).device("demo", "the-token");
     let devices = store.devices(&[id]).await.unwrap();
     assert!(devices[0].active_for(&owner, now).unwrap().endpoint_arn.is_some());
-    assert_eq!(store.of_owner(&owner).await.unwrap().len(), 1);
+    let subscriptions = store.of_owner(&owner).await.unwrap();
+    let own = subscriptions.iter().filter(|subscription| !subscription.is_derived()).count();
+    assert_eq!((own, subscriptions.len()), (1, 2), "the filter, and the mute list of who has a device");
     aws.stop().await;
 }
