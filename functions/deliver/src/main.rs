@@ -98,6 +98,9 @@ async fn handle(telemetry: Telemetry, outside: &Outside, record: Record<Outgoing
 /// Counts one device's outcome, and logs it unless all is well.
 fn report(telemetry: Telemetry, outgoing: &Outgoing, device: &Tried) {
     let platform = device.platform.as_str();
+    if device.outcome != Outcome::Gone {
+        telemetry.push(device.outcome != Outcome::Delivered);
+    }
     match &device.outcome {
         Outcome::Delivered => {
             telemetry.count("delivered", platform, 1);

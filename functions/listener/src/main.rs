@@ -3,6 +3,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -37,12 +38,6 @@ async fn main() -> anyhow::Result<()> {
         count,
         clock: clients::now,
     };
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(METRICS).await;
-            telemetry.flush();
-        }
-    });
     let (stop, stopping) = watch::channel(false);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(async move {
@@ -64,6 +59,14 @@ async fn main() -> anyhow::Result<()> {
         member,
     };
     let listener = Listener::new(keys, options, ports);
+    let seen = listener.health();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(METRICS).await;
+            telemetry.relays(seen.watched.load(Ordering::Relaxed), seen.connected.load(Ordering::Relaxed));
+            telemetry.flush();
+        }
+    });
     let health = health::serve(TcpListener::bind(config.health).await?, listener.health(), clients::now);
     let stopped = tokio::select! {
         stopped = listener.run(stopping) => stopped.map_err(anyhow::Error::from),

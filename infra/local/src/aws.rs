@@ -217,7 +217,7 @@ pub async fn tell(environment: &HashMap<String, String>, app: &App, topic: &str)
 /// # Errors
 /// The template cannot be read, or the endpoint refuses a table.
 pub async fn create_tables(tools: &Tools, environment: &HashMap<String, String>) -> Result<()> {
-    let template = transformed_template(tools).await?;
+    let template = transformed_template(tools, "template.yaml").await?;
     let resources = template["Resources"].as_object().context("a template has resources")?;
     for table in resources.values().filter(|resource| resource["Type"] == "AWS::DynamoDB::Table") {
         let mut properties = table["Properties"].clone();
@@ -241,13 +241,13 @@ pub async fn create_tables(tools: &Tools, environment: &HashMap<String, String>)
     Ok(())
 }
 
-/// `template.yaml` after the SAM transform, as CloudFormation will see it.
+/// A template of the project after the SAM transform, as CloudFormation will see it.
 ///
 /// # Errors
 /// It is no valid SAM template.
-pub async fn transformed_template(tools: &Tools) -> Result<serde_json::Value> {
+pub async fn transformed_template(tools: &Tools, template: &str) -> Result<serde_json::Value> {
     let mut python = Command::new(tools.aws("python"));
-    python.current_dir(root()).args(["infra/local/tools/transform.py", "template.yaml"]).env("AWS_DEFAULT_REGION", REGION);
+    python.current_dir(root()).args(["infra/local/tools/transform.py", template]).env("AWS_DEFAULT_REGION", REGION);
     let output = python.output().await?;
     serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }

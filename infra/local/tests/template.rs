@@ -11,11 +11,18 @@ use nostr_push_local::{
 };
 use serde_json::Value;
 
+/// The templates that `template.yaml` nests.
+const NESTED: [&str; 3] = ["infra/network.yaml", "infra/listener.yaml", "infra/observability.yaml"];
+
 struct Template(Value);
 
 impl Template {
     async fn load() -> Self {
-        Self(transformed_template(&Tools::install().await.unwrap()).await.unwrap())
+        Self::file("template.yaml").await
+    }
+
+    async fn file(name: &str) -> Self {
+        Self(transformed_template(&Tools::install().await.unwrap(), name).await.unwrap())
     }
 
     fn of_type<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
@@ -48,6 +55,9 @@ async fn the_linters_are_content() {
     std::fs::write(&file, Template::load().await.0.to_string()).unwrap();
     let mut lint = tools.sam("cfn-lint");
     run(lint.arg("--region").arg(REGION).arg("--").arg(&file), "cfn-lint on the transformed template").await.unwrap();
+    let mut lint = tools.sam("cfn-lint");
+    let nested = NESTED.map(|name| root().join(name));
+    run(lint.arg("--region").arg(REGION).arg("--").args(nested), "cfn-lint on the nested templates").await.unwrap();
 }
 
 #[tokio::test]
@@ -110,25 +120,87 @@ async fn every_table_and_queue_is_encrypted_and_every_table_kept_and_recoverable
 
 #[tokio::test]
 async fn every_policy_names_what_it_allows() {
-    let template = Template::load().await;
-    for (name, role) in template.of_type("AWS::IAM::Role") {
-        for policy in role["Policies"].as_array().unwrap() {
-            for statement in policy["PolicyDocument"]["Statement"].as_array().unwrap() {
-                let actions = statement["Action"].as_array().cloned().unwrap_or_else(|| vec![statement["Action"].clone()]);
-                assert!(actions.iter().all(|action| !action.as_str().unwrap().contains('*')), "{name}: {statement}");
-                let resource = statement["Resource"].to_string();
-                // SNS makes the ARNs of applications and endpoints; the template cannot know them.
-                let known = resource.contains("Ref")
-                    || resource.contains("GetAtt")
-                    || resource.contains(".Arn}/index/")
-                    || resource.contains(":sns:${AWS::Region}:${AWS::AccountId}:");
-                assert!(known, "{name}: {statement}");
+    for file in std::iter::once("template.yaml").chain(NESTED) {
+        let template = Template::file(file).await;
+        for (name, role) in template.of_type("AWS::IAM::Role") {
+            for policy in role["Policies"].as_array().unwrap() {
+                for statement in policy["PolicyDocument"]["Statement"].as_array().unwrap() {
+                    let actions = statement["Action"].as_array().cloned().unwrap_or_else(|| vec![statement["Action"].clone()]);
+                    assert!(actions.iter().all(|action| !action.as_str().unwrap().contains('*')), "{name}: {statement}");
+                    let resource = statement["Resource"].to_string();
+                    // AWS offers nothing narrower: signing in to ECR is not for one repository.
+                    let nothing_narrower = resource == r#""*""# && actions == ["ecr:GetAuthorizationToken"];
+                    // SNS makes the ARNs of applications and endpoints; the template cannot know them.
+                    let known = ["Ref", "GetAtt", "Arn}/index/", ":sns:${AWS::Region}:${AWS::AccountId}:"];
+                    assert!(nothing_narrower || known.iter().any(|known| resource.contains(known)), "{name}: {statement}");
+                }
+            }
+            if file == "template.yaml" {
+                // What SAM adds: writing logs, and receiving from the queue.
+                let managed = role["ManagedPolicyArns"].to_string();
+                let wanted = ["AWSLambdaBasicExecutionRole", "AWSLambdaSQSQueueExecutionRole"];
+                assert!(wanted.iter().all(|policy| managed.contains(policy)), "{name}: {managed}");
+            } else {
+                assert!(role["ManagedPolicyArns"].is_null(), "{name}");
             }
         }
-        // What SAM adds: writing logs, and receiving from the queue.
-        let managed = role["ManagedPolicyArns"].to_string();
-        assert!(managed.contains("AWSLambdaBasicExecutionRole") && managed.contains("AWSLambdaSQSQueueExecutionRole"), "{name}: {managed}");
     }
+}
+
+#[tokio::test]
+async fn every_star_says_why() {
+    for file in std::iter::once("template.yaml").chain(NESTED) {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (n, line) in lines.iter().enumerate().filter(|(_, line)| line.trim() == r#"Resource: "*""#) {
+            assert!(lines[n - 1].contains("nothing narrower"), "{file}:{}: {line}", n + 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_listener_is_shut_in() {
+    let template = Template::file("infra/listener.yaml").await;
+    let container = &template.properties("Task")["ContainerDefinitions"][0];
+    assert_eq!(container["ReadonlyRootFilesystem"], true);
+    assert_eq!(container["User"], "65532:65532");
+    assert_eq!(container["LinuxParameters"]["Capabilities"]["Drop"][0], "ALL");
+    assert_eq!(container["HealthCheck"]["Command"], serde_json::json!(["CMD", "/listener", "check"]));
+    assert!(container["StopTimeout"].as_u64().unwrap() > 25, "it drains in 25 s");
+    assert!(template.properties("SecurityGroup").get("SecurityGroupIngress").is_none());
+    let deployment = &template.properties("Service")["DeploymentConfiguration"];
+    assert_eq!(deployment["MinimumHealthyPercent"], 100, "no moment without a listener");
+    assert_eq!(deployment["DeploymentCircuitBreaker"], serde_json::json!({"Enable": true, "Rollback": true}));
+    let network = Template::file("infra/network.yaml").await;
+    assert_eq!(network.of_type("AWS::EC2::NatGateway").count(), 0);
+}
+
+#[tokio::test]
+async fn every_queue_and_function_is_watched_and_every_alarm_is_documented() {
+    let (template, observability) = (Template::load().await, Template::file("infra/observability.yaml").await);
+    let alarms: Vec<&Value> = observability.of_type("AWS::CloudWatch::Alarm").map(|(_, alarm)| alarm).collect();
+    let watches = |metric: &str, name: &str| {
+        let name = name.replace("AWS::StackName", "Name");
+        let dimension = |alarm: &Value| alarm["Dimensions"][0]["Value"]["Fn::Sub"] == name;
+        alarms.iter().any(|alarm| alarm["MetricName"] == metric && dimension(alarm))
+    };
+    for (queue, properties) in template.of_type("AWS::SQS::Queue") {
+        let metric = if queue.ends_with("DeadLetters") { "ApproximateNumberOfMessagesVisible" } else { "ApproximateAgeOfOldestMessage" };
+        assert!(watches(metric, properties["QueueName"]["Fn::Sub"].as_str().unwrap()), "{queue}");
+    }
+    for (function, properties) in template.of_type("AWS::Lambda::Function") {
+        for metric in ["Throttles", "Errors"] {
+            assert!(watches(metric, properties["FunctionName"]["Fn::Sub"].as_str().unwrap()), "{function}: {metric}");
+        }
+    }
+    let operations = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    for alarm in alarms {
+        let name = alarm["AlarmName"]["Fn::Sub"].as_str().unwrap().trim_start_matches("${Name}-");
+        assert!(operations.contains(&format!("`{name}`")), "docs/operations.md does not say what to do about {name}");
+    }
+    let body = observability.properties("Dashboard")["DashboardBody"]["Fn::Sub"].as_str().unwrap();
+    let widgets = serde_json::from_str::<Value>(body).unwrap()["widgets"].as_array().unwrap().len();
+    assert_eq!(widgets, 12);
 }
 
 #[tokio::test]

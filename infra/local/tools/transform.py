@@ -1,4 +1,4 @@
-"""Prints template.yaml as CloudFormation will see it, as JSON: the SAM transform done here, offline.
+"""Prints a template as CloudFormation will see it, as JSON: the SAM transform done here, offline.
 
 Usage: transform.py TEMPLATE
 """
@@ -24,6 +24,8 @@ def main():
         # The transform wants what `sam package` would have put here.
         if resource["Type"] == "AWS::Serverless::Function":
             resource["Properties"]["CodeUri"] = "s3://bucket/key"
+        elif resource["Type"] == "AWS::CloudFormation::Stack":
+            resource["Properties"]["TemplateURL"] = "https://s3.amazonaws.com/bucket/key"
     print(json.dumps(transform(template, {}, Policies()), indent=2, default=str))
 
 

@@ -1,13 +1,31 @@
-//! `pushctl`: the operator's command line. It speaks to AWS with the caller's own credentials, or to the local stack when
-//! `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_SNS` name it.
+//! `pushctl`: the operator's command line. It speaks to AWS with the caller's own credentials and region, or to the local
+//! stack when `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_SNS` name it.
 //!
-//! - [`reconcile`]: endpoints that no device has
+//! - [`operator`]: what every command has: the stack's tables, SNS, its outputs and parameters, and how it answers
+//! - [`app`], [`key`], [`announce`]: setting up
+//! - [`owner`], [`explain`], [`send_test`]: why somebody gets a push, or none
+//! - [`doctor`], [`dlq`], [`reconcile`]: keeping it well
+//!
+//! It exits with 0 when all is well, 1 when something failed, 2 when it was called wrongly, and 3 when `doctor` found
+//! something.
 
+mod announce;
+mod app;
+mod dlq;
+mod doctor;
+mod explain;
+mod key;
+mod operator;
+mod owner;
 mod reconcile;
+mod relay;
+mod send_test;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
-use nostr_push_aws::clients;
+use clap::{CommandFactory, Parser, Subcommand};
+use operator::Operator;
 
 /// Looks after a deployment of nostr-push.
 #[derive(Parser)]
@@ -25,15 +43,63 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Client applications: their platform credentials and options.
+    #[command(subcommand)]
+    App(app::Command),
+    /// The service's key.
+    #[command(subcommand)]
+    Key(key::Command),
+    /// Publishes who the service is: profile (kind 0), relay list (10002) and the kinds it serves (31990, NIP-89).
+    Announce(announce::Arguments),
+    /// What is stored of a pubkey.
+    Owner(owner::Arguments),
+    /// Who would get an event, and what would happen at each step. Sends nothing and writes nothing.
+    Explain(explain::Arguments),
+    /// Sends a push to all devices of a pubkey.
+    SendTest(send_test::Arguments),
+    /// Dead letters: what no function could handle.
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+    /// Checks everything from credentials to relays, and says what to do.
+    Doctor,
     /// Lists SNS endpoints that no device has, and removes them.
     Reconcile(reconcile::Arguments),
+    /// Prints completions for a shell.
+    Completions {
+        /// Which.
+        shell: clap_complete::Shell,
+    },
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
     let Arguments { command, stack, json } = Arguments::parse();
-    let aws = clients::config().await;
-    match command {
-        Command::Reconcile(arguments) => reconcile::run(&aws, &stack, json, &arguments).await,
+    match run(command, stack, json).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("pushctl: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+async fn run(command: Command, stack: String, json: bool) -> Result<ExitCode> {
+    if let Command::Completions { shell } = command {
+        clap_complete::generate(shell, &mut Arguments::command(), "pushctl", &mut std::io::stdout());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let operator = Operator::new(stack, json).await;
+    match command {
+        Command::App(command) => app::run(&operator, command).await?,
+        Command::Key(command) => key::run(&operator, &command).await?,
+        Command::Announce(arguments) => announce::run(&operator, arguments).await?,
+        Command::Owner(arguments) => owner::run(&operator, &arguments).await?,
+        Command::Explain(arguments) => explain::run(&operator, &arguments).await?,
+        Command::SendTest(arguments) => send_test::run(&operator, &arguments).await?,
+        Command::Dlq(command) => dlq::run(&operator, &command).await?,
+        Command::Doctor => return doctor::run(&operator).await,
+        Command::Reconcile(arguments) => reconcile::run(&operator, &arguments).await?,
+        Command::Completions { .. } => {}
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use nostr_push_aws::{clients::SdkConfig, dynamodb::Store, sns::Sns};
+use nostr_push_aws::dynamodb::Store;
 use nostr_push_core::ports::{Answer, Devices, Endpoints};
 use serde_json::json;
+
+use crate::operator::Operator;
 
 /// How many questions are asked at once.
 const CONCURRENCY: usize = 32;
@@ -23,8 +25,8 @@ pub(crate) struct Arguments {
     grace: u64,
 }
 
-pub(crate) async fn run(aws: &SdkConfig, stack: &str, json: bool, arguments: &Arguments) -> Result<()> {
-    let (store, sns) = (Store::new(aws, stack), Sns::new(aws));
+pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()> {
+    let Operator { store, sns, .. } = operator;
     let mut orphans = Vec::new();
     let mut endpoints = 0;
     for app in store.all_apps().await? {
@@ -33,7 +35,7 @@ pub(crate) async fn run(aws: &SdkConfig, stack: &str, json: bool, arguments: &Ar
             loop {
                 let page = sns.endpoints(application, next).await?;
                 endpoints += page.arns.len();
-                orphans.extend(without_device(&store, page.arns).await?);
+                orphans.extend(without_device(store, page.arns).await?);
                 eprintln!("{} {}: {endpoints} endpoints so far, {} without a device", app.app, platform.as_str(), orphans.len());
                 next = page.next;
                 if next.is_none() {
@@ -46,19 +48,14 @@ pub(crate) async fn run(aws: &SdkConfig, stack: &str, json: bool, arguments: &Ar
     if arguments.remove && !orphans.is_empty() {
         eprintln!("waiting {} s: some may just be getting their device", arguments.grace);
         tokio::time::sleep(Duration::from_secs(arguments.grace)).await;
-        for arn in without_device(&store, orphans.clone()).await? {
+        for arn in without_device(store, orphans.clone()).await? {
             sns.delete(&arn).await?;
             removed.push(arn);
         }
     }
-    if json {
-        println!("{}", json!({"endpoints": endpoints, "without_device": orphans, "removed": removed}));
-    } else {
-        for arn in &orphans {
-            println!("{arn}");
-        }
-        println!("{endpoints} endpoints, {} without a device, {} removed", orphans.len(), removed.len());
-    }
+    let summary = format!("{endpoints} endpoints, {} without a device, {} removed", orphans.len(), removed.len());
+    let lines: Vec<&str> = orphans.iter().map(String::as_str).chain([summary.as_str()]).collect();
+    operator.answer(&json!({"endpoints": endpoints, "without_device": orphans, "removed": removed}), lines.join("\n"));
     Ok(())
 }
 

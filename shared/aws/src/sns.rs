@@ -12,6 +12,7 @@ use aws_sdk_sns::{
     operation::publish::PublishError,
     types::MessageAttributeValue,
 };
+use nostr_push_core::app::Platform;
 use nostr_push_core::ports::{Answer, Endpoints, Ensured, Outcome, Publisher, Push, Unavailable};
 
 use crate::clients::unavailable;
@@ -22,6 +23,15 @@ pub struct Sns {
     client: Client,
     /// Without the SDK's retries: those would sleep in the function, and are paid for.
     publisher: Client,
+}
+
+/// What SNS says of a platform application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlatformApplication {
+    /// Whether it takes pushes. SNS disables it when its credentials are refused.
+    pub enabled: bool,
+    /// The topic that it tells of its endpoints.
+    pub topic: Option<String>,
 }
 
 /// One page of endpoints.
@@ -38,6 +48,60 @@ impl Sns {
     pub fn new(config: &SdkConfig) -> Self {
         let publisher = aws_sdk_sns::config::Builder::from(config).retry_config(RetryConfig::disabled()).build();
         Self { client: Client::new(config), publisher: Client::from_conf(publisher) }
+    }
+
+    /// Makes a platform application, or gives the one with this ARN new attributes: its endpoints stay. Answers its ARN.
+    ///
+    /// # Errors
+    /// SNS failed, or refuses the credentials.
+    pub async fn platform_application(
+        &self,
+        name: &str,
+        platform: Platform,
+        arn: Option<&String>,
+        attributes: HashMap<String, String>,
+    ) -> Answer<String> {
+        const CREATE: &str = "sns.create_platform_application";
+        let key = match platform {
+            Platform::Apns => "APNS",
+            Platform::ApnsSandbox => "APNS_SANDBOX",
+            Platform::Fcm => "GCM",
+        };
+        if let Some(arn) = arn {
+            let request = self.client.set_platform_application_attributes().platform_application_arn(arn);
+            let enabled = attributes.into_iter().chain([("Enabled".to_owned(), "true".to_owned())]).collect();
+            request.set_attributes(Some(enabled)).send().await.map_err(unavailable("sns.set_platform_application_attributes"))?;
+            return Ok(arn.clone());
+        }
+        let request = self.client.create_platform_application().name(name).platform(key).set_attributes(Some(attributes));
+        let answer = request.send().await.map_err(unavailable(CREATE))?;
+        answer.platform_application_arn.ok_or_else(|| no(CREATE, "no ARN"))
+    }
+
+    /// What SNS says of a platform application; `None` when there is none.
+    ///
+    /// # Errors
+    /// SNS failed.
+    pub async fn platform_application_state(&self, arn: &str) -> Answer<Option<PlatformApplication>> {
+        match self.client.get_platform_application_attributes().platform_application_arn(arn).send().await {
+            Ok(answer) => {
+                let attributes = answer.attributes.unwrap_or_default();
+                // Enabled unless SNS says otherwise: new ones may not have the attribute.
+                let enabled = !is(&attributes, "Enabled", "false");
+                Ok(Some(PlatformApplication { enabled, topic: attributes.get("EventEndpointUpdated").cloned() }))
+            }
+            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) => Err(unavailable("sns.get_platform_application_attributes")(error)),
+        }
+    }
+
+    /// Deletes a platform application, and with it all its endpoints.
+    ///
+    /// # Errors
+    /// SNS failed.
+    pub async fn delete_platform_application(&self, arn: &str) -> Answer<()> {
+        let request = self.client.delete_platform_application().platform_application_arn(arn);
+        request.send().await.map_err(unavailable("sns.delete_platform_application")).map(drop)
     }
 
     /// One page of the endpoints of a platform application.

@@ -1,7 +1,8 @@
 //! Logs and metrics. Logs: `tracing` as JSON lines. Metrics: CloudWatch embedded metric format, also JSON lines.
 //!
-//! One counter serves all stages: `Events`, by `Stage`, `Outcome` and `Reason`. One histogram: `Latency` in
-//! milliseconds, by `Stage`, from the relay's delivery to this stage's outcome.
+//! One counter serves all stages: `Events`, by `Stage`, `Outcome` and `Reason`. By `Stage` alone: `Latency` in milliseconds,
+//! from the relay's delivery to this stage's outcome; `PushFailures`, 1 for each push that failed and 0 for each that did
+//! not; `RelaysWatched` and `RelaysConnected`.
 
 use metrics_cloudwatch_embedded::{Builder, Collector};
 use nostr_push_core::Millis;
@@ -47,6 +48,18 @@ impl Telemetry {
     pub fn latency(&self, received_at: Millis, now: Millis) {
         #[expect(clippy::cast_precision_loss, reason = "latencies are far below 2^52 ms")]
         metrics::histogram!("Latency").record(now.saturating_sub(received_at) as f64);
+    }
+
+    /// Notes whether a push failed, for the share of those that do.
+    pub fn push(&self, failed: bool) {
+        metrics::histogram!("PushFailures").record(f64::from(u8::from(failed)));
+    }
+
+    /// Notes how many relays a task of the listener is to watch, and is connected to.
+    pub fn relays(&self, watched: usize, connected: usize) {
+        for (name, n) in [("RelaysWatched", watched), ("RelaysConnected", connected)] {
+            metrics::gauge!(name).set(u32::try_from(n).unwrap_or(u32::MAX));
+        }
     }
 
     /// The stage this process is.

@@ -31,6 +31,15 @@ impl Store {
         self.client.put_item().table_name(&self.tables.apps).set_item(Some(item)).send().await.map_err(unavailable(PUT)).map(drop)
     }
 
+    /// Removes an app. Functions know it for up to 60 s more.
+    ///
+    /// # Errors
+    /// DynamoDB failed.
+    pub async fn delete_app(&self, app: &str) -> Answer<()> {
+        const DELETE: &str = "dynamodb.apps.delete";
+        self.client.delete_item().table_name(&self.tables.apps).key("app", s(app)).send().await.map_err(unavailable(DELETE)).map(drop)
+    }
+
     /// All apps.
     ///
     /// # Errors

@@ -1,0 +1,75 @@
+//! The listener's image: built from scratch, without a daemon where there is none, and its program started in it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
+
+use std::{path::Path, process::Stdio};
+
+use nostr_push_local::{process::run, root, step};
+use tokio::process::Command;
+
+/// Whether a command can be run.
+async fn works(program: &str, argument: &str) -> bool {
+    let status = Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status().await;
+    status.is_ok_and(|status| status.success())
+}
+
+#[tokio::test]
+async fn the_image_is_built_and_holds_a_listener_that_starts() {
+    if !works("docker", "info").await && !works("buildah", "--version").await {
+        // As root on Debian, as in CI, it can be had.
+        step("installing buildah (apt-get)");
+        let installed = Command::new("apt-get").args(["install", "-y", "-qq", "buildah"]).stdout(Stdio::null()).status().await;
+        if !installed.is_ok_and(|status| status.success()) {
+            step("NOT TRIED: the listener's image. It needs docker, or buildah (Debian: apt-get install buildah)");
+            return;
+        }
+    }
+    let name = "nostr-push-listener:test";
+    run(Command::new(root().join("infra/image/build")).arg(architecture()).arg(name).stdout(Stdio::null()), "infra/image/build")
+        .await
+        .unwrap();
+    if works("docker", "info").await {
+        return refuses_to_start(Command::new("docker").args(["run", "--rm", "--read-only", name])).await;
+    }
+    let buildah = |arguments: &[&str]| {
+        let mut command = Command::new("buildah");
+        command.args(["--storage-driver", "vfs"]).args(arguments);
+        command
+    };
+    let output = buildah(&["from", name]).output().await.unwrap();
+    let container = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    let inspected = buildah(&["inspect", "--type", "image", name]).output().await.unwrap();
+    let inspected: serde_json::Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    assert_eq!(inspected["OCIv1"]["config"]["User"], "65532:65532");
+    assert_eq!(inspected["OCIv1"]["config"]["Entrypoint"], serde_json::json!(["/listener"]));
+    let mounted = String::from_utf8(buildah(&["mount", &container]).output().await.unwrap().stdout).unwrap().trim().to_owned();
+    let mut files: Vec<String> = Vec::new();
+    list(Path::new(&mounted), "", &mut files);
+    files.sort();
+    assert_eq!(files, ["/etc/ssl/certs/ca-certificates.crt", "/listener"], "nothing else is in it");
+    // In its own root as its own user, which is as far as a machine without a container runtime goes.
+    refuses_to_start(Command::new("/usr/sbin/chroot").args(["--userspec=65532:65532", &mounted, "/listener"])).await;
+    buildah(&["rm", &container]).stdout(Stdio::null()).status().await.unwrap();
+    buildah(&["rmi", name]).stdout(Stdio::null()).status().await.unwrap();
+}
+
+/// Without its variables it says which are missing: so it runs, with no library but its own.
+async fn refuses_to_start(command: &mut Command) {
+    let output = command.env_clear().output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    for variable in ["RELAYS", "TABLE_PREFIX", "CONTROL_QUEUE_URL", "EVENT_QUEUE_URL", "SERVICE_KEY_SECRET"] {
+        assert!(said.contains(variable), "{variable}: {said}");
+    }
+}
+
+fn architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" }
+}
+
+/// The files below a folder.
+fn list(folder: &Path, name: &str, files: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = format!("{name}/{}", entry.file_name().to_string_lossy());
+        if entry.file_type().unwrap().is_dir() { list(&entry.path(), &name, files) } else { files.push(name) }
+    }
+}
