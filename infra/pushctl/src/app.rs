@@ -181,7 +181,7 @@ fn options_of(app: &App) -> Map<String, Value> {
 
 /// The app with these options set.
 fn with_options(app: &App, options: &[String]) -> Result<App> {
-    let Value::Object(mut fields) = serde_json::to_value(&app)? else { bail!("an app is an object") };
+    let Value::Object(mut fields) = serde_json::to_value(app)? else { bail!("an app is an object") };
     for option in options {
         let (name, value) = option.split_once('=').with_context(|| format!("{option} is not OPTION=VALUE"))?;
         ensure!(OPTIONS.contains(&name), "there is no option {name}: {}", OPTIONS.join(", "));
