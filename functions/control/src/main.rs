@@ -19,7 +19,7 @@ use nostr_push_core::message;
 async fn main() -> Result<(), lambda_runtime::Error> {
     let telemetry = Telemetry::init("control");
     let config = Config::from_env()?;
-    let aws = clients::config().await;
+    let aws = clients::config(telemetry.stage()).await;
     let keys = secrets::service_key(&aws, &config.service_key_secret).await?;
     let control = Control::new(keys, config.heartbeat_app, Store::new(&aws, &config.table_prefix), Sns::new(&aws));
     let visibility = Visibility::new(&aws, config.control_queue);

@@ -20,7 +20,7 @@ use nostr_push_core::{message::Outgoing, ports::Outcome};
 async fn main() -> Result<(), lambda_runtime::Error> {
     let telemetry = Telemetry::init("deliver");
     let config = Config::from_env()?;
-    let aws = clients::config().await;
+    let aws = clients::config(telemetry.stage()).await;
     let (store, sns) = (Store::new(&aws, &config.table_prefix), Sns::new(&aws));
     let visibility = Visibility::new(&aws, config.delivery_queue.clone());
     let outside = Outside { store, sns, queue: Queue::new(&aws, config.delivery_queue), lease: config.lease };

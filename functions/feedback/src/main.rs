@@ -26,7 +26,7 @@ use serde_json::Value;
 async fn main() -> Result<(), Error> {
     let telemetry = Telemetry::init("feedback");
     let config = Config::from_env()?;
-    let aws = clients::config().await;
+    let aws = clients::config(telemetry.stage()).await;
     let (store, sns) = (Store::new(&aws, &config.table_prefix), Sns::new(&aws));
     let visibility = Visibility::new(&aws, config.feedback_queue.clone());
     let queue = Queue::<Retired>::new(&aws, config.feedback_queue);

@@ -27,7 +27,7 @@ async fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let telemetry = Telemetry::init("listener");
     let config = Config::from_env()?;
-    let aws = clients::config().await;
+    let aws = clients::config(telemetry.stage()).await;
     let keys = secrets::service_key(&aws, &config.service_key_secret).await?;
     let store = Store::new(&aws, &config.table_prefix);
     let ports = Ports {

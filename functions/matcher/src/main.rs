@@ -35,7 +35,7 @@ impl ports::Queue<Content> for Queues {
 async fn main() -> Result<(), lambda_runtime::Error> {
     let telemetry = Telemetry::init("matcher");
     let config = Config::from_env()?;
-    let aws = clients::config().await;
+    let aws = clients::config(telemetry.stage()).await;
     let store = Store::new(&aws, &config.table_prefix);
     let visibility = Visibility::new(&aws, config.event_queue.clone());
     let queues = Queues { deliveries: Queue::new(&aws, config.delivery_queue), rest: Queue::new(&aws, config.event_queue) };

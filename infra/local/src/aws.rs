@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{process::Command, task::JoinHandle};
 
 use crate::{
+    meter::Meter,
     process::{Service, run},
     root,
     sns_proxy::Proxy,
@@ -54,6 +55,8 @@ pub struct Aws {
     sns_server: JoinHandle<()>,
     endpoint: String,
     sns_endpoint: String,
+    /// What the functions and the listener are given in its place: the same, or through a meter.
+    service_environment: HashMap<String, String>,
 }
 
 impl Aws {
@@ -62,6 +65,14 @@ impl Aws {
     /// # Errors
     /// A program cannot be started, or a port is taken.
     pub async fn start(tools: &Tools, data: &Path, wished: Ports) -> Result<Self> {
+        Self::start_metered(tools, data, wished, None).await
+    }
+
+    /// Starts it so that a meter counts what the functions and the listener ask of it.
+    ///
+    /// # Errors
+    /// A program cannot be started, or a port is taken.
+    pub async fn start_metered(tools: &Tools, data: &Path, wished: Ports, meter: Option<&Meter>) -> Result<Self> {
         let logs = data.join("logs");
         // Those of an earlier start.
         let _ = fs::remove_dir_all(&logs);
@@ -83,6 +94,10 @@ impl Aws {
         let sns = Proxy::open(moto_url, data, events).await?;
         let sns_server = sns.serve(SocketAddr::from(([127, 0, 0, 1], ports.sns))).await?;
 
+        let service_environment = match meter {
+            Some(meter) => environment(&meter.before(&endpoint).await?, &meter.before(&sns_endpoint).await?),
+            None => environment(&endpoint, &sns_endpoint),
+        };
         step("starting ministack (everything else)");
         let mut command = Command::new(tools.aws("ministack"));
         command
@@ -96,15 +111,20 @@ impl Aws {
             .env("S3_DATA_DIR", state.join("s3"))
             .env("TMPDIR", state.join("tmp"))
             // The functions inherit these. Without them they would call the real AWS.
-            .envs(environment(&endpoint, &sns_endpoint));
+            .envs(&service_environment);
         let mut ministack = Service::start("ministack", &mut command, &logs)?;
         ministack.ready(|| answers(format!("{endpoint}/_ministack/health"))).await?;
-        Ok(Self { ministack, moto, sns, sns_server, endpoint, sns_endpoint })
+        Ok(Self { ministack, moto, sns, sns_server, endpoint, sns_endpoint, service_environment })
     }
 
     /// What a program needs in its environment to use this endpoint.
     pub fn environment(&self) -> HashMap<String, String> {
         environment(&self.endpoint, &self.sns_endpoint)
+    }
+
+    /// What the service itself needs for it: the same, but through the meter if there is one.
+    pub fn service_environment(&self) -> &HashMap<String, String> {
+        &self.service_environment
     }
 
     /// Waits until one of its programs ends by itself.

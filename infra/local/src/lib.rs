@@ -9,6 +9,7 @@
 //! - [`process`]: programs it starts and stops
 //! - [`aws`]: the local AWS endpoint, and the deployment onto it
 //! - [`sns_proxy`]: records every publish on its way to SNS, keeps SNS's state, and injects faults
+//! - [`meter`]: counts what AWS would charge for
 //! - [`relay`]: a relay
 //! - [`counters`]: adds up the metrics of all stages
 //! - [`api`]: what clients, tests and people ask over HTTP
@@ -18,6 +19,8 @@ pub mod api;
 pub mod aws;
 pub mod counters;
 pub mod demo;
+mod forward;
+pub mod meter;
 pub mod process;
 pub mod relay;
 pub mod sns_proxy;

@@ -21,6 +21,7 @@ use axum::{
     body::{Body, Bytes},
     extract::State,
     http::{HeaderMap, Response, StatusCode, header},
+    response::IntoResponse,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -29,6 +30,8 @@ use tokio::{
     sync::{Notify, RwLock},
     task::JoinHandle,
 };
+
+use crate::forward::{Answer, bad_gateway, forward};
 
 /// The actions that change SNS's state.
 const CHANGES: [&str; 6] = [
@@ -215,7 +218,7 @@ impl Proxy {
         let answer = self.pass(headers, body).await?;
         if form.get("Action").is_some_and(|action| action == "CreatePlatformEndpoint")
             && let Some(token) = form.get("Token")
-            && let Some(arn) = answer.element("EndpointArn")
+            && let Some(arn) = element(&answer, "EndpointArn")
         {
             self.kept().tokens.insert(arn, token.clone());
         }
@@ -248,16 +251,8 @@ impl Proxy {
         });
     }
 
-    async fn pass(&self, mut headers: HeaderMap, body: Bytes) -> Result<Answer> {
-        for name in [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION] {
-            headers.remove(name);
-        }
-        let answer = self.shared.http.post(&self.shared.upstream).headers(headers).body(body).send().await?;
-        Ok(Answer {
-            status: answer.status(),
-            content_type: answer.headers().get(header::CONTENT_TYPE).cloned(),
-            body: answer.bytes().await?,
-        })
+    async fn pass(&self, headers: HeaderMap, body: Bytes) -> Result<Answer> {
+        forward(&self.shared.http, &self.shared.upstream, headers, body).await
     }
 
     fn record_push(&self, form: &HashMap<String, String>) -> Result<()> {
@@ -294,38 +289,15 @@ impl Proxy {
     }
 }
 
-struct Answer {
-    status: StatusCode,
-    content_type: Option<header::HeaderValue>,
-    body: Bytes,
-}
-
-impl Answer {
-    /// The text of the first XML element of this name, in a successful answer.
-    fn element(&self, name: &str) -> Option<String> {
-        let text = std::str::from_utf8(&self.body).ok().filter(|_| self.status.is_success())?;
-        let after = text.split_once(&format!("<{name}>"))?.1;
-        Some(after.split_once('<')?.0.to_owned())
-    }
+/// The text of the first XML element of this name, in a successful answer.
+fn element(answer: &Answer, name: &str) -> Option<String> {
+    let text = std::str::from_utf8(&answer.body).ok().filter(|_| answer.status.is_success())?;
+    let after = text.split_once(&format!("<{name}>"))?.1;
+    Some(after.split_once('<')?.0.to_owned())
 }
 
 async fn handle(State(proxy): State<Proxy>, headers: HeaderMap, body: Bytes) -> Response<Body> {
-    match answer(&proxy, headers, body).await {
-        Ok(answer) => {
-            let mut response = Response::new(Body::from(answer.body));
-            *response.status_mut() = answer.status;
-            if let Some(content_type) = answer.content_type {
-                response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-            }
-            response
-        }
-        Err(error) => {
-            eprintln!("local: SNS proxy: {error:#}");
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::BAD_GATEWAY;
-            response
-        }
-    }
+    answer(&proxy, headers, body).await.map_or_else(|error| bad_gateway("SNS proxy", &error), IntoResponse::into_response)
 }
 
 async fn answer(proxy: &Proxy, headers: HeaderMap, body: Bytes) -> Result<Answer> {

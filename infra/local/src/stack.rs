@@ -19,6 +19,7 @@ use crate::{
     api::{self, Api},
     aws::{self, Aws, Ports, STACK, answers},
     counters::Counters,
+    meter::Meter,
     process::Service,
     relay, step,
     tools::Tools,
@@ -92,11 +93,19 @@ impl Stack {
     /// # Errors
     /// The first step that fails.
     pub async fn start(tools: &Tools, options: Options) -> Result<Self> {
+        Self::start_metered(tools, options, None).await
+    }
+
+    /// Starts everything, with a meter between the service and AWS.
+    ///
+    /// # Errors
+    /// The first step that fails.
+    pub async fn start_metered(tools: &Tools, options: Options, meter: Option<&Meter>) -> Result<Self> {
         let data = &options.data;
         fs::create_dir_all(data)?;
         let data = &data.canonicalize()?;
         let listener_binary = aws::build(tools).await?;
-        let aws = Aws::start(tools, data, options.ports).await?;
+        let aws = Aws::start_metered(tools, data, options.ports, meter).await?;
         let outputs = aws::deploy(tools, &aws).await?;
         let output = |name: &str| outputs.get(name).cloned().with_context(|| format!("the stack has no output {name}"));
 
@@ -125,7 +134,7 @@ impl Stack {
         fs::copy(listener_binary, &running)?;
         let mut command = Command::new(running);
         command
-            .envs(aws.environment())
+            .envs(aws.service_environment())
             .env("RELAYS", relays.join(","))
             .env("TABLE_PREFIX", output("TablePrefix")?)
             .env("CONTROL_QUEUE_URL", output("ControlQueueUrl")?)
@@ -168,6 +177,14 @@ impl Stack {
     /// It is not ready in time.
     pub async fn another_listener(&mut self, name: &'static str) -> Result<Listening> {
         start_listener(&mut self.listener_command, name, &self.logs).await
+    }
+
+    /// All lines that the listener has written.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn listener_log(&self) -> Result<Vec<String>> {
+        Ok(fs::read_to_string(self.listener.service.log())?.lines().map(str::to_owned).collect())
     }
 
     /// The end of each part's log, for a test that failed.

@@ -2,16 +2,17 @@
 //! before, and deleted.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 
-use std::process::Stdio;
+use std::{path::Path, process::Stdio};
 
 use aws_sdk_cloudformation::Client;
 use nostr_push_aws::clients;
 use nostr_push_local::{
     aws::{self, Aws, Ports, STACK},
     process::run,
-    root,
+    root, step,
     tools::Tools,
 };
+use tokio::process::Command;
 
 /// An image that nobody has: ECS is recorded here, not run.
 const IMAGE: &str = "ListenerImage=000000000000.dkr.ecr.us-east-1.amazonaws.com/nostr-push-listener@sha256:0";
@@ -23,14 +24,18 @@ struct Stack {
 }
 
 impl Stack {
-    /// `sam deploy` with these parameters besides those of the local environment.
+    /// `sam deploy` with these arguments besides those of the local environment.
     async fn deploy(&self, more: &[&str]) {
         let mut command = self.tools.sam("sam");
-        command.current_dir(root()).args(["deploy", "--config-env", "local"]).envs(self.aws.environment()).stdout(Stdio::null());
-        if !more.is_empty() {
-            command.args(["--parameter-overrides", "Architecture=x86_64", "HeartbeatApp=demo"]).args(more);
-        }
+        command.current_dir(root()).args(["deploy", "--config-env", "local"]).args(more).envs(self.aws.environment());
         run(&mut command, "sam deploy").await.unwrap();
+    }
+
+    /// The secret key, which a client's registrations are encrypted to.
+    async fn service_key(&self) -> String {
+        let config = clients::at(&self.aws.environment(), "AWS_ENDPOINT_URL").await;
+        let client = aws_sdk_secretsmanager::Client::new(&config);
+        client.get_secret_value().secret_id(format!("{STACK}-service-key")).send().await.unwrap().secret_string.unwrap()
     }
 
     /// When it was last changed, and its state.
@@ -39,22 +44,71 @@ impl Stack {
         (stacks[0].last_updated_time.map(|time| time.to_string()), stacks[0].stack_status.clone().unwrap().as_str().to_owned())
     }
 
-    /// All resources, those of the nested stacks included: type and name.
-    async fn resources(&self) -> Vec<(String, String)> {
+    /// All resources, those of the nested stacks included.
+    async fn resources(&self) -> Resources {
         let (mut stacks, mut resources) = (vec![STACK.to_owned()], Vec::new());
         while let Some(stack) = stacks.pop() {
             let answer = self.cloudformation.describe_stack_resources().stack_name(stack).send().await.unwrap();
             for resource in answer.stack_resources.unwrap_or_default() {
                 let pair = (resource.resource_type.unwrap_or_default(), resource.physical_resource_id.unwrap_or_default());
-                if pair.0 == "AWS::CloudFormation::Stack" && !pair.1.is_empty() && pair.1 != STACK {
+                if pair.0 == "AWS::CloudFormation::Stack" {
                     stacks.push(pair.1.clone());
                 }
                 resources.push(pair);
             }
         }
         resources.sort();
-        resources
+        Resources(resources)
     }
+}
+
+/// Types and names.
+#[derive(Debug, PartialEq)]
+struct Resources(Vec<(String, String)>);
+
+impl Resources {
+    fn of(&self, kind: &str) -> Vec<&str> {
+        self.0.iter().filter(|(of, _)| of == kind).map(|(_, name)| name.as_str()).collect()
+    }
+
+    fn count(&self, kind: &str) -> usize {
+        self.of(kind).len()
+    }
+}
+
+async fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").current_dir(root()).args(arguments).output().await.ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The template of the last tag before this commit, or while nothing is tagged of the last commit that had another one.
+/// Its functions are those that were just built: what is tried here is the template.
+async fn previous(folder: &Path) -> Option<String> {
+    let mut commit = git(&["describe", "--tags", "--abbrev=0", "HEAD^"]).await;
+    if commit.is_none() {
+        let log = git(&["log", "--format=%H", "-n", "2", "--", "template.yaml"]).await.unwrap_or_default();
+        commit = log.lines().nth(1).map(str::to_owned);
+    }
+    let Some(commit) = commit else {
+        step("NOT TRIED: upgrading. There is no earlier commit here (a shallow clone?)");
+        return None;
+    };
+    step(&format!("deploying the template of {commit}, to be upgraded"));
+    let files = git(&["ls-tree", "-r", "--name-only", &commit, "template.yaml", "infra"]).await.unwrap();
+    for file in files.lines().filter(|file| file.ends_with(".yaml")) {
+        let mut text = git(&["show", &format!("{commit}:{file}")]).await.unwrap();
+        for function in ["Control", "Matcher", "Deliver", "Feedback"] {
+            let (name, built) = (format!("\n  {function}Function:\n"), root().join(format!(".aws-sam/build/{function}Function")));
+            if let Some((before, after)) = text.split_once(&name) {
+                let after = after.replacen("CodeUri: .\n", &format!("CodeUri: {}\n", built.display()), 1);
+                text = format!("{before}{name}{after}");
+            }
+        }
+        let target = folder.join(file);
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::write(target, text).unwrap();
+    }
+    Some(folder.join("template.yaml").to_string_lossy().into_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,29 +120,43 @@ async fn it_is_deployed_twice_upgraded_and_deleted() {
     let cloudformation = Client::new(&clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await);
     let stack = Stack { tools, aws, cloudformation };
 
+    // What is deployed somewhere else becomes this version, and keeps its data.
+    let before = match previous(&data.path().join("previous")).await {
+        Some(template) => {
+            stack.deploy(&["--template-file", &template]).await;
+            Some((stack.resources().await, stack.service_key().await))
+        }
+        None => None,
+    };
+
     // As infra/deploy does the first time: without an image, and so without a service.
     stack.deploy(&[]).await;
     let first = stack.resources().await;
-    let count = |resources: &[(String, String)], kind: &str| resources.iter().filter(|(of, _)| of == kind).count();
-    assert_eq!((count(&first, "AWS::ECS::Cluster"), count(&first, "AWS::ECS::Service")), (1, 0));
-    assert_eq!((count(&first, "AWS::EC2::Subnet"), count(&first, "AWS::DynamoDB::Table")), (2, 10));
     let state = stack.state().await;
     assert!(state.1.ends_with("_COMPLETE"), "{}", state.1);
+    assert_eq!((first.count("AWS::ECS::Cluster"), first.count("AWS::ECS::Service")), (1, 0));
+    assert_eq!((first.count("AWS::EC2::Subnet"), first.count("AWS::DynamoDB::Table")), (2, 10));
+    let key = stack.service_key().await;
+    if let Some((resources, key_before)) = before {
+        for kind in ["AWS::DynamoDB::Table", "AWS::SQS::Queue", "AWS::SNS::Topic", "AWS::SecretsManager::Secret"] {
+            resources.of(kind).iter().for_each(|kept| assert!(first.of(kind).contains(kept), "{kept} was replaced"));
+        }
+        assert_eq!(key_before, key);
+    }
 
     // The same once more is nothing.
     stack.deploy(&[]).await;
     assert_eq!(stack.state().await, state);
     assert_eq!(stack.resources().await, first);
 
-    // With the image comes the service; nothing else is replaced.
-    stack.deploy(&[IMAGE]).await;
+    // With the image comes the service; nothing is replaced.
+    stack.deploy(&["--parameter-overrides", "Architecture=x86_64", "HeartbeatApp=demo", IMAGE]).await;
     let second = stack.resources().await;
-    assert_eq!(count(&second, "AWS::ECS::Service"), 1);
-    let kept = |kind: &str| {
-        let of = |resources: &[(String, String)]| resources.iter().filter(|(of, _)| of == kind).cloned().collect::<Vec<_>>();
-        assert_eq!(of(&first), of(&second), "{kind}");
-    };
-    ["AWS::DynamoDB::Table", "AWS::SQS::Queue", "AWS::SecretsManager::Secret", "AWS::EC2::VPC"].iter().for_each(|kind| kept(kind));
+    assert_eq!(second.count("AWS::ECS::Service"), 1);
+    for kind in ["AWS::DynamoDB::Table", "AWS::SQS::Queue", "AWS::SecretsManager::Secret", "AWS::EC2::VPC", "AWS::ECS::Cluster"] {
+        assert_eq!(second.of(kind), first.of(kind));
+    }
+    assert_eq!(stack.service_key().await, key);
 
     // Deleted, only what is to be retained is left.
     let mut delete = stack.tools.sam("sam");

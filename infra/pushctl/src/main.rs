@@ -5,12 +5,14 @@
 //! - [`app`], [`key`], [`announce`]: setting up
 //! - [`owner`], [`explain`], [`send_test`]: why somebody gets a push, or none
 //! - [`doctor`], [`dlq`], [`reconcile`]: keeping it well
+//! - [`cost`]: what it costs
 //!
 //! It exits with 0 when all is well, 1 when something failed, 2 when it was called wrongly, and 3 when `doctor` found
 //! something.
 
 mod announce;
 mod app;
+mod cost;
 mod dlq;
 mod doctor;
 mod explain;
@@ -64,6 +66,8 @@ enum Command {
     Doctor,
     /// Lists SNS endpoints that no device has, and removes them.
     Reconcile(reconcile::Arguments),
+    /// What it costs a month, from users and what they do. Asks AWS nothing.
+    Cost(cost::Arguments),
     /// Prints completions for a shell.
     Completions {
         /// Which.
@@ -88,6 +92,10 @@ async fn run(command: Command, stack: String, json: bool) -> Result<ExitCode> {
         clap_complete::generate(shell, &mut Arguments::command(), "pushctl", &mut std::io::stdout());
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Cost(arguments) = command {
+        cost::run(&arguments, json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let operator = Operator::new(stack, json).await;
     match command {
         Command::App(command) => app::run(&operator, command).await?,
@@ -99,7 +107,7 @@ async fn run(command: Command, stack: String, json: bool) -> Result<ExitCode> {
         Command::Dlq(command) => dlq::run(&operator, &command).await?,
         Command::Doctor => return doctor::run(&operator).await,
         Command::Reconcile(arguments) => reconcile::run(&operator, &arguments).await?,
-        Command::Completions { .. } => {}
+        Command::Completions { .. } | Command::Cost(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

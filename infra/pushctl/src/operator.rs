@@ -23,7 +23,7 @@ pub(crate) struct Operator {
 
 impl Operator {
     pub(crate) async fn new(stack: String, json: bool) -> Self {
-        let aws = clients::config().await;
+        let aws = clients::config("pushctl").await;
         let (store, sns) = (Store::new(&aws, &stack), Sns::new(&aws));
         Self { aws, stack, store, sns, json }
     }

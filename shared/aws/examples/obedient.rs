@@ -11,7 +11,7 @@ use nostr_push_aws::{
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
     let telemetry = Telemetry::init("obedient");
-    let visibility = Visibility::new(&clients::config().await, "http://127.0.0.1:9/0/none".to_owned());
+    let visibility = Visibility::new(&clients::config("obedient").await, "http://127.0.0.1:9/0/none".to_owned());
     batch::run(telemetry, visibility, async |record: Record<String>| obey(&record.message)).await
 }
 

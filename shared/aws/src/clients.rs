@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::collections::HashMap;
 
 pub use aws_config::SdkConfig;
-use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{AppName, BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use nostr_push_core::{Millis, ports::Unavailable};
 
 /// The longest a single request may take before it is tried again. Well below the functions' timeout.
@@ -14,10 +14,16 @@ const ATTEMPT: Duration = Duration::from_secs(4);
 /// The longest a request may take with all its retries.
 const OPERATION: Duration = Duration::from_secs(12);
 
-/// The SDK's configuration. Requests are retried by the SDK's standard strategy (3 attempts, exponential backoff with
+/// The SDK's configuration of this program, whose name every request says (`app/…` in what an audit trail calls `userAgent`).
+/// Requests are retried by the SDK's standard strategy (3 attempts, exponential backoff with
 /// jitter); what fails after that goes back to its queue.
-pub async fn config() -> SdkConfig {
-    aws_config::defaults(BehaviorVersion::latest())
+pub async fn config(program: &'static str) -> SdkConfig {
+    let mut defaults = aws_config::defaults(BehaviorVersion::latest());
+    // No name is better than no service; ours are all valid.
+    if let Ok(name) = AppName::new(program) {
+        defaults = defaults.app_name(name);
+    }
+    defaults
         .retry_config(RetryConfig::standard())
         .timeout_config(TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT).operation_timeout(OPERATION).build())
         .load()
