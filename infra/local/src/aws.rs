@@ -99,8 +99,9 @@ impl Aws {
             None => environment(&endpoint, &sns_endpoint),
         };
         step("starting ministack (everything else)");
-        let mut command = Command::new(tools.aws("ministack"));
+        let mut command = Command::new(tools.aws("python"));
         command
+            .arg(root().join("infra/local/tools/endpoint.py"))
             .env("BIND_HOST", "127.0.0.1")
             .env("GATEWAY_PORT", ports.endpoint.to_string())
             .env("IOT_MTLS_ENABLED", "0")
