@@ -16,7 +16,7 @@ use nostr::key::{Keys, PublicKey};
 use nostr_push_aws::clients;
 use nostr_push_core::{DAY, app::App};
 use nostr_push_local::{
-    aws::{Ports, STACK},
+    aws::Ports,
     demo::publish,
     stack::{Options, Stack},
     tools::Tools,
@@ -122,22 +122,15 @@ async fn pushed(stack: &Stack, count: usize) -> Result<()> {
 
 /// By event: when the listener received it, and when the matcher was done with it, as the matcher's log says.
 async fn matched(stack: &Stack) -> Result<HashMap<String, (i64, i64)>> {
-    let logs = aws_sdk_cloudwatchlogs::Client::new(&clients::at(&stack.aws.environment(), "AWS_ENDPOINT_URL").await);
-    let (mut matched, mut next) = (HashMap::new(), None);
-    loop {
-        let page = logs.filter_log_events().log_group_name(format!("/aws/lambda/{STACK}-matcher")).set_next_token(next).send().await?;
-        for line in page.events.unwrap_or_default().iter().filter_map(|event| event.message()).flat_map(str::lines) {
-            let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
-            if let (Some(id), Some(latency), Some(timestamp)) =
-                (line["event_id"].as_str(), line["latency_ms"].as_i64(), line["timestamp"].as_str())
-            {
-                let at = DateTime::from_str(timestamp, DateTimeFormat::DateTime).context("a log line's timestamp")?.to_millis()?;
-                matched.insert(id.to_owned(), (at - latency, at));
-            }
-        }
-        next = page.next_token;
-        if next.is_none() {
-            return Ok(matched);
+    let mut matched = HashMap::new();
+    for line in stack.function_log("matcher").await? {
+        let Ok(line) = serde_json::from_str::<Value>(&line) else { continue };
+        if let (Some(id), Some(latency), Some(timestamp)) =
+            (line["event_id"].as_str(), line["latency_ms"].as_i64(), line["timestamp"].as_str())
+        {
+            let at = DateTime::from_str(timestamp, DateTimeFormat::DateTime).context("a log line's timestamp")?.to_millis()?;
+            matched.insert(id.to_owned(), (at - latency, at));
         }
     }
+    Ok(matched)
 }

@@ -16,7 +16,7 @@ use nostr::key::{Keys, PublicKey};
 use nostr_push_aws::clients::{self, SdkConfig};
 use nostr_push_core::{DAY, app::App};
 use nostr_push_local::{
-    aws::{Ports, STACK},
+    aws::Ports,
     demo::publish,
     meter::{Charge, Meter},
     root,
@@ -174,11 +174,14 @@ impl Bill<'_> {
             };
             charges.insert((stage, name), n);
         }
+        let listener = self.stack.listener_log()?.iter().map(|line| line.len() + 26).sum::<usize>();
+        charges.insert(("listener".to_owned(), "log_bytes"), f64::from(u32::try_from(listener)?));
         for stage in STAGES {
-            for line in self.lines(stage).await? {
+            for line in self.stack.function_log(stage).await? {
                 let mut add = |name, n| *charges.entry((stage.to_owned(), name)).or_default() += n;
-                // CloudWatch adds 26 bytes to each.
-                add("log_bytes", f64::from(u32::try_from(line.len() + 26)?));
+                // CloudWatch adds 26 bytes to each. Metrics, and what Lambda itself writes, come once for each invocation.
+                let of_message = line.contains(r#""event_id":"#);
+                add(if of_message { "log_bytes" } else { "log_bytes_of_invocation" }, f64::from(u32::try_from(line.len() + 26)?));
                 if line.starts_with("REPORT ") {
                     let field = |name: &str| -> Option<f64> { line.split_once(name)?.1.trim().split(' ').next()?.parse().ok() };
                     add("invocations", 1.0);
@@ -193,7 +196,7 @@ impl Bill<'_> {
 
     /// How many messages a stage is done with.
     async fn outcomes(&self, stage: &str) -> Result<usize> {
-        let lines = self.lines(stage).await?;
+        let lines = self.stack.function_log(stage).await?;
         Ok(lines.iter().filter(|line| line.contains(r#""event_id":"#) && line.contains(r#""latency_ms":"#)).count())
     }
 
@@ -206,28 +209,11 @@ impl Bill<'_> {
         Ok(())
     }
 
-    /// The log of a function.
-    async fn lines(&self, stage: &str) -> Result<Vec<String>> {
-        let logs = aws_sdk_cloudwatchlogs::Client::new(&self.aws);
-        let (mut lines, mut next) = (Vec::new(), None);
-        loop {
-            let page = logs.filter_log_events().log_group_name(format!("/aws/lambda/{STACK}-{stage}")).set_next_token(next).send().await;
-            // A function that was never called has no log.
-            let Ok(page) = page else { return Ok(lines) };
-            let messages = page.events.unwrap_or_default().into_iter().filter_map(|event| event.message);
-            lines.extend(messages.flat_map(|message| message.lines().map(str::to_owned).collect::<Vec<_>>()));
-            next = page.next_token;
-            if next.is_none() {
-                return Ok(lines);
-            }
-        }
-    }
-
     /// All custom metrics seen: each combination of a name and its dimensions' values is one.
     async fn metrics(&self) -> Result<BTreeSet<String>> {
         let mut lines = self.stack.listener_log()?;
         for stage in STAGES {
-            lines.extend(self.lines(stage).await?);
+            lines.extend(self.stack.function_log(stage).await?);
         }
         let mut metrics = BTreeSet::new();
         for line in lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {

@@ -5,6 +5,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 use anyhow::{Context, Result, bail};
@@ -158,7 +159,7 @@ fn environment(endpoint: &str, sns_endpoint: &str) -> HashMap<String, String> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
-/// Builds the functions by `sam build`, and the listener by the same compiler.
+/// Builds the functions by `sam build`, and the listener. Answers its path.
 ///
 /// # Errors
 /// Something does not compile.
@@ -166,10 +167,11 @@ pub async fn build(tools: &Tools) -> Result<PathBuf> {
     step("sam build (some minutes at first, seconds after)");
     run(tools.sam("sam").current_dir(root()).args(["build", "--config-env", "local"]).env("AWS_DEFAULT_REGION", REGION), "sam build")
         .await?;
-    step("building the listener");
-    let mut lambda = tools.sam("cargo-lambda");
-    run(lambda.current_dir(root()).args(["lambda", "build", "--release", "--x86-64", "--bin", "listener"]), "cargo lambda build").await?;
-    Ok(root().join("target/lambda/listener/bootstrap"))
+    step("building the listener, as its image holds it");
+    let mut listener = Command::new(root().join("infra/image/listener"));
+    let output = listener.arg("x86_64").stderr(Stdio::inherit()).output().await?;
+    let path = String::from_utf8(output.stdout)?.lines().last().map(PathBuf::from);
+    path.filter(|_| output.status.success()).context("infra/image/listener failed")
 }
 
 /// One output of the stack, as the SAM CLI lists it.

@@ -79,6 +79,9 @@ async fn main() -> Result<()> {
         _ = interrupt.recv() => bail!("interrupted while starting"),
         _ = terminate.recv() => bail!("terminated while starting"),
     };
+    let aws = stack.aws.environment();
+    let variables = ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SNS", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    step(&format!("for pushctl: export {}", variables.map(|name| format!("{name}={}", aws[name])).join(" ")));
     println!("ready: {}", stack.url);
     if let Some(Task::Demo) = arguments.command {
         let relay = stack.relays.first().cloned().unwrap_or_default();

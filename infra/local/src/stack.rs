@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use aws_sdk_cloudwatchlogs::operation::filter_log_events::FilterLogEventsError;
 use nostr::key::Keys;
 use nostr_push_aws::clients;
 use nostr_push_core::app::{App, Platform};
@@ -84,6 +85,7 @@ pub struct Stack {
     pub listener: Listening,
     listener_command: Command,
     logs: PathBuf,
+    cloudwatch: aws_sdk_cloudwatchlogs::Client,
     _relay: Option<LocalRelay>,
 }
 
@@ -147,7 +149,8 @@ impl Stack {
         let log = listener.service.log().to_owned();
 
         let groups = ["control", "matcher", "deliver", "feedback"].map(|stage| format!("/aws/lambda/{STACK}-{stage}")).to_vec();
-        let counters = Counters::new(aws_sdk_cloudwatchlogs::Client::new(&config), groups, since, log);
+        let cloudwatch = aws_sdk_cloudwatchlogs::Client::new(&config);
+        let counters = Counters::new(cloudwatch.clone(), groups, since, log);
         let api = Api {
             service_pubkey: service_pubkey.clone(),
             relays: relays.clone(),
@@ -157,7 +160,7 @@ impl Stack {
         };
         let bound = api::serve(api, &options.listen).await?;
         let url = format!("http://{bound}");
-        Ok(Self { url, relays, service_pubkey, aws, listener, listener_command: command, logs, _relay: own_relay })
+        Ok(Self { url, relays, service_pubkey, aws, listener, listener_command: command, logs, cloudwatch, _relay: own_relay })
     }
 
     /// What the container's health check says of the listener.
@@ -179,12 +182,37 @@ impl Stack {
         start_listener(&mut self.listener_command, name, &self.logs).await
     }
 
-    /// All lines that the listener has written.
+    /// All lines that a function has written (`control`, `matcher`, `deliver` or `feedback`). None if it was never called.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub async fn function_log(&self, function: &str) -> Result<Vec<String>> {
+        let group = format!("/aws/lambda/{STACK}-{function}");
+        let mut pages = self.cloudwatch.filter_log_events().log_group_name(group).into_paginator().send();
+        let mut lines = Vec::new();
+        while let Some(page) = pages.next().await {
+            match page {
+                Ok(page) => lines.extend(page.events.unwrap_or_default().into_iter().filter_map(|event| event.message)),
+                Err(error) if error.as_service_error().is_some_and(FilterLogEventsError::is_resource_not_found_exception) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(lines.iter().flat_map(|message| message.lines()).map(str::to_owned).collect())
+    }
+
+    /// All lines that the listeners have written, those that are gone included.
     ///
     /// # Errors
     /// They cannot be read.
     pub fn listener_log(&self) -> Result<Vec<String>> {
-        Ok(fs::read_to_string(self.listener.service.log())?.lines().map(str::to_owned).collect())
+        let mut lines = Vec::new();
+        for file in fs::read_dir(&self.logs)? {
+            let path = file?.path();
+            if path.to_string_lossy().contains("listener") {
+                lines.extend(fs::read_to_string(path)?.lines().map(str::to_owned));
+            }
+        }
+        Ok(lines)
     }
 
     /// The end of each part's log, for a test that failed.

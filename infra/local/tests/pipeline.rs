@@ -4,14 +4,20 @@
 //! There are two relays of different make: nostr-relay-builder, and `@nostr-relay/core` (`e2e/relay.mjs`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use aws_sdk_sqs::types::QueueAttributeName;
 use nostr::{
     event::Event,
     key::{Keys, PublicKey},
+    nips::nip19::ToBech32,
 };
-use nostr_push_aws::clients;
+use nostr_push_aws::{clients, secrets};
 use nostr_push_core::{
     DAY,
     app::{App, Content},
@@ -26,7 +32,7 @@ use nostr_push_local::{
     stack::{Listening, Options, Stack},
     tools::Tools,
 };
-use nostr_push_testkit::{control_event, event, free_port};
+use nostr_push_testkit::{control_event, dialect_h_event, event, free_port};
 use serde_json::{Value, json};
 use tokio::{
     net::TcpStream,
@@ -88,7 +94,81 @@ async fn the_rest(stack: &mut Stack) -> Result<(), String> {
     a_fault_at_sns_ends_as_its_outcome_says(stack).await?;
     a_killed_listener_loses_and_repeats_nothing(stack).await?;
     three_listeners_share_the_relays(stack).await?;
-    every_delivery_is_accounted_for(stack).await
+    every_delivery_is_accounted_for(stack).await?;
+    no_log_line_holds_a_secret(stack).await
+}
+
+/// Whatever was said in confidence, well formed or not, stands in no line of any log, and so in no metric; nor does the
+/// service's key, or any of the tokens that the whole of this test has used.
+async fn no_log_line_holds_a_secret(stack: &Stack) -> Result<(), String> {
+    const MARK: &str = "MARKED";
+    let service = PublicKey::from_hex(&stack.service_pubkey).unwrap();
+    let expiration = (now() + DAY).to_string();
+    let tags: [&[&str]; 2] = [&["app", "demo"], &["expiration", &expiration]];
+    let token = format!("{MARK}-token");
+    let alice = Keys::generate();
+    let register = control_event(&alice, service, 3079, now(), &tags, &json!({"token": token, "platform": "fcm"}).to_string());
+    let filter = json!({"filter": {"kinds": [1, 4], "#t": [MARK.to_lowercase()], "#p": [alice.public_key()]}});
+    let subscribe = control_event(&alice, service, 3081, now(), &tags, &filter.to_string());
+    let mut said = vec![register, subscribe];
+    // What a parser would like to quote.
+    for (kind, plaintext) in [
+        (3079, MARK.to_owned()),
+        (3079, format!(r#"{{"token": "{token}", "platform": "{MARK}"}}"#)),
+        (3079, format!(r#"{{"token": ["{token}"], "{MARK}": 1}}"#)),
+        (3079, format!(r#"{{"token": "{}"}}"#, MARK.repeat(1_000))),
+        (3080, format!(r#"{{"token": {{"{MARK}": 1}}}}"#)),
+        (3081, format!(r#"{{"filter": {{"kinds": "{MARK}"}}}}"#)),
+        (3081, format!(r#"{{"filter": {{"{MARK}": ["{MARK}"]}}}}"#)),
+        (3082, format!(r#"{{"filter": "{MARK}"}}"#)),
+    ] {
+        said.push(control_event(&Keys::generate(), service, kind, now(), &tags, &plaintext));
+    }
+    for plaintext in [
+        json!({"kinds": [1], "deviceId": format!("{token}-h")}),
+        json!({"kinds": MARK, "deviceId": token}),
+        json!({"kinds": [1], "deviceId": [token]}),
+        json!({"online": MARK}),
+    ] {
+        said.push(dialect_h_event(&Keys::generate(), service, now(), &[&["app", "demo"]], &plaintext.to_string()));
+    }
+    let handled = async || {
+        let counters = counters(stack).await;
+        counters
+            .iter()
+            .filter(|(name, _)| name.starts_with("control.accepted") || name.starts_with("control.refused"))
+            .map(|(_, n)| n)
+            .sum()
+    };
+    let before: u64 = handled().await;
+    for event in &said {
+        publish(&stack.relays[0], event).await.unwrap();
+    }
+    until("all that was said is handled", async || handled().await >= before + said.len() as u64).await?;
+    // The content of a private kind passes through all stages.
+    let pushed = async || stack.aws.sns.pushes(0).iter().any(|push| push.token == token);
+    until("a private event is pushed", async || {
+        let private = event(&Keys::generate(), 4, now(), &[&["p", &alice.public_key().to_hex()]], &format!("{MARK} ciphertext"));
+        publish(&stack.relays[0], &private).await.unwrap();
+        pushed().await
+    })
+    .await?;
+
+    let config = clients::at(&stack.aws.environment(), "AWS_ENDPOINT_URL").await;
+    let key = secrets::service_key(&config, &format!("{STACK}-service-key")).await.unwrap();
+    let mut secrets: BTreeSet<String> = stack.aws.sns.pushes(0).into_iter().map(|push| push.token).collect();
+    let tokens = secrets.len();
+    secrets.extend([MARK.to_owned(), key.secret_key().to_secret_hex(), key.secret_key().to_bech32().unwrap()]);
+    let mut lines = stack.listener_log().unwrap();
+    for stage in ["control", "matcher", "deliver", "feedback"] {
+        let log = stack.function_log(stage).await.unwrap();
+        assert!(!log.is_empty(), "{stage} has a log");
+        lines.extend(log);
+    }
+    assert!(tokens > 10 && lines.len() > 1_000, "{tokens} tokens, {} lines", lines.len());
+    let all = lines.join("\n").to_lowercase();
+    let found: Vec<&String> = secrets.iter().filter(|secret| all.contains(&secret.to_lowercase())).collect();
+    if found.is_empty() { Ok(()) } else { Err(format!("in the logs: {found:?}")) }
 }
 
 /// Faults at the edge of SNS, each with the state that its outcome promises.

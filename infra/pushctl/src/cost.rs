@@ -14,25 +14,25 @@ const COUNTED: &str = include_str!("counted.json");
 /// Of which region and day the prices are.
 const PRICED: &str = "us-east-1, arm64, as published in 2025";
 
-/// AWS's list prices in dollars, without free tiers: what, its price, and the page of AWS that says so.
-const PRICES: [(&str, f64, &str); 17] = [
-    ("sqs request", 0.40e-6, "sqs/pricing"),
-    ("lambda request", 0.20e-6, "lambda/pricing"),
-    ("lambda GB-second", 0.000_013_333_4, "lambda/pricing"),
-    ("dynamodb read unit", 0.125e-6, "dynamodb/pricing/on-demand"),
-    ("dynamodb write unit", 0.625e-6, "dynamodb/pricing/on-demand"),
-    ("dynamodb GB-month", 0.25, "dynamodb/pricing/on-demand"),
-    ("dynamodb GB-month of recovery", 0.20, "dynamodb/pricing/on-demand"),
-    ("sns request", 0.50e-6, "sns/pricing"),
-    ("sns push", 0.50e-6, "sns/pricing"),
-    ("fargate vCPU-hour", 0.032_38, "fargate/pricing"),
-    ("fargate GB-hour", 0.003_56, "fargate/pricing"),
-    ("public IPv4 hour", 0.005, "vpc/pricing"),
-    ("log GB", 0.50, "cloudwatch/pricing"),
-    ("metric", 0.30, "cloudwatch/pricing"),
-    ("alarm", 0.10, "cloudwatch/pricing"),
-    ("dashboard", 3.00, "cloudwatch/pricing"),
-    ("secret", 0.40, "secrets-manager/pricing"),
+/// AWS's list prices, without free tiers: so many dollars for so many of what, and the page of AWS that says so.
+const PRICES: [(f64, u32, &str, &str); 17] = [
+    (0.40, 1_000_000, "sqs request", "sqs/pricing"),
+    (0.20, 1_000_000, "lambda request", "lambda/pricing"),
+    (13.3334, 1_000_000, "lambda GB-second", "lambda/pricing"),
+    (0.125, 1_000_000, "dynamodb read unit", "dynamodb/pricing/on-demand"),
+    (0.625, 1_000_000, "dynamodb write unit", "dynamodb/pricing/on-demand"),
+    (0.25, 1, "dynamodb GB-month", "dynamodb/pricing/on-demand"),
+    (0.20, 1, "dynamodb GB-month of recovery", "dynamodb/pricing/on-demand"),
+    (0.50, 1_000_000, "sns request", "sns/pricing"),
+    (0.50, 1_000_000, "sns push", "sns/pricing"),
+    (0.032_38, 1, "fargate vCPU-hour", "fargate/pricing"),
+    (0.003_56, 1, "fargate GB-hour", "fargate/pricing"),
+    (0.005, 1, "public IPv4 hour", "vpc/pricing"),
+    (0.50, 1, "log GB", "cloudwatch/pricing"),
+    (0.30, 1, "metric", "cloudwatch/pricing"),
+    (0.10, 1, "alarm", "cloudwatch/pricing"),
+    (3.00, 1, "dashboard", "cloudwatch/pricing"),
+    (0.40, 1, "secret", "secrets-manager/pricing"),
 ];
 
 const HOURS: f64 = 730.0;
@@ -103,6 +103,7 @@ struct Usage {
     invocations: f64,
     gb_seconds: f64,
     log_bytes: f64,
+    log_bytes_of_invocation: f64,
 }
 
 /// Dollars a month, by stage and by what AWS calls it.
@@ -113,13 +114,13 @@ struct Bill {
 
 impl Bill {
     fn add(&mut self, stage: &'static str, service: &'static str, price: &str, n: f64) {
-        let price = PRICES.iter().find(|(name, ..)| *name == price).map_or(f64::NAN, |(_, dollars, _)| *dollars);
+        let price = PRICES.iter().find(|(_, _, what, _)| *what == price).map_or(f64::NAN, |(dollars, of, ..)| dollars / f64::from(*of));
         if n > 0.0 {
             *self.lines.entry((stage, service)).or_default() += n * price;
         }
     }
 
-    /// `n` times what was counted, `batch` of them at a time: those share requests to queues, invocations and their time.
+    /// `n` times what was counted, `batch` of them at a time: those share requests to queues, invocations, their time, and what is logged once for each.
     fn add_usage(&mut self, counted: &BTreeMap<String, Usage>, n: f64, batch: f64) {
         for (stage, usage) in counted {
             let stage = ["control", "matcher", "deliver", "feedback"].into_iter().find(|known| known == stage).unwrap_or("listener");
@@ -131,7 +132,7 @@ impl Bill {
             self.add(stage, "DynamoDB", "dynamodb write unit", n * usage.writes);
             self.add(stage, "SNS", "sns request", n * usage.sns);
             self.add(stage, "SNS", "sns push", n * usage.pushes);
-            self.add(stage, "CloudWatch", "log GB", n * usage.log_bytes / 1e9);
+            self.add(stage, "CloudWatch", "log GB", (n * usage.log_bytes + n / batch * usage.log_bytes_of_invocation) / 1e9);
         }
     }
 
@@ -212,4 +213,78 @@ fn table(arguments: &Arguments, bill: &Bill) -> Result<String> {
 
 fn dollars(n: f64) -> String {
     if n == 0.0 { String::new() } else { format!("{n:.2}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn arguments(line: &str) -> Arguments {
+        Line::parse_from(std::iter::once("cost").chain(line.split_whitespace())).arguments
+    }
+
+    fn total(line: &str) -> f64 {
+        bill(&arguments(line)).unwrap().sum(|_, _| true)
+    }
+
+    /// The total by rows and by columns, each of which is shown.
+    #[test]
+    fn every_dollar_is_in_the_table() {
+        let bill = bill(&arguments("--heartbeats 60")).unwrap();
+        let total = bill.sum(|_, _| true);
+        let shown: f64 = STAGES
+            .iter()
+            .flat_map(|stage| SERVICES.map(|service| (stage, service)))
+            .map(|(stage, service)| bill.sum(|of, by| of == *stage && by == service))
+            .sum();
+        assert!(total > 0.0 && (total - shown).abs() < 1e-9, "{total} {shown}");
+        assert!(bill.lines.values().all(|dollars| dollars.is_finite()), "every price is known");
+    }
+
+    #[test]
+    fn what_grows_costs_more_and_batches_cost_less() {
+        let users = total("--users 100000");
+        for more in ["--pushes 40", "--events 40", "--heartbeats 60", "--registrations 8", "--tasks 2"] {
+            assert!(total(&format!("--users 100000 {more}")) > users, "{more}");
+        }
+        assert!(total("--users 100000 --batch 10") < users);
+        // Nothing but what stands still is the same for all.
+        let (none, one, two) = (total("--users 0"), total("--users 1000"), total("--users 2000"));
+        assert!(((two - none) - 2.0 * (one - none)).abs() < 1e-6);
+    }
+
+    /// A push needs at least its SNS publish, two messages sent and received, and a claim.
+    #[test]
+    fn the_counts_are_of_a_push() {
+        let counted: Counted = serde_json::from_str(COUNTED).unwrap();
+        let (listener, matcher, deliver) = (&counted.event["listener"], &counted.event["matcher"], &counted.push["deliver"]);
+        assert!((listener.sqs, matcher.sqs, deliver.pushes) == (1.0, 1.0, 1.0), "one message to each queue, and one push");
+        for stage in [matcher, deliver, &counted.registration["control"], &counted.heartbeat["control"]] {
+            assert!(stage.invocations >= 1.0 && stage.gb_seconds > 0.0 && stage.reads > 0.0 && stage.log_bytes > 0.0);
+        }
+        assert!(deliver.writes >= 2.0 && counted.heartbeat["control"].writes < 1.0);
+        assert!(counted.idle_hour["listener"].reads > 0.0 && counted.metrics > 10.0);
+    }
+
+    #[test]
+    fn the_docs_show_what_is_computed() {
+        let docs = include_str!("../../../docs/cost.md");
+        for line in ["--users 1000", "--users 100000", "--users 1000000 --batch 10 --tasks 2"] {
+            let arguments = arguments(line);
+            let table = table(&arguments, &bill(&arguments).unwrap()).unwrap();
+            assert!(docs.contains(&table), "pushctl cost {line}\n{table}");
+        }
+        for (dollars, of, what, page) in PRICES {
+            let row = format!("| {dollars} | {of} | {what} | {page} |");
+            assert!(docs.contains(&row), "{row}");
+        }
+    }
 }
