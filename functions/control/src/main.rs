@@ -44,7 +44,15 @@ async fn handle(telemetry: Telemetry, control: &Control<Store, Sns>, record: Rec
     match handled {
         Ok(_) | Err(Failure::Refused(_)) => {
             telemetry.latency(message.received_at, now);
-            tracing::info!(stage = "control", event_id, outcome, reason, latency_ms, "control {outcome} event {event_id}: {reason}");
+            tracing::info!(
+                stage = "control",
+                event_id,
+                outcome,
+                reason,
+                relay = message.relay,
+                latency_ms,
+                "control {outcome} event {event_id}: {reason}"
+            );
             Ok(())
         }
         Err(Failure::Unavailable(error)) => {

@@ -47,6 +47,7 @@ async fn main() -> Result<(), lambda_runtime::Error> {
 async fn handle(telemetry: Telemetry, store: &Store, queues: &Queues, record: Record<Content>) -> Result<(), Retry> {
     let content = record.message;
     let (event_id, kind, received_at) = (content.event.id.to_hex(), content.event.kind.as_u16(), content.received_at);
+    let relay = content.relay.clone();
     let now = clients::now();
     match handler::handle(store, queues, content, seconds(now)).await {
         Ok(matched) => {
@@ -67,6 +68,7 @@ async fn handle(telemetry: Telemetry, store: &Store, queues: &Queues, record: Re
                 kind,
                 outcome,
                 reason,
+                relay,
                 recipients = matched.recipients,
                 requeued = matched.requeued,
                 latency_ms,

@@ -54,7 +54,8 @@ enum Command {
     /// Publishes who the service is: profile (kind 0), relay list (10002) and the kinds it serves (31990, NIP-89).
     Announce(announce::Arguments),
     /// What is stored of a pubkey.
-    Owner(owner::Arguments),
+    #[command(subcommand)]
+    Owner(owner::Command),
     /// Who would get an event, and what would happen at each step. Sends nothing and writes nothing.
     Explain(explain::Arguments),
     /// Sends a push to all devices of a pubkey.
@@ -101,7 +102,7 @@ async fn run(command: Command, stack: String, json: bool) -> Result<ExitCode> {
         Command::App(command) => app::run(&operator, command).await?,
         Command::Key(command) => key::run(&operator, &command).await?,
         Command::Announce(arguments) => announce::run(&operator, arguments).await?,
-        Command::Owner(arguments) => owner::run(&operator, &arguments).await?,
+        Command::Owner(command) => owner::run(&operator, &command).await?,
         Command::Explain(arguments) => explain::run(&operator, &arguments).await?,
         Command::SendTest(arguments) => send_test::run(&operator, &arguments).await?,
         Command::Dlq(command) => dlq::run(&operator, &command).await?,

@@ -1,4 +1,4 @@
-//! `pushctl owner`: what is stored of a pubkey, under each app. Tokens are not: they are in SNS alone.
+//! `pushctl owner show`: what is stored of a pubkey, under each app. Tokens are not: they are in SNS alone.
 
 use anyhow::Result;
 use nostr::key::PublicKey;
@@ -12,8 +12,14 @@ use serde_json::{Value, json};
 
 use crate::operator::{Operator, pubkey};
 
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Shows devices, subscriptions, settings and presence.
+    Show(Show),
+}
+
 #[derive(clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct Show {
     /// In hex or as npub.
     #[arg(value_parser = pubkey)]
     pubkey: PublicKey,
@@ -22,7 +28,8 @@ pub(crate) struct Arguments {
     app: Option<String>,
 }
 
-pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()> {
+pub(crate) async fn run(operator: &Operator, command: &Command) -> Result<()> {
+    let Command::Show(arguments) = command;
     let store = &operator.store;
     let now = seconds(clients::now());
     let mut apps = Vec::new();

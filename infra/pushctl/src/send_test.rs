@@ -68,7 +68,7 @@ pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()
         };
         results.push(json!({"device": device.id.token_hash.get(..8), "platform": registration.platform, "result": result}));
     }
-    ensure!(!results.is_empty(), "this pubkey has no device under {}: pushctl owner {}", arguments.app, arguments.pubkey);
+    ensure!(!results.is_empty(), "this pubkey has no device under {}: pushctl owner show {}", arguments.app, arguments.pubkey);
     let lines: Vec<String> = results
         .iter()
         .map(|result| {

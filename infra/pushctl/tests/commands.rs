@@ -86,7 +86,7 @@ async fn an_operator_sets_up_looks_and_mends() {
     ] {
         assert_eq!(check(name), ok, "{name}: {said}");
     }
-    let (code, ..) = operator.run(&["owner", "nobody"]).await;
+    let (code, ..) = operator.run(&["owner", "show", "nobody"]).await;
     assert_eq!(code, 2, "called wrongly");
     stack.stop().await;
 }
@@ -150,7 +150,7 @@ async fn owners(operator: &Operator<'_>) {
     }
     let mut owner = Value::Null;
     for _ in 0..300 {
-        owner = operator.ok(&["owner", &me]).await["apps"][0].clone();
+        owner = operator.ok(&["owner", "show", &me]).await["apps"][0].clone();
         // The filter, and what brings the mute list.
         if owner["devices"].as_array().unwrap().len() == 1 && owner["subscriptions"].as_array().unwrap().len() == 2 {
             break;
