@@ -78,6 +78,8 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // One TLS provider for the AWS SDK and the relays: two in one process panic at the first connection.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let Arguments { command, stack, json } = Arguments::parse();
     match run(command, stack, json).await {
         Ok(code) => code,

@@ -135,6 +135,8 @@ async fn announces(operator: &Operator<'_>) {
     kinds.sort_unstable();
     assert_eq!(kinds, [0, 10_002, 31_990]);
     operator.fails(&["announce", "--relay", "ws://127.0.0.1:9"], "no relay took anything").await;
+    // It speaks no TLS.
+    operator.fails(&["announce", "--relay", &relay.replace("ws://", "wss://")], "no relay took anything").await;
 }
 
 async fn owners(operator: &Operator<'_>) {
