@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
     time::Duration,
 };
 
@@ -16,12 +15,11 @@ use nostr::key::{Keys, PublicKey};
 use nostr_push_aws::clients;
 use nostr_push_core::{DAY, app::App};
 use nostr_push_local::{
-    aws::Ports,
     demo::publish,
     stack::{Options, Stack},
     tools::Tools,
 };
-use nostr_push_testkit::{control_event, event, free_port};
+use nostr_push_testkit::{control_event, event};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 use tokio_tungstenite::{connect_async, tungstenite::Message};
@@ -37,16 +35,7 @@ async fn main() -> Result<()> {
     }
     let tools = Tools::install().await?;
     let data = tempfile::tempdir()?;
-    let address = SocketAddr::from(([127, 0, 0, 1], free_port(0)));
-    let options = Options {
-        listen: "127.0.0.1:0".to_owned(),
-        relays: Vec::new(),
-        relay_address: address,
-        service_key: None,
-        data: data.path().to_owned(),
-        ports: Ports::ANY,
-        apps: vec![App { max_pushes: Some(100_000), ..App::named("demo") }],
-    };
+    let options = Options::anywhere(data.path(), vec![App { max_pushes: Some(100_000), ..App::named("demo") }]);
     let stack = Stack::start(&tools, options).await?;
     let measured = measure(&stack, 600).await;
     stack.stop().await;

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     time::Duration,
 };
 
@@ -16,14 +15,13 @@ use nostr::key::{Keys, PublicKey};
 use nostr_push_aws::clients::{self, SdkConfig};
 use nostr_push_core::{DAY, app::App};
 use nostr_push_local::{
-    aws::Ports,
     demo::publish,
     meter::{Charge, Meter},
     root,
     stack::{Options, Stack},
     tools::Tools,
 };
-use nostr_push_testkit::{control_event, dialect_h_event, event, free_port};
+use nostr_push_testkit::{control_event, dialect_h_event, event};
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -45,15 +43,7 @@ async fn main() -> Result<()> {
     }
     let tools = Tools::install().await?;
     let data = tempfile::tempdir()?;
-    let options = Options {
-        listen: "127.0.0.1:0".to_owned(),
-        relays: Vec::new(),
-        relay_address: SocketAddr::from(([127, 0, 0, 1], free_port(0))),
-        service_key: None,
-        data: data.path().to_owned(),
-        ports: Ports::ANY,
-        apps: vec![App { max_pushes: Some(100_000), ..App::named("demo") }],
-    };
+    let options = Options::anywhere(data.path(), vec![App { max_pushes: Some(100_000), ..App::named("demo") }]);
     let meter = Meter::default();
     let stack = Stack::start_metered(&tools, options, Some(&meter)).await?;
     let aws = clients::at(&stack.aws.environment(), "AWS_ENDPOINT_URL").await;

@@ -45,6 +45,21 @@ pub struct Options {
     pub apps: Vec<App>,
 }
 
+impl Options {
+    /// With a relay of its own, on any ports: beside others on the same machine.
+    pub fn anywhere(data: &Path, apps: Vec<App>) -> Self {
+        Self {
+            listen: "127.0.0.1:0".to_owned(),
+            relays: Vec::new(),
+            relay_address: SocketAddr::from(([127, 0, 0, 1], free_port(0))),
+            service_key: None,
+            data: data.to_owned(),
+            ports: Ports::ANY,
+            apps,
+        }
+    }
+}
+
 /// One process of the listener.
 pub struct Listening {
     service: Service,

@@ -174,5 +174,20 @@ async fn it_is_deployed_twice_upgraded_and_deleted() {
     let groups = aws_sdk_cloudwatchlogs::Client::new(&config).describe_log_groups().send().await.unwrap().log_groups.unwrap_or_default();
     let left: Vec<_> = groups.iter().filter_map(|group| group.log_group_name()).filter(|name| name.contains(STACK)).collect();
     assert!(left.is_empty(), "{left:?}");
+    // And that goes as docs/operations.md says.
+    let dynamodb = aws_sdk_dynamodb::Client::new(&config);
+    let tables = dynamodb.list_tables().send().await.unwrap().table_names.unwrap_or_default();
+    assert_eq!(tables, first.of("AWS::DynamoDB::Table"));
+    for table in tables {
+        dynamodb.delete_table().table_name(table).send().await.unwrap();
+    }
+    let secrets = aws_sdk_secretsmanager::Client::new(&config);
+    let name = format!("{STACK}-service-key");
+    secrets.delete_secret().secret_id(name).force_delete_without_recovery(true).send().await.unwrap();
+    assert_eq!(dynamodb.list_tables().send().await.unwrap().table_names().len(), 0);
+    assert_eq!(secrets.list_secrets().send().await.unwrap().secret_list().len(), 0);
+    // A new one of the same name begins from nothing.
+    stack.deploy(&[]).await;
+    assert_ne!(stack.service_key().await, key);
     stack.aws.stop().await;
 }

@@ -25,7 +25,7 @@ use nostr_push_core::{
     ports::seconds,
 };
 use nostr_push_local::{
-    aws::{Ports, STACK},
+    aws::STACK,
     demo::publish,
     process::{Service, run},
     relay, root,
@@ -58,15 +58,7 @@ async fn clients_of_both_dialects_get_their_pushes() {
     let mut second = Service::start("relay", &mut node, data.path()).unwrap();
     second.ready(async || TcpStream::connect(addresses[1]).await.is_ok()).await.unwrap();
     let relays: Vec<String> = addresses.iter().map(|address| format!("ws://{address}")).collect();
-    let options = Options {
-        listen: "127.0.0.1:0".to_owned(),
-        relays: relays.clone(),
-        relay_address: addresses[0],
-        service_key: Some(Keys::generate()),
-        data: data.path().to_owned(),
-        ports: Ports::ANY,
-        apps: apps(),
-    };
+    let options = Options { relays: relays.clone(), service_key: Some(Keys::generate()), ..Options::anywhere(data.path(), apps()) };
     let mut stack = Stack::start(&tools, options).await.unwrap();
     let mut test = tools.node().unwrap();
     // One file after the other: they count what the service counts.

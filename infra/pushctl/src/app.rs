@@ -98,11 +98,11 @@ pub(crate) async fn run(operator: &Operator, command: Command) -> Result<()> {
         Command::Remove { app, yes } => {
             let stored = stored(operator, &app).await?;
             ensure!(yes, "this removes all devices of {app}: say --yes");
-            // The row first: no more devices come while the endpoints go.
-            operator.store.delete_app(&app).await?;
+            // The row last: whoever is interrupted here can say it again. Control events meanwhile wait in their queue.
             for arn in stored.platforms.values() {
                 operator.sns.delete_platform_application(arn).await?;
             }
+            operator.store.delete_app(&app).await?;
             operator.answer(&json!({"removed": app}), format!("{app} is removed"));
             Ok(())
         }

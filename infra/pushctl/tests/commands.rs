@@ -11,12 +11,12 @@ use nostr::{
 use nostr_push_aws::clients;
 use nostr_push_core::{DAY, app::App, ports::seconds};
 use nostr_push_local::{
-    aws::{Ports, STACK},
+    aws::STACK,
     demo::publish,
     stack::{Options, Stack},
     tools::Tools,
 };
-use nostr_push_testkit::{control_event, event, free_port};
+use nostr_push_testkit::{control_event, event};
 use serde_json::{Value, json};
 use tokio::{process::Command, time::sleep};
 use tokio_tungstenite::{connect_async, tungstenite::Message};
@@ -51,16 +51,7 @@ impl Operator<'_> {
 async fn an_operator_sets_up_looks_and_mends() {
     let tools = Tools::install().await.unwrap();
     let data = tempfile::tempdir().unwrap();
-    let address = SocketAddr::from(([127, 0, 0, 1], free_port(0)));
-    let options = Options {
-        listen: "127.0.0.1:0".to_owned(),
-        relays: Vec::new(),
-        relay_address: address,
-        service_key: None,
-        data: data.path().to_owned(),
-        ports: Ports::ANY,
-        apps: vec![App::named("demo")],
-    };
+    let options = Options::anywhere(data.path(), vec![App::named("demo")]);
     let stack = Stack::start(&tools, options).await.unwrap();
     let operator = Operator { stack: &stack };
     apps(&operator, data.path()).await;
