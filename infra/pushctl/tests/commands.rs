@@ -1,7 +1,7 @@
 //! Every command against the local stack, with a client that has registered over a relay.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use nostr::{
