@@ -3,38 +3,52 @@
 
 use std::{path::Path, process::Stdio};
 
-use nostr_push_local::{process::run, root, step};
+use nostr_push_local::{not_tried, process::run, root, step};
 use tokio::process::Command;
 
-/// Whether a command can be run.
-async fn works(program: &str, argument: &str) -> bool {
-    let status = Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status().await;
+/// Whether a command succeeds.
+async fn succeeds(command: &mut Command) -> bool {
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().await;
     status.is_ok_and(|status| status.success())
+}
+
+async fn has_docker() -> bool {
+    succeeds(Command::new("docker").arg("info")).await
+}
+
+fn buildah(arguments: &[&str]) -> Command {
+    let mut command = Command::new("buildah");
+    command.args(["--storage-driver", "vfs"]).args(arguments);
+    command
+}
+
+/// Whether buildah is there, or can be had (as root on Debian), and may do here what it has to.
+async fn has_buildah() -> bool {
+    if !succeeds(&mut buildah(&["--version"])).await {
+        step("installing buildah (apt-get)");
+        let install = "apt-get install -y -qq buildah || { apt-get update -qq && apt-get install -y -qq buildah; }";
+        succeeds(Command::new("sh").args(["-c", install])).await;
+    }
+    let probe =
+        "c=$(buildah --storage-driver vfs from scratch) && buildah --storage-driver vfs mount $c && buildah --storage-driver vfs rm $c";
+    succeeds(Command::new("sh").args(["-c", probe])).await
 }
 
 #[tokio::test]
 async fn the_image_is_built_and_holds_a_listener_that_starts() {
-    if !works("docker", "info").await && !works("buildah", "--version").await {
-        // As root on Debian, as in CI, it can be had.
-        step("installing buildah (apt-get)");
-        let installed = Command::new("apt-get").args(["install", "-y", "-qq", "buildah"]).stdout(Stdio::null()).status().await;
-        if !installed.is_ok_and(|status| status.success()) {
-            step("NOT TRIED: the listener's image. It needs docker, or buildah (Debian: apt-get install buildah)");
-            return;
-        }
+    let docker = has_docker().await;
+    if !docker && !has_buildah().await {
+        return not_tried(
+            "the listener's image, which needs docker, or buildah with the rights to mount (Debian, as root: apt-get install buildah)",
+        );
     }
     let name = "nostr-push-listener:test";
     run(Command::new(root().join("infra/image/build")).arg(architecture()).arg(name).stdout(Stdio::null()), "infra/image/build")
         .await
         .unwrap();
-    if works("docker", "info").await {
+    if docker {
         return refuses_to_start(Command::new("docker").args(["run", "--rm", "--read-only", name])).await;
     }
-    let buildah = |arguments: &[&str]| {
-        let mut command = Command::new("buildah");
-        command.args(["--storage-driver", "vfs"]).args(arguments);
-        command
-    };
     let output = buildah(&["from", name]).output().await.unwrap();
     let container = String::from_utf8(output.stdout).unwrap().trim().to_owned();
     let inspected = buildah(&["inspect", "--type", "image", name]).output().await.unwrap();

@@ -8,6 +8,7 @@ use aws_sdk_cloudformation::Client;
 use nostr_push_aws::clients;
 use nostr_push_local::{
     aws::{self, Aws, Ports, STACK},
+    not_tried,
     process::run,
     root, step,
     tools::Tools,
@@ -90,7 +91,7 @@ async fn previous(folder: &Path) -> Option<String> {
         commit = log.lines().nth(1).map(str::to_owned);
     }
     let Some(commit) = commit else {
-        step("NOT TRIED: upgrading. There is no earlier commit here (a shallow clone?)");
+        not_tried("upgrading: there is no earlier commit here (a shallow clone?)");
         return None;
     };
     step(&format!("deploying the template of {commit}, to be upgraded"));
