@@ -131,7 +131,8 @@ async fn every_policy_names_what_it_allows() {
                     // AWS offers nothing narrower: signing in to ECR is not for one repository.
                     let nothing_narrower = resource == r#""*""# && actions == ["ecr:GetAuthorizationToken"];
                     // SNS makes the ARNs of applications and endpoints; the template cannot know them.
-                    let known = ["Ref", "GetAtt", "Arn}/index/", ":sns:${AWS::Region}:${AWS::AccountId}:"];
+                    let known =
+                        ["Ref", "GetAtt", "Arn}/index/", ":sns:${AWS::Region}:${AWS::AccountId}:", ":repository/${", ":log-group:${"];
                     assert!(nothing_narrower || known.iter().any(|known| resource.contains(known)), "{name}: {statement}");
                 }
             }
