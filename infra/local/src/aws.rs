@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
+    env, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
@@ -165,13 +165,23 @@ fn environment(endpoint: &str, sns_endpoint: &str) -> HashMap<String, String> {
 /// Something does not compile.
 pub async fn build(tools: &Tools) -> Result<PathBuf> {
     step("sam build (some minutes at first, seconds after)");
-    run(tools.sam("sam").current_dir(root()).args(["build", "--config-env", "local"]).env("AWS_DEFAULT_REGION", REGION), "sam build")
-        .await?;
+    let mut build = tools.sam("sam");
+    build.current_dir(root()).args(["build", "--config-env", "local"]).env("AWS_DEFAULT_REGION", REGION);
+    run(without_package(&mut build), "sam build").await?;
     step("building the listener, as its image holds it");
     let mut listener = Command::new(root().join("infra/image/listener"));
-    let output = listener.arg("x86_64").stderr(Stdio::inherit()).output().await?;
+    let output = without_package(&mut listener).arg("x86_64").stderr(Stdio::inherit()).output().await?;
     let path = String::from_utf8(output.stdout)?.lines().last().map(PathBuf::from);
     path.filter(|_| output.status.success()).context("infra/image/listener failed")
+}
+
+/// Takes out what `cargo test` says of the package that it tests: cargo would build all anew for the next package's tests.
+fn without_package(command: &mut Command) -> &mut Command {
+    let says = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    for name in env::vars().map(|(name, _)| name).filter(|name| says.iter().any(|prefix| name.starts_with(prefix))) {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// One output of the stack, as the SAM CLI lists it.
