@@ -4,7 +4,10 @@ use std::{collections::HashMap, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use nostr::key::Keys;
-use nostr_push_core::app::{App, Platform};
+use nostr_push_core::{
+    app::{App, Platform},
+    ports::Apps,
+};
 use serde_json::{Map, Value, json};
 
 use crate::operator::Operator;
@@ -90,13 +93,13 @@ pub(crate) async fn run(operator: &Operator, command: Command) -> Result<()> {
             Ok(())
         }
         Command::Set { app, options } => {
-            let changed = with_options(&stored(operator, &app).await?, &options)?;
+            let changed = with_options(&operator.app(&app).await?, &options)?;
             operator.store.put_app(&changed).await?;
             operator.answer(&json!(changed), format!("{app}: {}; the functions see it within a minute", Value::from(options_of(&changed))));
             Ok(())
         }
         Command::Remove { app, yes } => {
-            let stored = stored(operator, &app).await?;
+            let stored = operator.app(&app).await?;
             ensure!(yes, "this removes all devices of {app}: say --yes");
             // The row last: whoever is interrupted here can say it again. Control events meanwhile wait in their queue.
             for arn in stored.platforms.values() {
@@ -138,7 +141,7 @@ async fn add(operator: &Operator, arguments: Add) -> Result<()> {
         ensure!(parsed["type"] == "service_account", "{} is no service account's key", file.display());
         platforms.push((Platform::Fcm, HashMap::from([("PlatformCredential".to_owned(), account)])));
     }
-    let earlier = operator.store.all_apps().await?.into_iter().find(|app| app.app == arguments.app);
+    let earlier = operator.store.app(&arguments.app).await?;
     let mut app = with_options(&earlier.unwrap_or_else(|| App::named(&arguments.app)), &arguments.options)?;
     if platforms.is_empty() && app.platforms.is_empty() {
         bail!("an app needs --apns-key or --fcm-service-account");
@@ -159,16 +162,6 @@ async fn add(operator: &Operator, arguments: Add) -> Result<()> {
 
 fn read(file: &PathBuf) -> Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
-}
-
-async fn stored(operator: &Operator, app: &str) -> Result<App> {
-    operator
-        .store
-        .all_apps()
-        .await?
-        .into_iter()
-        .find(|stored| stored.app == app)
-        .with_context(|| format!("there is no app {app}: pushctl app list"))
 }
 
 /// The options that differ from the defaults.

@@ -45,8 +45,7 @@ const CLAIMED: f64 = 4.0;
 /// "Using Lambda with Amazon SQS").
 const IDLE_POLLS: f64 = 5.0 * 3.0 * 60.0 * HOURS;
 
-/// What the template deploys: queues that Lambda polls, and alarms.
-const QUEUES: f64 = 4.0;
+/// How many alarms the template deploys.
 const ALARMS: f64 = 21.0;
 
 /// Of a listener's task.
@@ -123,7 +122,7 @@ impl Bill {
     /// `n` times what was counted, `batch` of them at a time: those share requests to queues, invocations, their time, and what is logged once for each.
     fn add_usage(&mut self, counted: &BTreeMap<String, Usage>, n: f64, batch: f64) {
         for (stage, usage) in counted {
-            let stage = ["control", "matcher", "deliver", "feedback"].into_iter().find(|known| known == stage).unwrap_or("listener");
+            let stage = STAGES.into_iter().find(|known| known == stage).unwrap_or("listener");
             // Lambda itself receives and deletes once for each invocation.
             self.add(stage, "SQS", "sqs request", n / batch * (usage.sqs + 2.0 * usage.invocations));
             self.add(stage, "Lambda", "lambda request", n / batch * usage.invocations);
@@ -167,8 +166,8 @@ fn bill(arguments: &Arguments) -> Result<Bill> {
     bill.add("listener", "Fargate", "fargate vCPU-hour", tasks * VCPUS * HOURS);
     bill.add("listener", "Fargate", "fargate GB-hour", tasks * GIGABYTES * HOURS);
     bill.add("listener", "Fargate", "public IPv4 hour", tasks * HOURS);
-    for (stage, queues) in [("control", 1.0), ("matcher", 1.0), ("deliver", 1.0), ("feedback", QUEUES - 3.0)] {
-        bill.add(stage, "SQS", "sqs request", queues * IDLE_POLLS);
+    for function in ["control", "matcher", "deliver", "feedback"] {
+        bill.add(function, "SQS", "sqs request", IDLE_POLLS);
     }
     for (rows, bytes) in [(users, counted.bytes_of_registration), (pushes * CLAIMED, counted.bytes_of_push)] {
         bill.add("tables", "DynamoDB", "dynamodb GB-month", rows * bytes / 1e9);

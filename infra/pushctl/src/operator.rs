@@ -10,6 +10,7 @@ use nostr_push_aws::{
     secrets,
     sns::Sns,
 };
+use nostr_push_core::{app::App, ports::Apps};
 use serde_json::Value;
 
 /// The operator of one stack.
@@ -49,6 +50,11 @@ impl Operator {
             outputs: stack.outputs.unwrap_or_default().into_iter().filter_map(|o| pair(o.output_key, o.output_value)).collect(),
             parameters: stack.parameters.unwrap_or_default().into_iter().filter_map(|p| pair(p.parameter_key, p.parameter_value)).collect(),
         })
+    }
+
+    /// The app of this id.
+    pub(crate) async fn app(&self, app: &str) -> Result<App> {
+        self.store.app(app).await?.with_context(|| format!("there is no app {app}: pushctl app list"))
     }
 
     /// The service's key.

@@ -1,6 +1,6 @@
 //! `pushctl send-test`: a push to all devices of a pubkey, past every filter and limit.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use deliver::{apns, fcm, text::Text};
 use nostr::{
     event::{EventBuilder, FinalizeEvent, Kind},
@@ -31,8 +31,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()> {
-    let app = operator.store.all_apps().await?.into_iter().find(|app| app.app == arguments.app);
-    let app = app.with_context(|| format!("there is no app {}: pushctl app list", arguments.app))?;
+    let app = operator.app(&arguments.app).await?;
     let owner = Owner { app: app.app.clone(), pubkey: arguments.pubkey };
     let now = seconds(clients::now());
     let view = device::view(&operator.store, &owner).await?;
