@@ -20,7 +20,8 @@ use crate::refusal::Refusal;
 /// How far ahead of our clock an event may be signed.
 const MAX_AHEAD: Seconds = 15 * 60;
 
-/// How old a control event may be. Relays store these kinds, so one may wait this long for the listener.
+/// How old a control event may be. Relays store these kinds, so one may wait this long for the
+/// listener.
 const MAX_AGE: Seconds = 7 * DAY;
 
 /// How old an event of dialect H may be: it is ephemeral, and says what is so now.
@@ -29,7 +30,8 @@ const MAX_AGE_EPHEMERAL: Seconds = 15 * 60;
 /// How far ahead anything is stored, whatever the event's `expiration` asks.
 const MAX_LIFETIME: Seconds = 400 * DAY;
 
-/// The decoded length of the shortest NIP-44 v2 payload: version, nonce, the smallest padded plaintext, MAC.
+/// The decoded length of the shortest NIP-44 v2 payload: version, nonce, the smallest padded
+/// plaintext, MAC.
 const MIN_NIP44: usize = 1 + 32 + 2 + 32 + 32;
 
 /// The length of an AES block, and of the initialisation vector of NIP-04.
@@ -78,14 +80,21 @@ pub struct Opened {
     pub plaintext: String,
 }
 
-/// Checks 1 to 5a: everything that needs no look-up. An event of dialect H that names no app is for `heartbeat_app`.
+/// Checks 1 to 5a: everything that needs no look-up. An event of dialect H that names no app is for
+/// `heartbeat_app`.
 ///
-/// How old it is counts from when the listener received it: what waits in the queue while a dependency is away does not
-/// grow stale. Relays do not keep events of dialect H, so nothing would bring them back.
+/// How old it is counts from when the listener received it: what waits in the queue while a
+/// dependency is away does not grow stale. Relays do not keep events of dialect H, so nothing would
+/// bring them back.
 ///
 /// # Errors
 /// The [`Refusal`] of the first check that fails.
-pub fn address(json: &str, service: &Keys, heartbeat_app: Option<&str>, received_at: Seconds) -> Result<Addressed, Refusal> {
+pub fn address(
+    json: &str,
+    service: &Keys,
+    heartbeat_app: Option<&str>,
+    received_at: Seconds,
+) -> Result<Addressed, Refusal> {
     if json.len() > MAX_EVENT {
         return Err(Refusal::Malformed);
     }
@@ -110,7 +119,11 @@ pub fn address(json: &str, service: &Keys, heartbeat_app: Option<&str>, received
     if created_at > received_at + MAX_AHEAD {
         return Err(Refusal::FromFuture);
     }
-    let max_age = if kind == Kind::DialectH { MAX_AGE_EPHEMERAL } else { MAX_AGE };
+    let max_age = if kind == Kind::DialectH {
+        MAX_AGE_EPHEMERAL
+    } else {
+        MAX_AGE
+    };
     if created_at.saturating_add(max_age) < received_at {
         return Err(Refusal::Stale);
     }
@@ -118,8 +131,14 @@ pub fn address(json: &str, service: &Keys, heartbeat_app: Option<&str>, received
         Some(app) if kind == Kind::DialectH && values(&event, "app").next().is_none() => Some(app),
         _ => only(values(&event, "app")),
     };
-    let app = app.filter(|app| !app.is_empty()).ok_or(Refusal::MissingApp)?.to_owned();
-    let owner = Owner { app, pubkey: event.pubkey };
+    let app = app
+        .filter(|app| !app.is_empty())
+        .ok_or(Refusal::MissingApp)?
+        .to_owned();
+    let owner = Owner {
+        app,
+        pubkey: event.pubkey,
+    };
     Ok(Addressed { event, kind, owner })
 }
 
@@ -127,7 +146,12 @@ pub fn address(json: &str, service: &Keys, heartbeat_app: Option<&str>, received
 ///
 /// # Errors
 /// The [`Refusal`] of the first check that fails.
-pub fn open(addressed: Addressed, app: Option<App>, service: &Keys, now: Seconds) -> Result<Opened, Refusal> {
+pub fn open(
+    addressed: Addressed,
+    app: Option<App>,
+    service: &Keys,
+    now: Seconds,
+) -> Result<Opened, Refusal> {
     let Addressed { event, kind, owner } = addressed;
     let app = app.ok_or(Refusal::UnknownApp)?;
     let valid_until = expiration(&event, kind, now)?;
@@ -140,12 +164,23 @@ pub fn open(addressed: Addressed, app: Option<App>, service: &Keys, now: Seconds
         return Err(Refusal::NotEncrypted);
     };
     let plaintext = decrypted.map_err(|_| Refusal::Undecryptable)?;
-    Ok(Opened { kind, owner, order: Order::of(&event), valid_until, app, plaintext })
+    Ok(Opened {
+        kind,
+        owner,
+        order: Order::of(&event),
+        valid_until,
+        app,
+        plaintext,
+    })
 }
 
 /// The first values of all tags of this name.
 fn values<'a>(event: &'a Event, name: &'a str) -> impl Iterator<Item = &'a str> {
-    event.tags.iter().filter(move |tag| tag.kind() == name).map(|tag| tag.content().unwrap_or_default())
+    event
+        .tags
+        .iter()
+        .filter(move |tag| tag.kind() == name)
+        .map(|tag| tag.content().unwrap_or_default())
 }
 
 fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
@@ -153,14 +188,17 @@ fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
     items.next().is_none().then_some(first)
 }
 
-/// NIP-40. Deregistration and filter deletion may leave it out: real clients do. In dialect H it says when relays may
-/// forget the event, and settings have a lifetime of their own.
+/// NIP-40. Deregistration and filter deletion may leave it out: real clients do. In dialect H it
+/// says when relays may forget the event, and settings have a lifetime of their own.
 fn expiration(event: &Event, kind: Kind, now: Seconds) -> Result<Seconds, Refusal> {
     if kind == Kind::DialectH {
         return Ok(event.created_at.as_secs() + settings::LIFETIME);
     }
     let optional = matches!(kind, Kind::Deregister | Kind::DeleteFilters);
-    match values(event, "expiration").next().map(str::parse::<Seconds>) {
+    match values(event, "expiration")
+        .next()
+        .map(str::parse::<Seconds>)
+    {
         None if optional => Ok(0),
         None | Some(Err(_)) => Err(Refusal::MissingExpiration),
         Some(Ok(at)) if at <= now => Err(Refusal::Expired),
@@ -168,15 +206,20 @@ fn expiration(event: &Event, kind: Kind, now: Seconds) -> Result<Seconds, Refusa
     }
 }
 
-/// Whether the content has the form of NIP-44 version 2, so that plaintext is told apart from a broken ciphertext.
+/// Whether the content has the form of NIP-44 version 2, so that plaintext is told apart from a
+/// broken ciphertext.
 fn is_nip44(content: &str) -> bool {
-    STANDARD.decode(content).is_ok_and(|bytes| bytes.first() == Some(&2) && bytes.len() >= MIN_NIP44)
+    STANDARD
+        .decode(content)
+        .is_ok_and(|bytes| bytes.first() == Some(&2) && bytes.len() >= MIN_NIP44)
 }
 
-/// Whether the content has the form of NIP-04: whole blocks in base64, `?iv=`, and the vector in base64.
+/// Whether the content has the form of NIP-04: whole blocks in base64, `?iv=`, and the vector in
+/// base64.
 fn is_nip04(content: &str) -> bool {
     let blocks = |bytes: Vec<u8>| !bytes.is_empty() && bytes.len().is_multiple_of(AES_BLOCK);
     content.split_once("?iv=").is_some_and(|(ciphertext, iv)| {
-        STANDARD.decode(ciphertext).is_ok_and(blocks) && STANDARD.decode(iv).is_ok_and(|iv| iv.len() == AES_BLOCK)
+        STANDARD.decode(ciphertext).is_ok_and(blocks)
+            && STANDARD.decode(iv).is_ok_and(|iv| iv.len() == AES_BLOCK)
     })
 }

@@ -28,7 +28,9 @@ impl Config {
             table_prefix: env.required("TABLE_PREFIX"),
             control_queue: env.required("CONTROL_QUEUE_URL"),
             service_key_secret: env.required("SERVICE_KEY_SECRET"),
-            heartbeat_app: env.optional("HEARTBEAT_APP", None, |app| Ok::<_, Infallible>(Some(app.to_owned()))),
+            heartbeat_app: env.optional("HEARTBEAT_APP", None, |app| {
+                Ok::<_, Infallible>(Some(app.to_owned()))
+            }),
         };
         env.finish(config)
     }

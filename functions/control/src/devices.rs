@@ -1,4 +1,5 @@
-//! Registering and removing push tokens. The rules are `nostr_push_core::device`; here they meet the store and SNS.
+//! Registering and removing push tokens. The rules are `nostr_push_core::device`; here they meet
+//! the store and SNS.
 
 use nostr_push_core::{
     Seconds,
@@ -14,7 +15,8 @@ use crate::{
     refusal::Refusal,
 };
 
-/// How often a decision is made again because the rows changed under it. Two writers racing need two.
+/// How often a decision is made again because the rows changed under it. Two writers racing need
+/// two.
 pub(crate) const ATTEMPTS: usize = 10;
 
 /// What a registration led to.
@@ -42,8 +44,18 @@ pub async fn register(
         let (row, view) = read(store, &event.owner, id).await?;
         let (mut device, roster) = match device::register(event, id, row.as_ref(), &view, now) {
             // Whoever applied it first may have died before it looked after the earlier owner.
-            Registered::Already => return Ok(Outcome { applied: Applied::Repeated, taken_from: taken_from(row.as_ref()) }),
-            Registered::Superseded => return Ok(Outcome { applied: Applied::Superseded, taken_from: None }),
+            Registered::Already => {
+                return Ok(Outcome {
+                    applied: Applied::Repeated,
+                    taken_from: taken_from(row.as_ref()),
+                });
+            }
+            Registered::Superseded => {
+                return Ok(Outcome {
+                    applied: Applied::Superseded,
+                    taken_from: None,
+                });
+            }
             Registered::OverQuota => return Err(Refusal::OverQuota.into()),
             Registered::Wait => return Err(removal_under_way().into()),
             Registered::Retire(retiring) => {
@@ -52,13 +64,16 @@ pub async fn register(
             }
             Registered::Write(rows) => *rows,
         };
-        let Some(registration) = &mut device.registration else { continue };
+        let Some(registration) = &mut device.registration else {
+            continue;
+        };
         let active = registration.state == State::Active;
         if active {
             let Some(platform_application) = app.platforms.get(&event.platform) else {
                 return Err(Refusal::UnsupportedPlatform.into());
             };
-            // Before the row: a crash in between leaves an endpoint that the next attempt finds again.
+            // Before the row: a crash in between leaves an endpoint that the next attempt finds
+            // again.
             match sns.ensure(platform_application, token).await? {
                 Ensured::Endpoint(arn) => registration.endpoint_arn = Some(arn),
                 Ensured::BadToken => return Err(Refusal::BadToken.into()),
@@ -68,14 +83,22 @@ pub async fn register(
             device.version += 1;
             let taken_from = taken_from(Some(&device));
             device::finish_removal(store, sns, device).await?;
-            return Ok(Outcome { applied: if active { Applied::Registered } else { Applied::Superseded }, taken_from });
+            return Ok(Outcome {
+                applied: if active {
+                    Applied::Registered
+                } else {
+                    Applied::Superseded
+                },
+                taken_from,
+            });
         }
     }
     Err(contention().into())
 }
 
 fn taken_from(row: Option<&Device>) -> Option<Owner> {
-    row.and_then(|row| row.registration.as_ref()).and_then(|registration| registration.taken_from.clone())
+    row.and_then(|row| row.registration.as_ref())
+        .and_then(|registration| registration.taken_from.clone())
 }
 
 /// Removes one token of the owner.
@@ -90,27 +113,48 @@ pub async fn remove(
     id: &DeviceId,
     now: Seconds,
 ) -> Result<Applied, Failure> {
-    settle(store, sns, owner, id, now, |row| device::remove(owner, order, id, row, now)).await
+    settle(store, sns, owner, id, now, |row| {
+        device::remove(owner, order, id, row, now)
+    })
+    .await
 }
 
 /// Removes all tokens of the owner under the app.
 ///
 /// # Errors
 /// A dependency that failed: apply it again from the start.
-pub async fn remove_all(store: &impl Devices, sns: &impl Endpoints, owner: &Owner, order: Order, now: Seconds) -> Result<Applied, Failure> {
+pub async fn remove_all(
+    store: &impl Devices,
+    sns: &impl Endpoints,
+    owner: &Owner,
+    order: Order,
+    now: Seconds,
+) -> Result<Applied, Failure> {
     let roster = record_removal_of_all(store, owner, order, now).await?;
     for id in roster.device_ids() {
-        settle(store, sns, owner, &id, now, |row| device::remove_in_roster(owner, order, row?, now)).await?;
+        settle(store, sns, owner, &id, now, |row| {
+            device::remove_in_roster(owner, order, row?, now)
+        })
+        .await?;
     }
     Ok(Applied::RemovedAll)
 }
 
 /// From here on no older registration can come into force.
-async fn record_removal_of_all(store: &impl Devices, owner: &Owner, order: Order, now: Seconds) -> Result<Roster, Failure> {
+async fn record_removal_of_all(
+    store: &impl Devices,
+    owner: &Owner,
+    order: Order,
+    now: Seconds,
+) -> Result<Roster, Failure> {
     for _ in 0..ATTEMPTS {
-        let roster = store.roster(owner).await?.unwrap_or_else(|| Roster::new(owner.clone()));
+        let roster = store
+            .roster(owner)
+            .await?
+            .unwrap_or_else(|| Roster::new(owner.clone()));
         match device::remove_all(order, &roster, now) {
-            // A repeat: the devices are gone through again, as the first attempt may have died among them.
+            // A repeat: the devices are gone through again, as the first attempt may have died
+            // among them.
             None => return Ok(roster),
             Some(removed) if store.commit(None, Some(&removed)).await? => return Ok(removed),
             Some(_) => {}
@@ -129,8 +173,14 @@ async fn settle(
     decide: impl Fn(Option<&Device>) -> Option<Device>,
 ) -> Result<Applied, Failure> {
     for _ in 0..ATTEMPTS {
-        let row = store.devices(std::slice::from_ref(id)).await?.into_iter().next();
-        let Some(device) = decide(row.as_ref()) else { return repeated(row.as_ref(), owner, now) };
+        let row = store
+            .devices(std::slice::from_ref(id))
+            .await?
+            .into_iter()
+            .next();
+        let Some(device) = decide(row.as_ref()) else {
+            return repeated(row.as_ref(), owner, now);
+        };
         if device::remove_endpoint(store, sns, device).await? {
             return Ok(Applied::Removed);
         }
@@ -138,17 +188,30 @@ async fn settle(
     Err(contention().into())
 }
 
-/// The removal has been written before. If its endpoint may still be there, whoever was deleting it may have died:
-/// come back when the lease is over.
+/// The removal has been written before. If its endpoint may still be there, whoever was deleting it
+/// may have died: come back when the lease is over.
 fn repeated(row: Option<&Device>, owner: &Owner, now: Seconds) -> Result<Applied, Failure> {
     let registration = row.and_then(|row| row.registration.as_ref());
-    let under_way = |r: &Registration| r.owner == *owner && matches!(r.state, State::Removing { until } if until > now);
-    if registration.is_some_and(under_way) { Err(removal_under_way().into()) } else { Ok(Applied::Repeated) }
+    let under_way = |r: &Registration| {
+        r.owner == *owner && matches!(r.state, State::Removing { until } if until > now)
+    };
+    if registration.is_some_and(under_way) {
+        Err(removal_under_way().into())
+    } else {
+        Ok(Applied::Repeated)
+    }
 }
 
 /// The rows that a decision about this token and owner needs.
-async fn read(store: &impl Devices, owner: &Owner, id: &DeviceId) -> Result<(Option<Device>, View), Unavailable> {
-    let roster = store.roster(owner).await?.unwrap_or_else(|| Roster::new(owner.clone()));
+async fn read(
+    store: &impl Devices,
+    owner: &Owner,
+    id: &DeviceId,
+) -> Result<(Option<Device>, View), Unavailable> {
+    let roster = store
+        .roster(owner)
+        .await?
+        .unwrap_or_else(|| Roster::new(owner.clone()));
     let mut ids: Vec<DeviceId> = roster.device_ids().collect();
     if !roster.devices.contains(&id.token_hash) {
         ids.push(id.clone());
@@ -159,10 +222,16 @@ async fn read(store: &impl Devices, owner: &Owner, id: &DeviceId) -> Result<(Opt
 }
 
 fn removal_under_way() -> Unavailable {
-    Unavailable { dependency: "devices", why: "the endpoint of an earlier registration is being deleted".to_owned() }
+    Unavailable {
+        dependency: "devices",
+        why: "the endpoint of an earlier registration is being deleted".to_owned(),
+    }
 }
 
 /// The rows changed under every attempt.
 pub(crate) fn contention() -> Unavailable {
-    Unavailable { dependency: "dynamodb", why: format!("rows changed under {ATTEMPTS} attempts") }
+    Unavailable {
+        dependency: "dynamodb",
+        why: format!("rows changed under {ATTEMPTS} attempts"),
+    }
 }

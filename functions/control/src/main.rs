@@ -21,15 +21,27 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let config = Config::from_env()?;
     let aws = clients::config(telemetry.stage()).await;
     let keys = secrets::service_key(&aws, &config.service_key_secret).await?;
-    let control = Control::new(keys, config.heartbeat_app, Store::new(&aws, &config.table_prefix), Sns::new(&aws));
+    let control = Control::new(
+        keys,
+        config.heartbeat_app,
+        Store::new(&aws, &config.table_prefix),
+        Sns::new(&aws),
+    );
     let visibility = Visibility::new(&aws, config.control_queue);
     let control = &control;
-    batch::run(telemetry, visibility, move |record| handle(telemetry, control, record)).await
+    batch::run(telemetry, visibility, move |record| {
+        handle(telemetry, control, record)
+    })
+    .await
 }
 
-/// `Err` sends the message back to its queue; after 5 times the dead-letter queue has it. A refused event is `Ok`: it
-/// would be refused for ever.
-async fn handle(telemetry: Telemetry, control: &Control<Store, Sns>, record: Record<message::Control>) -> Result<(), Retry> {
+/// `Err` sends the message back to its queue; after 5 times the dead-letter queue has it. A refused
+/// event is `Ok`: it would be refused for ever.
+async fn handle(
+    telemetry: Telemetry,
+    control: &Control<Store, Sns>,
+    record: Record<message::Control>,
+) -> Result<(), Retry> {
     let message = record.message;
     let event_id = event_id(message.event.get());
     let handled = control.handle(&message, clients::now()).await;
@@ -75,5 +87,8 @@ fn event_id(json: &str) -> String {
     struct Id {
         id: String,
     }
-    serde_json::from_str::<Id>(json).map_or_else(|_| "unreadable".to_owned(), |id| id.id.chars().take(64).collect())
+    serde_json::from_str::<Id>(json).map_or_else(
+        |_| "unreadable".to_owned(),
+        |id| id.id.chars().take(64).collect(),
+    )
 }

@@ -46,11 +46,16 @@ pub struct Filters {
 /// `bad_payload`, `over_quota` (a token above 4 KiB), `unsupported_platform`.
 pub fn registration(plaintext: &str, app: &App) -> Result<(String, Platform), Refusal> {
     let payload: TokenPayload = object(plaintext)?;
-    let token = payload.token.filter(|token| !token.is_empty()).ok_or(Refusal::BadPayload)?;
+    let token = payload
+        .token
+        .filter(|token| !token.is_empty())
+        .ok_or(Refusal::BadPayload)?;
     if token.len() > MAX_TOKEN {
         return Err(Refusal::OverQuota);
     }
-    let platform = app.platform_of(payload.platform, &token).ok_or(Refusal::UnsupportedPlatform)?;
+    let platform = app
+        .platform_of(payload.platform, &token)
+        .ok_or(Refusal::UnsupportedPlatform)?;
     Ok((token, platform))
 }
 
@@ -73,7 +78,11 @@ pub fn deregistration(plaintext: &str) -> Result<Option<String>, Refusal> {
 /// `bad_payload`, `too_broad`, `over_quota`.
 pub fn filters(plaintext: &str, app: &App, owner: PublicKey) -> Result<Filters, Refusal> {
     let payload: FilterPayload = object(plaintext)?;
-    let filters: Vec<Value> = payload.filter.into_iter().chain(payload.filters.into_iter().flatten()).collect();
+    let filters: Vec<Value> = payload
+        .filter
+        .into_iter()
+        .chain(payload.filters.into_iter().flatten())
+        .collect();
     if filters.is_empty() {
         return Err(Refusal::BadPayload);
     }
@@ -81,7 +90,9 @@ pub fn filters(plaintext: &str, app: &App, owner: PublicKey) -> Result<Filters, 
         return Err(Refusal::OverQuota);
     }
     let read = |json| -> Result<_, Refusal> {
-        let filter = Filter::from_json(&json).map_err(|_| Refusal::BadPayload)?.addressed(owner);
+        let filter = Filter::from_json(&json)
+            .map_err(|_| Refusal::BadPayload)?
+            .addressed(owner);
         let keys = filter.index_keys().len();
         if keys == 0 || (filter.is_broad() && !app.allow_broad_filters) {
             return Err(Refusal::TooBroad);
@@ -92,7 +103,10 @@ pub fn filters(plaintext: &str, app: &App, owner: PublicKey) -> Result<Filters, 
         Ok((filter.identity(), filter))
     };
     let by_identity = filters.into_iter().map(read).collect::<Result<_, _>>()?;
-    Ok(Filters { by_identity, relays: relays(payload.relays.as_ref()) })
+    Ok(Filters {
+        by_identity,
+        relays: relays(payload.relays.as_ref()),
+    })
 }
 
 /// What an event of dialect H asks for.
@@ -140,8 +154,8 @@ struct SettingsPayload {
 
 /// What an event of dialect H asks for.
 ///
-/// A `deviceId` makes it settings: without one, `kinds` and the rest change nothing. `{"online":0,"deviceId":""}` with no
-/// `kinds` is the logout.
+/// A `deviceId` makes it settings: without one, `kinds` and the rest change nothing.
+/// `{"online":0,"deviceId":""}` with no `kinds` is the logout.
 ///
 /// # Errors
 /// `bad_payload`, `unsupported_platform`, `bad_token`, `over_quota`.
@@ -149,11 +163,24 @@ pub fn settings(plaintext: &str, app: &App, owner: &Owner, order: Order) -> Resu
     let payload: SettingsPayload = object(plaintext)?;
     let online = payload.online.as_ref().map(yes_or_no).transpose()?;
     let Some(device_id) = &payload.device_id else {
-        return if online.is_some() { Ok(Asked { online, settings: None }) } else { Err(Refusal::BadPayload) };
+        return if online.is_some() {
+            Ok(Asked {
+                online,
+                settings: None,
+            })
+        } else {
+            Err(Refusal::BadPayload)
+        };
     };
     let settings = Settings::none(owner.clone(), order);
     if online == Some(false) && device_id.is_empty() && payload.kinds.is_none() {
-        return Ok(Asked { online, settings: Some(Replacement { settings, token: None }) });
+        return Ok(Asked {
+            online,
+            settings: Some(Replacement {
+                settings,
+                token: None,
+            }),
+        });
     }
     let token = device_id::token(device_id, payload.device_os.as_deref(), app)?;
     let settings = Settings {
@@ -161,12 +188,25 @@ pub fn settings(plaintext: &str, app: &App, owner: &Owner, order: Order) -> Resu
         p: values(payload.p, |value| decode_hex(value).is_some())?,
         e: values(payload.e, |value| value.len() <= MAX_TAG_VALUE)?,
         // Not even stored unless the app wants it: it is somebody's contact list.
-        authors: payload.authors.filter(|_| app.contacts_only).map(authors).transpose()?,
+        authors: payload
+            .authors
+            .filter(|_| app.contacts_only)
+            .map(authors)
+            .transpose()?,
         relays: relays(payload.relays.as_ref()),
-        max_mentions: payload.enable_max_mentions.as_ref().map(yes_or_no).transpose()?.unwrap_or_default().then_some(MAX_MENTIONS),
+        max_mentions: payload
+            .enable_max_mentions
+            .as_ref()
+            .map(yes_or_no)
+            .transpose()?
+            .unwrap_or_default()
+            .then_some(MAX_MENTIONS),
         ..settings
     };
-    Ok(Asked { online, settings: Some(Replacement { settings, token }) })
+    Ok(Asked {
+        online,
+        settings: Some(Replacement { settings, token }),
+    })
 }
 
 /// `true` and `false`, or 1 and 0.
@@ -179,23 +219,40 @@ fn yes_or_no(value: &Value) -> Result<bool, Refusal> {
 }
 
 /// Sorted, without repeats, as many as a subscription may have index keys.
-fn values(values: Option<Vec<String>>, valid: impl Fn(&str) -> bool) -> Result<Vec<String>, Refusal> {
+fn values(
+    values: Option<Vec<String>>,
+    valid: impl Fn(&str) -> bool,
+) -> Result<Vec<String>, Refusal> {
     let values = canonical(values.unwrap_or_default());
     if values.len() > MAX_INDEX_KEYS {
         return Err(Refusal::OverQuota);
     }
-    if values.iter().all(|value| valid(value)) { Ok(values) } else { Err(Refusal::BadPayload) }
+    if values.iter().all(|value| valid(value)) {
+        Ok(values)
+    } else {
+        Err(Refusal::BadPayload)
+    }
 }
 
 fn authors(value: Value) -> Result<Vec<String>, Refusal> {
     let authors: Vec<String> = serde_json::from_value(value).map_err(|_| Refusal::BadPayload)?;
-    if authors.iter().all(|author| decode_hex(author).is_some()) { Ok(canonical(authors)) } else { Err(Refusal::BadPayload) }
+    if authors.iter().all(|author| decode_hex(author).is_some()) {
+        Ok(canonical(authors))
+    } else {
+        Err(Refusal::BadPayload)
+    }
 }
 
 /// The relays that may be watched. A list of relays is advice: what is no relay in it is left out.
 fn relays(value: Option<&Value>) -> Vec<String> {
-    let all = value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    let relays = all.filter(|url| (url.starts_with("wss://") || url.starts_with("ws://")) && url.len() <= MAX_RELAY_URL);
+    let all = value
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
+    let relays = all.filter(|url| {
+        (url.starts_with("wss://") || url.starts_with("ws://")) && url.len() <= MAX_RELAY_URL
+    });
     canonical(relays.map(str::to_owned).take(MAX_RELAYS).collect())
 }
 

@@ -33,7 +33,9 @@ pub async fn note(
     if !presence.matters(stored.as_ref(), timeout) {
         return Ok(Applied::HeartbeatUnwritten);
     }
-    let written = store.put_presence(owner, &presence, presence.expires_at(timeout)).await?;
+    let written = store
+        .put_presence(owner, &presence, presence.expires_at(timeout))
+        .await?;
     Ok(match (written, online) {
         (false, _) => Applied::Superseded,
         (true, true) => Applied::Heartbeat,

@@ -1,7 +1,8 @@
 //! Upserting and deleting filters.
 //!
-//! The index rows are written before the subscription counts as applied, and deleted after its removal is recorded;
-//! each index row carries the order of the event that wrote it, so an older writer that comes late changes nothing.
+//! The index rows are written before the subscription counts as applied, and deleted after its
+//! removal is recorded; each index row carries the order of the event that wrote it, so an older
+//! writer that comes late changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -32,9 +33,14 @@ pub async fn upsert(
     filters: Filters,
     now: Millis,
 ) -> Result<Applied, Failure> {
-    let Filters { by_identity: filters, relays } = filters;
+    let Filters {
+        by_identity: filters,
+        relays,
+    } = filters;
     let stored = store.of_owner(owner).await?;
-    let of_others = |row: &&Subscription| row.is_active(seconds(now)) && !row.is_derived() && !filters.contains_key(&row.subscription);
+    let of_others = |row: &&Subscription| {
+        row.is_active(seconds(now)) && !row.is_derived() && !filters.contains_key(&row.subscription)
+    };
     if stored.iter().filter(of_others).count() + filters.len() > MAX_SUBSCRIPTIONS {
         return Err(Refusal::OverQuota.into());
     }
@@ -49,7 +55,9 @@ pub async fn upsert(
         if let Some(row) = earlier.filter(|row| !order.supersedes(&row.order)) {
             if is_just_removed(row, now) {
                 // This very event may have come before the removal, and died after its index rows.
-                store.delete_index(row.index_rows().collect(), order).await?;
+                store
+                    .delete_index(row.index_rows().collect(), order)
+                    .await?;
             }
             continue;
         }
@@ -71,7 +79,8 @@ pub async fn upsert(
     Ok(applied)
 }
 
-/// Whether the row was removed so short a time ago that somebody who died over its index rows may not have come back yet.
+/// Whether the row was removed so short a time ago that somebody who died over its index rows may
+/// not have come back yet.
 pub fn is_just_removed(row: &Subscription, now: Millis) -> bool {
     const REDELIVERED: Millis = 60 * 60 * 1000;
     row.state == State::Removed && row.changed_at + REDELIVERED > now
@@ -79,7 +88,9 @@ pub fn is_just_removed(row: &Subscription, now: Millis) -> bool {
 
 /// A subscription that is renewed before it ends goes on: what was sent meanwhile still notifies.
 fn since(earlier: Option<&Subscription>, created_at: u64, now: Millis) -> u64 {
-    earlier.filter(|row| row.is_active(seconds(now))).map_or(created_at, |row| row.since)
+    earlier
+        .filter(|row| row.is_active(seconds(now)))
+        .map_or(created_at, |row| row.since)
 }
 
 /// Applies a deletion.
@@ -93,7 +104,10 @@ pub async fn delete(
     filters: BTreeMap<String, Filter>,
     now: Millis,
 ) -> Result<Applied, Failure> {
-    let ids: Vec<_> = filters.keys().map(|subscription| (owner.clone(), subscription.clone())).collect();
+    let ids: Vec<_> = filters
+        .keys()
+        .map(|subscription| (owner.clone(), subscription.clone()))
+        .collect();
     let stored = store.get(&ids).await?;
     let mut applied = Applied::Superseded;
     for (subscription, filter) in filters {
@@ -113,9 +127,12 @@ pub async fn delete(
             valid_until: earlier.map_or(0, |row| row.valid_until),
             changed_at: now,
         };
-        // On a repeat the index rows are deleted again, as the first attempt may have died before that.
+        // On a repeat the index rows are deleted again, as the first attempt may have died before
+        // that.
         if repeated {
-            store.delete_index(row.index_rows().collect(), order).await?;
+            store
+                .delete_index(row.index_rows().collect(), order)
+                .await?;
             applied = applied.or(Applied::Repeated);
         } else if tombstone(store, &row).await? {
             applied = Applied::Unsubscribed;
@@ -128,14 +145,20 @@ pub async fn delete(
 ///
 /// # Errors
 /// A dependency that failed.
-pub async fn put(store: &(impl Subscriptions + IndexWriter), row: &Subscription) -> Result<bool, Unavailable> {
+pub async fn put(
+    store: &(impl Subscriptions + IndexWriter),
+    row: &Subscription,
+) -> Result<bool, Unavailable> {
     let index: Vec<IndexRow> = row.index_rows().collect();
     store.put_index(index.clone()).await?;
     if store.put(row).await? {
         return Ok(true);
     }
-    // Somebody newer came in between. If it was a removal, it may have cleared the index before we wrote there.
-    let stored = store.get(&[(row.owner.clone(), row.subscription.clone())]).await?;
+    // Somebody newer came in between. If it was a removal, it may have cleared the index before we
+    // wrote there.
+    let stored = store
+        .get(&[(row.owner.clone(), row.subscription.clone())])
+        .await?;
     if stored.iter().any(|stored| stored.state == State::Removed) {
         store.delete_index(index, row.order).await?;
     }
@@ -146,10 +169,15 @@ pub async fn put(store: &(impl Subscriptions + IndexWriter), row: &Subscription)
 ///
 /// # Errors
 /// A dependency that failed.
-pub async fn tombstone(store: &(impl Subscriptions + IndexWriter), row: &Subscription) -> Result<bool, Unavailable> {
+pub async fn tombstone(
+    store: &(impl Subscriptions + IndexWriter),
+    row: &Subscription,
+) -> Result<bool, Unavailable> {
     let written = store.put(row).await?;
     if written {
-        store.delete_index(row.index_rows().collect(), row.order).await?;
+        store
+            .delete_index(row.index_rows().collect(), row.order)
+            .await?;
     }
     Ok(written)
 }

@@ -20,7 +20,13 @@ use crate::{
 pub fn push(key: &'static str, app: &App, delivery: &Delivery, text: &Text, now: Seconds) -> Push {
     let (_, payload) = payload(app, delivery, text);
     let event = &delivery.event;
-    message(key, text, &payload, event.id.to_hex(), routing::time_to_live(event, now))
+    message(
+        key,
+        text,
+        &payload,
+        event.id.to_hex(),
+        routing::time_to_live(event, now),
+    )
 }
 
 /// Builds the message of a summary.
@@ -28,10 +34,22 @@ pub fn summary(key: &'static str, app: &App, summary: &Summary, count: u64) -> P
     let text = Text::summary(count);
     let mut payload = routing::summary_contract(summary, count, &text);
     payload.insert("aps".to_owned(), aps(app, &text, "summary"));
-    message(key, &text, &payload.into(), summary.id(), routing::TIME_TO_LIVE)
+    message(
+        key,
+        &text,
+        &payload.into(),
+        summary.id(),
+        routing::TIME_TO_LIVE,
+    )
 }
 
-fn message(key: &'static str, text: &Text, payload: &Value, collapse_id: String, ttl: Seconds) -> Push {
+fn message(
+    key: &'static str,
+    text: &Text,
+    payload: &Value,
+    collapse_id: String,
+    ttl: Seconds,
+) -> Push {
     Push {
         message: json!({"default": text.title.plain, key: payload.to_string()}).to_string(),
         attributes: vec![
@@ -39,7 +57,14 @@ fn message(key: &'static str, text: &Text, payload: &Value, collapse_id: String,
             ("AWS.SNS.MOBILE.APNS.PRIORITY", "10".to_owned()),
             // A repeat after a crash replaces the notification on the phone.
             ("AWS.SNS.MOBILE.APNS.COLLAPSE_ID", collapse_id),
-            (if key == "APNS" { "AWS.SNS.MOBILE.APNS.TTL" } else { "AWS.SNS.MOBILE.APNS_SANDBOX.TTL" }, ttl.to_string()),
+            (
+                if key == "APNS" {
+                    "AWS.SNS.MOBILE.APNS.TTL"
+                } else {
+                    "AWS.SNS.MOBILE.APNS_SANDBOX.TTL"
+                },
+                ttl.to_string(),
+            ),
         ],
     }
 }
@@ -55,9 +80,13 @@ pub fn payload(app: &App, delivery: &Delivery, text: &Text) -> (Rung, Value) {
     })
 }
 
-/// What iOS itself reads. Never `content-available` beside an alert: the phone would show two banners.
+/// What iOS itself reads. Never `content-available` beside an alert: the phone would show two
+/// banners.
 fn aps(app: &App, text: &Text, thread: &str) -> Value {
-    let mut alert = Map::from_iter([("title", &text.title), ("body", &text.body)].map(|(name, line)| (name.to_owned(), json!(line.plain))));
+    let mut alert = Map::from_iter(
+        [("title", &text.title), ("body", &text.body)]
+            .map(|(name, line)| (name.to_owned(), json!(line.plain))),
+    );
     if app.localized {
         for (name, line) in [("title-", &text.title), ("", &text.body)] {
             if let Some((key, arguments)) = &line.key {

@@ -1,7 +1,8 @@
 //! The message for FCM, as HTTP v1 takes it.
 //!
-//! A data message: the app's service shows the one banner, under `event_id` as its tag, so that a repeat replaces it.
-//! No collapse key: FCM keeps only four of them per device that is off, and would lose the fifth event.
+//! A data message: the app's service shows the one banner, under `event_id` as its tag, so that a
+//! repeat replaces it. No collapse key: FCM keeps only four of them per device that is off, and
+//! would lose the fifth event.
 //!
 //! <https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages>,
 //! <https://docs.aws.amazon.com/sns/latest/dg/sns-fcm-v1-payloads.html>
@@ -28,7 +29,11 @@ pub fn push(delivery: &Delivery, text: &Text, now: Seconds) -> Push {
 pub fn summary(summary: &Summary, count: u64) -> Push {
     let text = Text::summary(count);
     let fields = routing::summary_contract(summary, count, &text);
-    message(&text, &data_message(fields, &text, "summary"), routing::TIME_TO_LIVE)
+    message(
+        &text,
+        &data_message(fields, &text, "summary"),
+        routing::TIME_TO_LIVE,
+    )
 }
 
 fn message(text: &Text, payload: &Value, ttl: Seconds) -> Push {
@@ -52,9 +57,23 @@ pub fn payload(delivery: &Delivery, text: &Text) -> (Rung, Value) {
 
 /// The `message` with these fields and the text, every value a string: what is none stands as JSON.
 fn data_message(fields: Map<String, Value>, text: &Text, thread: &str) -> Value {
-    let shown = [("title", text.title.plain.as_str()), ("body", &text.body.plain), ("thread", thread)];
+    let shown = [
+        ("title", text.title.plain.as_str()),
+        ("body", &text.body.plain),
+        ("thread", thread),
+    ];
     let shown = shown.map(|(name, value)| (name.to_owned(), json!(value)));
-    let as_string = |value: Value| if value.is_string() { value } else { json!(value.to_string()) };
-    let data: Map<String, Value> = fields.into_iter().map(|(name, value)| (name, as_string(value))).chain(shown).collect();
+    let as_string = |value: Value| {
+        if value.is_string() {
+            value
+        } else {
+            json!(value.to_string())
+        }
+    };
+    let data: Map<String, Value> = fields
+        .into_iter()
+        .map(|(name, value)| (name, as_string(value)))
+        .chain(shown)
+        .collect();
     json!({"data": data, "android": {"priority": "high"}})
 }

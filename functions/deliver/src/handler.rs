@@ -1,8 +1,9 @@
 //! One delivery in, one outcome per device.
 //!
-//! At any line the process may die. Before the claim: nothing has happened. Between claim and publish: the lease runs
-//! out and the redelivered message takes over. Between publish and the note that the device is done: it is published
-//! again, and the collapse id makes it one notification. After that: the device is skipped.
+//! At any line the process may die. Before the claim: nothing has happened. Between claim and
+//! publish: the lease runs out and the redelivered message takes over. Between publish and the note
+//! that the device is done: it is published again, and the collapse id makes it one notification.
+//! After that: the device is skipped.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,8 +17,8 @@ use nostr_push_core::{
     message::{Delivery, Outgoing, Summary},
     owner::Owner,
     ports::{
-        Admission, Answer, Apps, Claim, Claims, DelayQueue, Devices, MAX_DELAY, MuteLists, Outcome, Presences, Publisher, Push, Rates,
-        Unavailable, seconds,
+        Admission, Answer, Apps, Claim, Claims, DelayQueue, Devices, MAX_DELAY, MuteLists, Outcome,
+        Presences, Publisher, Push, Rates, Unavailable, seconds,
     },
     presence::{Decision, Presence},
 };
@@ -40,7 +41,8 @@ pub enum Delivered {
     Waiting(Duration),
     /// Tried on these devices, with the result of each. The claim is completed.
     Tried(Vec<Tried>),
-    /// The claim is another's until then, or some devices must be tried again: the message must come again.
+    /// The claim is another's until then, or some devices must be tried again: the message must
+    /// come again.
     Again {
         /// Not before this time is over.
         after: Option<Duration>,
@@ -81,7 +83,13 @@ impl<S: Apps + Devices + Presences + Claims + MuteLists + Rates> Store for S {}
 ///
 /// # Errors
 /// A dependency failed: the message must come again.
-pub async fn handle<S, P, Q>(store: &S, sns: &P, queue: &Q, outgoing: &Outgoing, attempt: &Attempt) -> Result<Delivered, Unavailable>
+pub async fn handle<S, P, Q>(
+    store: &S,
+    sns: &P,
+    queue: &Q,
+    outgoing: &Outgoing,
+    attempt: &Attempt,
+) -> Result<Delivered, Unavailable>
 where
     S: Store,
     P: Publisher,
@@ -89,36 +97,62 @@ where
 {
     let now = seconds(attempt.now);
     let owner = outgoing.owner();
-    let Some(app) = store.app(&owner.app).await? else { return Ok(Delivered::Dropped("unknown_app")) };
+    let Some(app) = store.app(&owner.app).await? else {
+        return Ok(Delivered::Dropped("unknown_app"));
+    };
     if let Outgoing::Event(delivery) = outgoing
         && let Some(reason) = unwanted(store, &delivery.event, &owner, now).await?
     {
         return Ok(Delivered::Dropped(reason));
     }
-    let decision = decide(store, &owner, outgoing.received_at(), attempt.now, app.presence_timeout()).await?;
+    let decision = decide(
+        store,
+        &owner,
+        outgoing.received_at(),
+        attempt.now,
+        app.presence_timeout(),
+    )
+    .await?;
     if let Decision::Wait(seconds) = decision {
-        // Another message, not this one hidden: hidden ones count as in flight, of which a queue allows 120,000. Dying
-        // before this one is deleted makes two, and the claim makes them one push.
+        // Another message, not this one hidden: hidden ones count as in flight, of which a queue
+        // allows 120,000. Dying before this one is deleted makes two, and the claim makes them one
+        // push.
         let wait = Duration::from_secs(seconds).min(MAX_DELAY);
         queue.send_after(&outgoing.clone().waited(), wait).await?;
         return Ok(Delivered::Waiting(wait));
     }
     let claim = format!("{owner}#{}", outgoing.id());
     let until = attempt.now + u64::try_from(attempt.lease.as_millis()).unwrap_or(u64::MAX);
-    let done = match store.acquire(&claim, &attempt.holder, attempt.now, until).await? {
+    let done = match store
+        .acquire(&claim, &attempt.holder, attempt.now, until)
+        .await?
+    {
         Claim::Acquired(done) => done,
         Claim::Completed => return Ok(Delivered::Dropped("duplicate")),
         // Not dropped: its holder may have died, and then this message is the one that takes over.
         Claim::Held(until) => {
-            let after = Some(Duration::from_millis(until.saturating_sub(attempt.now) + 1_000));
-            return Ok(Delivered::Again { after, reason: "claimed", tried: Vec::new() });
+            let after = Some(Duration::from_millis(
+                until.saturating_sub(attempt.now) + 1_000,
+            ));
+            return Ok(Delivered::Again {
+                after,
+                reason: "claimed",
+                tried: Vec::new(),
+            });
         }
     };
-    // Whatever is dropped from here on, its claim is completed, so that a copy from a relay's store does not push it after
-    // all.
+    // Whatever is dropped from here on, its claim is completed, so that a copy from a relay's store
+    // does not push it after all.
     let view = device::view(store, &owner).await?;
-    let left: Vec<_> = view.active(now).filter(|(device, _)| !done.contains(&device.id.token_hash)).collect();
-    let devices: Vec<_> = left.iter().copied().filter(|(_, registration)| !mentions_too_many(outgoing, registration, &app)).collect();
+    let left: Vec<_> = view
+        .active(now)
+        .filter(|(device, _)| !done.contains(&device.id.token_hash))
+        .collect();
+    let devices: Vec<_> = left
+        .iter()
+        .copied()
+        .filter(|(_, registration)| !mentions_too_many(outgoing, registration, &app))
+        .collect();
     let dropped = if decision == Decision::Seen {
         Some("app_open")
     } else if !done.is_empty() {
@@ -138,43 +172,90 @@ where
     let pushes = Pushes::of(store, outgoing, &owner, &app, now).await?;
     let each = devices.into_iter().map(|(device, registration)| {
         let push = pushes.on(registration.platform);
-        one(store, sns, &claim, &attempt.holder, device, registration, push)
+        one(
+            store,
+            sns,
+            &claim,
+            &attempt.holder,
+            device,
+            registration,
+            push,
+        )
     });
-    let tried = join_all(each).await.into_iter().collect::<Answer<Vec<Tried>>>()?;
-    let retries: Vec<(Option<Duration>, &'static str)> =
-        tried.iter().filter_map(|t| if let Outcome::Retry { after, reason } = t.outcome { Some((after, reason)) } else { None }).collect();
-    store.release(&claim, &attempt.holder, retries.is_empty()).await?;
+    let tried = join_all(each)
+        .await
+        .into_iter()
+        .collect::<Answer<Vec<Tried>>>()?;
+    let retries: Vec<(Option<Duration>, &'static str)> = tried
+        .iter()
+        .filter_map(|t| {
+            if let Outcome::Retry { after, reason } = t.outcome {
+                Some((after, reason))
+            } else {
+                None
+            }
+        })
+        .collect();
+    store
+        .release(&claim, &attempt.holder, retries.is_empty())
+        .await?;
     // The one that waits longest decides: the others are tried with it.
     Ok(match retries.into_iter().max() {
         None => Delivered::Tried(tried),
-        Some((after, reason)) => Delivered::Again { after, reason, tried },
+        Some((after, reason)) => Delivered::Again {
+            after,
+            reason,
+            tried,
+        },
     })
 }
 
-/// Why the event is not for its recipient, if it is not: it has expired (NIP-40), or the recipient has muted it.
-async fn unwanted(store: &impl MuteLists, event: &Event, owner: &Owner, now: Seconds) -> Answer<Option<&'static str>> {
-    if event.tags.expiration().is_some_and(|at| at.as_secs() <= now) {
+/// Why the event is not for its recipient, if it is not: it has expired (NIP-40), or the recipient
+/// has muted it.
+async fn unwanted(
+    store: &impl MuteLists,
+    event: &Event,
+    owner: &Owner,
+    now: Seconds,
+) -> Answer<Option<&'static str>> {
+    if event
+        .tags
+        .expiration()
+        .is_some_and(|at| at.as_secs() <= now)
+    {
         return Ok(Some("expired"));
     }
     let muted = store.mute_list(&owner.pubkey).await?;
     // A receipt is signed by the wallet: whom the recipient has muted is the zapper.
-    let zapper = (event.kind.as_u16() == zap::RECEIPT).then(|| Zap::of(event).sender).flatten();
-    Ok(muted.is_some_and(|list| list.suppresses(event, zapper.as_ref())).then_some("muted"))
+    let zapper = (event.kind.as_u16() == zap::RECEIPT)
+        .then(|| Zap::of(event).sender)
+        .flatten();
+    Ok(muted
+        .is_some_and(|list| list.suppresses(event, zapper.as_ref()))
+        .then_some("muted"))
 }
 
 /// Whether the event mentions more people than this device, or else the app, puts up with.
 fn mentions_too_many(outgoing: &Outgoing, registration: &Registration, app: &App) -> bool {
-    let (Outgoing::Event(delivery), Some(max)) = (outgoing, registration.max_mentions.or(app.max_mentions)) else { return false };
+    let (Outgoing::Event(delivery), Some(max)) =
+        (outgoing, registration.max_mentions.or(app.max_mentions))
+    else {
+        return false;
+    };
     let tags = delivery.event.tags.iter().map(nostr::event::Tag::as_slice);
-    let mentioned: BTreeSet<&String> = tags.filter(|tag| tag[0] == "p").filter_map(|tag| tag.get(1)).collect();
+    let mentioned: BTreeSet<&String> = tags
+        .filter(|tag| tag[0] == "p")
+        .filter_map(|tag| tag.get(1))
+        .collect();
     mentioned.len() > usize::from(max)
 }
 
-/// Counts the event among its recipient's pushes of this minute. Past so many it is only counted, and the first one sees to
-/// it that a summary comes when the minute is over; but private kinds are never left out.
+/// Counts the event among its recipient's pushes of this minute. Past so many it is only counted,
+/// and the first one sees to it that a summary comes when the minute is over; but private kinds are
+/// never left out.
 ///
-/// The summary before the count: dying in between makes two, and the claim makes them one. The other way round there
-/// would be none.
+/// The summary before the count: dying in between makes two, and the claim makes them one. The
+/// other way round there would be none.
 async fn rate_limited(
     store: &impl Rates,
     queue: &impl DelayQueue<Outgoing>,
@@ -183,13 +264,21 @@ async fn rate_limited(
     max: u32,
     now: Seconds,
 ) -> Answer<Option<&'static str>> {
-    let Outgoing::Event(delivery) = outgoing else { return Ok(None) };
+    let Outgoing::Event(delivery) = outgoing else {
+        return Ok(None);
+    };
     let window = now / MINUTE * MINUTE;
     match store.admit(owner, window, &delivery.event.id, max).await? {
         Admission::Full { first } if !is_private(delivery.event.kind.as_u16()) => {
             if first {
-                let summary = Outgoing::Summary(Summary { app: owner.app.clone(), recipient: owner.pubkey, window });
-                queue.send_after(&summary, Duration::from_secs(window + MINUTE - now)).await?;
+                let summary = Outgoing::Summary(Summary {
+                    app: owner.app.clone(),
+                    recipient: owner.pubkey,
+                    window,
+                });
+                queue
+                    .send_after(&summary, Duration::from_secs(window + MINUTE - now))
+                    .await?;
             }
             store.overflow(owner, window).await?;
             Ok(Some("rate_limited"))
@@ -198,8 +287,15 @@ async fn rate_limited(
     }
 }
 
-/// Decides by the recipient's presence. What is to wait is noted there, so that the next heartbeat is written.
-async fn decide(store: &impl Presences, owner: &Owner, received_at: Millis, now: Millis, timeout: Seconds) -> Answer<Decision> {
+/// Decides by the recipient's presence. What is to wait is noted there, so that the next heartbeat
+/// is written.
+async fn decide(
+    store: &impl Presences,
+    owner: &Owner,
+    received_at: Millis,
+    now: Millis,
+    timeout: Seconds,
+) -> Answer<Decision> {
     loop {
         let presence = store.presence(owner).await?;
         let decision = Presence::decide(presence.as_ref(), received_at, now, timeout);
@@ -241,34 +337,89 @@ async fn one<S: Devices + Claims>(
         }
         Outcome::Retry { .. } => {}
     }
-    Ok(Tried { platform: registration.platform, token_hash: device.id.token_hash.clone(), outcome })
+    Ok(Tried {
+        platform: registration.platform,
+        token_hash: device.id.token_hash.clone(),
+        outcome,
+    })
 }
 
 /// The push, made for each platform.
 enum Pushes<'a> {
-    Event { app: &'a App, delivery: &'a Delivery, text: Text, now: Seconds },
-    Summary { app: &'a App, summary: &'a Summary, count: u64 },
+    Event {
+        app: &'a App,
+        delivery: &'a Delivery,
+        text: Text,
+        now: Seconds,
+    },
+    Summary {
+        app: &'a App,
+        summary: &'a Summary,
+        count: u64,
+    },
 }
 
 impl<'a> Pushes<'a> {
-    async fn of(store: &impl Rates, outgoing: &'a Outgoing, owner: &Owner, app: &'a App, now: Seconds) -> Answer<Self> {
+    async fn of(
+        store: &impl Rates,
+        outgoing: &'a Outgoing,
+        owner: &Owner,
+        app: &'a App,
+        now: Seconds,
+    ) -> Answer<Self> {
         Ok(match outgoing {
-            Outgoing::Event(delivery) => Self::Event { app, delivery, text: Text::of(delivery, app.content), now },
+            Outgoing::Event(delivery) => Self::Event {
+                app,
+                delivery,
+                text: Text::of(delivery, app.content),
+                now,
+            },
             Outgoing::Summary(summary) => {
                 // At least the one whose sender died before it was counted.
                 let count = store.overflowed(owner, summary.window).await?.max(1);
-                Self::Summary { app, summary, count }
+                Self::Summary {
+                    app,
+                    summary,
+                    count,
+                }
             }
         })
     }
 
     fn on(&self, platform: Platform) -> Push {
-        let apns = if platform == Platform::Apns { "APNS" } else { "APNS_SANDBOX" };
+        let apns = if platform == Platform::Apns {
+            "APNS"
+        } else {
+            "APNS_SANDBOX"
+        };
         match (self, platform) {
-            (Self::Event { delivery, text, now, .. }, Platform::Fcm) => fcm::push(delivery, text, *now),
-            (Self::Event { app, delivery, text, now }, _) => apns::push(apns, app, delivery, text, *now),
+            (
+                Self::Event {
+                    delivery,
+                    text,
+                    now,
+                    ..
+                },
+                Platform::Fcm,
+            ) => fcm::push(delivery, text, *now),
+            (
+                Self::Event {
+                    app,
+                    delivery,
+                    text,
+                    now,
+                },
+                _,
+            ) => apns::push(apns, app, delivery, text, *now),
             (Self::Summary { summary, count, .. }, Platform::Fcm) => fcm::summary(summary, *count),
-            (Self::Summary { app, summary, count }, _) => apns::summary(apns, app, summary, *count),
+            (
+                Self::Summary {
+                    app,
+                    summary,
+                    count,
+                },
+                _,
+            ) => apns::summary(apns, app, summary, *count),
         }
     }
 }

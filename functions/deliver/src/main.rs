@@ -23,9 +23,17 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let aws = clients::config(telemetry.stage()).await;
     let (store, sns) = (Store::new(&aws, &config.table_prefix), Sns::new(&aws));
     let visibility = Visibility::new(&aws, config.delivery_queue.clone());
-    let outside = Outside { store, sns, queue: Queue::new(&aws, config.delivery_queue), lease: config.lease };
+    let outside = Outside {
+        store,
+        sns,
+        queue: Queue::new(&aws, config.delivery_queue),
+        lease: config.lease,
+    };
     let outside = &outside;
-    batch::run(telemetry, visibility, move |record| handle(telemetry, outside, record)).await
+    batch::run(telemetry, visibility, move |record| {
+        handle(telemetry, outside, record)
+    })
+    .await
 }
 
 /// What a delivery needs.
@@ -38,16 +46,32 @@ struct Outside {
 }
 
 /// `Err` sends the message back to its queue; after 5 times the dead-letter queue has it.
-async fn handle(telemetry: Telemetry, outside: &Outside, record: Record<Outgoing>) -> Result<(), Retry> {
+async fn handle(
+    telemetry: Telemetry,
+    outside: &Outside,
+    record: Record<Outgoing>,
+) -> Result<(), Retry> {
     let outgoing = record.message;
     // The receive count makes each receipt another holder: what a dead attempt held is not ours.
     let holder = format!("{}/{}", record.message_id, record.receive_count);
-    let attempt = Attempt { holder, now: clients::now(), lease: outside.lease };
-    let handled = handler::handle(&outside.store, &outside.sns, &outside.queue, &outgoing, &attempt).await;
+    let attempt = Attempt {
+        holder,
+        now: clients::now(),
+        lease: outside.lease,
+    };
+    let handled = handler::handle(
+        &outside.store,
+        &outside.sns,
+        &outside.queue,
+        &outgoing,
+        &attempt,
+    )
+    .await;
     let (event_id, owner) = (outgoing.id(), outgoing.owner());
     let recipient = &owner.pubkey.to_hex()[..8];
     let latency_ms = clients::now().saturating_sub(outgoing.received_at());
-    // Each event that the matcher queued is accepted or dropped once. Summaries are not among them, and counted apart.
+    // Each event that the matcher queued is accepted or dropped once. Summaries are not among them,
+    // and counted apart.
     let is_event = matches!(outgoing, Outgoing::Event(_));
     let (tried, outcome, reason, retry) = match handled {
         Ok(Delivered::Dropped(reason)) => {
@@ -59,10 +83,18 @@ async fn handle(telemetry: Telemetry, outside: &Outside, record: Record<Outgoing
             (Vec::new(), "waiting", "app_open", None)
         }
         Ok(Delivered::Tried(tried)) => {
-            telemetry.count(if is_event { "accepted" } else { "summary" }, "completed", 1);
+            telemetry.count(
+                if is_event { "accepted" } else { "summary" },
+                "completed",
+                1,
+            );
             (tried, "accepted", "completed", None)
         }
-        Ok(Delivered::Again { after, reason, tried }) => {
+        Ok(Delivered::Again {
+            after,
+            reason,
+            tried,
+        }) => {
             telemetry.count("retried", reason, 1);
             (tried, "retried", reason, Some(Retry { after }))
         }

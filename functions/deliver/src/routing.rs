@@ -1,4 +1,5 @@
-//! What every push carries besides its text, so that the app can route and complete it, and how it is cut to size.
+//! What every push carries besides its text, so that the app can route and complete it, and how it
+//! is cut to size.
 
 use nostr::event::Event;
 use nostr_push_core::{
@@ -12,7 +13,8 @@ use crate::text::Text;
 /// The largest payload APNs and FCM take, in bytes.
 pub const MAX_PAYLOAD: usize = 4_096;
 
-/// How long a platform keeps a push for a phone that is off, unless the event expires earlier (NIP-40).
+/// How long a platform keeps a push for a phone that is off, unless the event expires earlier
+/// (NIP-40).
 pub const TIME_TO_LIVE: Seconds = 24 * 60 * 60;
 
 /// How much of the event goes along, from all to nothing.
@@ -55,7 +57,8 @@ fn event_at(event: &Event, rung: Rung) -> Option<Value> {
     Some(json)
 }
 
-/// What every push says besides its text, on both platforms; in FCM's `data` every value is a string.
+/// What every push says besides its text, on both platforms; in FCM's `data` every value is a
+/// string.
 pub fn contract(delivery: &Delivery, text: &Text) -> Map<String, Value> {
     let event = &delivery.event;
     let mut fields = phrases(text);
@@ -77,7 +80,11 @@ pub fn contract(delivery: &Delivery, text: &Text) -> Map<String, Value> {
 /// What a summary says besides its text: no event, and how many there were.
 pub fn summary_contract(summary: &Summary, count: u64, text: &Text) -> Map<String, Value> {
     let mut fields = phrases(text);
-    let ids = [("recipient", json!(summary.recipient)), ("app", json!(summary.app)), ("summary", json!(count))];
+    let ids = [
+        ("recipient", json!(summary.recipient)),
+        ("app", json!(summary.app)),
+        ("summary", json!(count)),
+    ];
     fields.extend(ids.map(|(name, value)| (name.to_owned(), value)));
     fields
 }
@@ -85,24 +92,44 @@ pub fn summary_contract(summary: &Summary, count: u64, text: &Text) -> Map<Strin
 /// The keys by which an app finds its own words for title and body, and their arguments.
 pub fn phrases(text: &Text) -> Map<String, Value> {
     let lines = [("title", &text.title), ("body", &text.body)];
-    let phrases = lines.into_iter().filter_map(|(line, text)| text.key.as_ref().map(|(key, arguments)| (line, key, arguments)));
-    let fields = phrases
-        .flat_map(|(line, key, arguments)| [(format!("{line}_loc_key"), json!(key)), (format!("{line}_loc_args"), json!(arguments))]);
+    let phrases = lines.into_iter().filter_map(|(line, text)| {
+        text.key
+            .as_ref()
+            .map(|(key, arguments)| (line, key, arguments))
+    });
+    let fields = phrases.flat_map(|(line, key, arguments)| {
+        [
+            (format!("{line}_loc_key"), json!(key)),
+            (format!("{line}_loc_args"), json!(arguments)),
+        ]
+    });
     fields.filter(|(_, value)| *value != json!([])).collect()
 }
 
-/// What notifications are grouped by: the NIP-29 group, else the root of the thread (NIP-10), else the author.
+/// What notifications are grouped by: the NIP-29 group, else the root of the thread (NIP-10), else
+/// the author.
 pub fn thread(event: &Event) -> String {
     let tag = |name: &str, marker: Option<&str>| {
         let tags = event.tags.iter().map(nostr::event::Tag::as_slice);
-        let mut named = tags.filter(|tag| tag[0] == name && marker.is_none_or(|marker| tag.get(3).is_some_and(|m| m == marker)));
-        named.next().and_then(|tag| tag.get(1)).map(|value| value.chars().take(64).collect::<String>())
+        let mut named = tags.filter(|tag| {
+            tag[0] == name && marker.is_none_or(|marker| tag.get(3).is_some_and(|m| m == marker))
+        });
+        named
+            .next()
+            .and_then(|tag| tag.get(1))
+            .map(|value| value.chars().take(64).collect::<String>())
     };
-    tag("h", None).or_else(|| tag("e", Some("root"))).or_else(|| tag("e", None)).unwrap_or_else(|| event.pubkey.to_hex())
+    tag("h", None)
+        .or_else(|| tag("e", Some("root")))
+        .or_else(|| tag("e", None))
+        .unwrap_or_else(|| event.pubkey.to_hex())
 }
 
 /// How long the platform shall keep it, in seconds: at least 1.
 pub fn time_to_live(event: &Event, now: Seconds) -> Seconds {
-    let left = event.tags.expiration().map_or(TIME_TO_LIVE, |at| at.as_secs().saturating_sub(now));
+    let left = event
+        .tags
+        .expiration()
+        .map_or(TIME_TO_LIVE, |at| at.as_secs().saturating_sub(now));
     left.clamp(1, TIME_TO_LIVE)
 }

@@ -45,11 +45,23 @@ fn note(content: &str) -> Event {
 }
 
 fn memory(devices: &[(&str, Platform)]) -> Memory {
-    let memory = Memory::with_apps([App { app: "demo".to_owned(), ..App::default() }]);
-    let owner = Owner { app: "demo".to_owned(), pubkey: delivery(note("")).recipient };
-    let mut roster = Roster { version: 1, ..Roster::new(owner.clone()) };
+    let memory = Memory::with_apps([App {
+        app: "demo".to_owned(),
+        ..App::default()
+    }]);
+    let owner = Owner {
+        app: "demo".to_owned(),
+        pubkey: delivery(note("")).recipient,
+    };
+    let mut roster = Roster {
+        version: 1,
+        ..Roster::new(owner.clone())
+    };
     for (name, platform) in devices {
-        let id = DeviceId { app: "demo".to_owned(), token_hash: (*name).to_owned() };
+        let id = DeviceId {
+            app: "demo".to_owned(),
+            token_hash: (*name).to_owned(),
+        };
         roster.devices.insert((*name).to_owned());
         let registration = Registration {
             owner: owner.clone(),
@@ -82,36 +94,77 @@ fn sent(delivery: &Delivery) -> Outgoing {
 
 async fn attempt(memory: &Memory, delivery: &Delivery, n: u64) -> Result<Delivered, String> {
     // Each attempt comes when the lease of the one before is over.
-    let attempt = Attempt { holder: format!("message/{n}"), now: (NOW + n * 61) * 1000, lease: Duration::from_secs(60) };
-    handle(memory, memory, memory, &sent(delivery), &attempt).await.map_err(|error| error.to_string())
+    let attempt = Attempt {
+        holder: format!("message/{n}"),
+        now: (NOW + n * 61) * 1000,
+        lease: Duration::from_secs(60),
+    };
+    handle(memory, memory, memory, &sent(delivery), &attempt)
+        .await
+        .map_err(|error| error.to_string())
 }
 
 fn published(memory: &Memory) -> Vec<String> {
-    let mut arns: Vec<String> = memory.state().published.iter().map(|(arn, _)| arn.clone()).collect();
+    let mut arns: Vec<String> = memory
+        .state()
+        .published
+        .iter()
+        .map(|(arn, _)| arn.clone())
+        .collect();
     arns.sort();
     arns
 }
 
 fn state_of(memory: &Memory, name: &str) -> State {
-    memory.state().devices[&DeviceId { app: "demo".to_owned(), token_hash: name.to_owned() }].registration.as_ref().unwrap().state
+    memory.state().devices[&DeviceId {
+        app: "demo".to_owned(),
+        token_hash: name.to_owned(),
+    }]
+        .registration
+        .as_ref()
+        .unwrap()
+        .state
 }
 
 #[tokio::test]
 async fn every_device_gets_it_once() {
     let memory = memory(&[("a", Platform::Apns), ("b", Platform::Fcm)]);
     let delivery = delivery(note("hi"));
-    assert!(matches!(attempt(&memory, &delivery, 0).await, Ok(Delivered::Tried(tried)) if tried.len() == 2));
-    assert_eq!(attempt(&memory, &delivery, 1).await, Ok(Delivered::Dropped("duplicate")));
+    assert!(
+        matches!(attempt(&memory, &delivery, 0).await, Ok(Delivered::Tried(tried)) if tried.len() == 2)
+    );
+    assert_eq!(
+        attempt(&memory, &delivery, 1).await,
+        Ok(Delivered::Dropped("duplicate"))
+    );
     assert_eq!(published(&memory), ["arn:a", "arn:b"]);
 }
 
 #[tokio::test]
 async fn what_cannot_be_delivered_is_dropped_by_its_reason() {
-    assert_eq!(attempt(&memory(&[]), &delivery(note("")), 0).await, Ok(Delivered::Dropped("no_device")));
-    let expired = delivery(event(&Keys::generate(), 1, NOW, &[&["expiration", &NOW.to_string()]], ""));
-    assert_eq!(attempt(&memory(&[("a", Platform::Fcm)]), &expired, 0).await, Ok(Delivered::Dropped("expired")));
-    let foreign = Delivery { app: "nobody's".to_owned(), ..delivery(note("")) };
-    assert_eq!(attempt(&memory(&[("a", Platform::Fcm)]), &foreign, 0).await, Ok(Delivered::Dropped("unknown_app")));
+    assert_eq!(
+        attempt(&memory(&[]), &delivery(note("")), 0).await,
+        Ok(Delivered::Dropped("no_device"))
+    );
+    let expired = delivery(event(
+        &Keys::generate(),
+        1,
+        NOW,
+        &[&["expiration", &NOW.to_string()]],
+        "",
+    ));
+    assert_eq!(
+        attempt(&memory(&[("a", Platform::Fcm)]), &expired, 0).await,
+        Ok(Delivered::Dropped("expired"))
+    );
+    let foreign = Delivery {
+        app: "nobody's".to_owned(),
+        ..delivery(note(""))
+    };
+    assert_eq!(
+        attempt(&memory(&[("a", Platform::Fcm)]), &foreign, 0).await,
+        Ok(Delivered::Dropped("unknown_app"))
+    );
 }
 
 #[tokio::test]
@@ -119,23 +172,56 @@ async fn a_claim_that_is_held_makes_the_message_come_again() {
     let memory = memory(&[("a", Platform::Fcm)]);
     let delivery = delivery(note(""));
     memory.state().claims.insert(
-        format!("demo#{}#{}", delivery.recipient.to_hex(), delivery.event.id.to_hex()),
+        format!(
+            "demo#{}#{}",
+            delivery.recipient.to_hex(),
+            delivery.event.id.to_hex()
+        ),
         ("other".to_owned(), (NOW + 30) * 1000, Vec::new(), false),
     );
-    let again = Delivered::Again { after: Some(Duration::from_secs(31)), reason: "claimed", tried: Vec::new() };
+    let again = Delivered::Again {
+        after: Some(Duration::from_secs(31)),
+        reason: "claimed",
+        tried: Vec::new(),
+    };
     assert_eq!(attempt(&memory, &delivery, 0).await, Ok(again));
     assert!(published(&memory).is_empty());
-    assert!(matches!(attempt(&memory, &delivery, 1).await, Ok(Delivered::Tried(_))));
+    assert!(matches!(
+        attempt(&memory, &delivery, 1).await,
+        Ok(Delivered::Tried(_))
+    ));
 }
 
 #[tokio::test]
 async fn each_outcome_has_its_consequence() {
-    let memory = memory(&[("delivered", Platform::Fcm), ("retried", Platform::Fcm), ("gone", Platform::Fcm), ("rejected", Platform::Fcm)]);
+    let memory = memory(&[
+        ("delivered", Platform::Fcm),
+        ("retried", Platform::Fcm),
+        ("gone", Platform::Fcm),
+        ("rejected", Platform::Fcm),
+    ]);
     let delivery = delivery(note(""));
-    let set = |name: &str, outcome: Outcome| memory.state().outcomes.insert(format!("arn:{name}"), outcome);
-    set("retried", Outcome::Retry { after: Some(Duration::from_secs(7)), reason: "throttled" });
+    let set = |name: &str, outcome: Outcome| {
+        memory
+            .state()
+            .outcomes
+            .insert(format!("arn:{name}"), outcome)
+    };
+    set(
+        "retried",
+        Outcome::Retry {
+            after: Some(Duration::from_secs(7)),
+            reason: "throttled",
+        },
+    );
     set("gone", Outcome::Gone);
-    set("rejected", Outcome::Rejected { reason: "invalid_message", why: "why".to_owned() });
+    set(
+        "rejected",
+        Outcome::Rejected {
+            reason: "invalid_message",
+            why: "why".to_owned(),
+        },
+    );
     assert!(
         matches!(attempt(&memory, &delivery, 0).await, Ok(Delivered::Again { after: Some(after), reason: "throttled", tried }) if after.as_secs() == 7 && tried.len() == 4)
     );
@@ -143,7 +229,9 @@ async fn each_outcome_has_its_consequence() {
     assert_eq!(state_of(&memory, "rejected"), State::Active);
     set("retried", Outcome::Delivered);
     // Only the device that is not done is tried again.
-    assert!(matches!(attempt(&memory, &delivery, 1).await, Ok(Delivered::Tried(tried)) if tried.len() == 1));
+    assert!(
+        matches!(attempt(&memory, &delivery, 1).await, Ok(Delivered::Tried(tried)) if tried.len() == 1)
+    );
     assert_eq!(published(&memory), ["arn:delivered", "arn:retried"]);
 }
 
@@ -177,7 +265,12 @@ fn text(delivery: &Delivery) -> Text {
 }
 
 fn attribute(push: &nostr_push_core::ports::Push, name: &str) -> String {
-    push.attributes.iter().find(|(n, _)| *n == name).unwrap().1.clone()
+    push.attributes
+        .iter()
+        .find(|(n, _)| *n == name)
+        .unwrap()
+        .1
+        .clone()
 }
 
 #[test]
@@ -214,28 +307,67 @@ fn apns_gets_one_banner_and_the_routing_contract() {
 #[test]
 fn ios_translates_by_itself_only_for_apps_that_ship_the_phrases() {
     let delivery = delivery(event(&Keys::generate(), 7, NOW, &[], "🔥"));
-    let alert = |localized| apns::payload(&App { localized, ..App::default() }, &delivery, &text(&delivery)).1["aps"]["alert"].clone();
-    assert_eq!(alert(false).as_object().unwrap().keys().collect::<Vec<_>>(), ["body", "title"]);
+    let alert = |localized| {
+        apns::payload(
+            &App {
+                localized,
+                ..App::default()
+            },
+            &delivery,
+            &text(&delivery),
+        )
+        .1["aps"]["alert"]
+            .clone()
+    };
+    assert_eq!(
+        alert(false).as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["body", "title"]
+    );
     let localized = alert(true);
-    assert_eq!((&localized["title-loc-key"], &localized["loc-key"]), (&json!("REACTION_TITLE"), &json!("REACTION_BODY")));
+    assert_eq!(
+        (&localized["title-loc-key"], &localized["loc-key"]),
+        (&json!("REACTION_TITLE"), &json!("REACTION_BODY"))
+    );
     assert_eq!(localized["loc-args"][0], "🔥");
     let data = fcm::payload(&delivery, &text(&delivery)).1["data"].clone();
     assert_eq!(data["body_loc_key"], "REACTION_BODY");
-    assert_eq!(serde_json::from_str::<Value>(data["body_loc_args"].as_str().unwrap()).unwrap(), localized["loc-args"]);
+    assert_eq!(
+        serde_json::from_str::<Value>(data["body_loc_args"].as_str().unwrap()).unwrap(),
+        localized["loc-args"]
+    );
 }
 
 #[test]
 fn fcm_gets_strings_only_at_high_priority() {
-    let delivery = delivery(event(&Keys::generate(), 1, NOW, &[&["expiration", &(NOW + 50).to_string()]], "hello"));
+    let delivery = delivery(event(
+        &Keys::generate(),
+        1,
+        NOW,
+        &[&["expiration", &(NOW + 50).to_string()]],
+        "hello",
+    ));
     let push = fcm::push(&delivery, &text(&delivery), NOW);
     let message: Value = serde_json::from_str(&push.message).unwrap();
     let payload: Value = serde_json::from_str(message["GCM"].as_str().unwrap()).unwrap();
     let payload = &payload["fcmV1Message"]["message"];
     assert_eq!(payload["android"], json!({"priority": "high"}));
-    assert!(payload["data"].as_object().unwrap().values().all(Value::is_string));
+    assert!(
+        payload["data"]
+            .as_object()
+            .unwrap()
+            .values()
+            .all(Value::is_string)
+    );
     assert_eq!(payload["data"]["reasons"], json!("#p,author"));
-    assert_eq!(serde_json::from_str::<Value>(payload["data"]["event"].as_str().unwrap()).unwrap(), json!(delivery.event));
-    assert_eq!(payload.get("notification"), None, "the app shows the one banner");
+    assert_eq!(
+        serde_json::from_str::<Value>(payload["data"]["event"].as_str().unwrap()).unwrap(),
+        json!(delivery.event)
+    );
+    assert_eq!(
+        payload.get("notification"),
+        None,
+        "the app shows the one banner"
+    );
     assert_eq!(attribute(&push, "AWS.SNS.MOBILE.FCM.TTL"), "50");
 }
 
@@ -245,25 +377,59 @@ fn the_ladder_keeps_every_payload_within_4096_bytes_and_never_drops_the_ids() {
     let tags = |n: usize| vec![["p", p.as_str()]; n];
     let sized = |content: String, n: usize| {
         let tags = tags(n);
-        delivery(event(&Keys::generate(), 1, NOW, &tags.iter().map(<[&str; 2]>::as_slice).collect::<Vec<_>>(), &content))
+        delivery(event(
+            &Keys::generate(),
+            1,
+            NOW,
+            &tags.iter().map(<[&str; 2]>::as_slice).collect::<Vec<_>>(),
+            &content,
+        ))
     };
     let cases = [
         (sized("hello".to_owned(), 1), Rung::Whole),
         (sized("👨‍👩‍👧‍👦".repeat(200), 1), Rung::NoContent),
         (sized("\u{1}".repeat(3_000), 5), Rung::NoContent),
         (sized("hello".to_owned(), 500), Rung::NoTags),
-        (Delivery { relay: "r".repeat(512), app: "a".repeat(2_500), ..sized("x".repeat(5_000), 500) }, Rung::NoEvent),
-        (Delivery { cut: true, ..sized("hello".to_owned(), 1) }, Rung::NoContent),
+        (
+            Delivery {
+                relay: "r".repeat(512),
+                app: "a".repeat(2_500),
+                ..sized("x".repeat(5_000), 500)
+            },
+            Rung::NoEvent,
+        ),
+        (
+            Delivery {
+                cut: true,
+                ..sized("hello".to_owned(), 1)
+            },
+            Rung::NoContent,
+        ),
     ];
     for (delivery, rung) in cases {
         let text = text(&delivery);
-        for (reached, payload) in
-            [apns::payload(&App { localized: true, ..App::default() }, &delivery, &text), fcm::payload(&delivery, &text)]
-        {
+        for (reached, payload) in [
+            apns::payload(
+                &App {
+                    localized: true,
+                    ..App::default()
+                },
+                &delivery,
+                &text,
+            ),
+            fcm::payload(&delivery, &text),
+        ] {
             assert_eq!(reached, rung);
-            assert!(payload.to_string().len() <= MAX_PAYLOAD, "{}", payload.to_string().len());
+            assert!(
+                payload.to_string().len() <= MAX_PAYLOAD,
+                "{}",
+                payload.to_string().len()
+            );
             let data = payload.get("data").unwrap_or(&payload);
-            assert_eq!((&data["event_id"], &data["recipient"]), (&json!(delivery.event.id), &json!(delivery.recipient)));
+            assert_eq!(
+                (&data["event_id"], &data["recipient"]),
+                (&json!(delivery.event.id), &json!(delivery.recipient))
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Title and body, from the event alone. Private kinds say that there is a message, never what it says.
+//! Title and body, from the event alone. Private kinds say that there is a message, never what it
+//! says.
 //!
-//! A line is either somebody's own words, which nobody translates, or one of the [`PHRASES`], which travels as a key
-//! with its arguments beside the plain English.
+//! A line is either somebody's own words, which nobody translates, or one of the [`PHRASES`], which
+//! travels as a key with its arguments beside the plain English.
 
 use nostr::{
     event::Event,
@@ -19,8 +20,8 @@ const MAX_LINE: usize = 400;
 /// The longest argument of a phrase, in bytes.
 const MAX_ARGUMENT: usize = 200;
 
-/// A line that the service says: the key by which an app finds its translation, and the English with `%@` for each
-/// argument.
+/// A line that the service says: the key by which an app finds its translation, and the English
+/// with `%@` for each argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Phrase(pub &'static str, pub &'static str);
 
@@ -96,15 +97,26 @@ pub struct Line {
 
 impl Line {
     fn words(text: &str) -> Self {
-        Self { plain: cut(&named(text), MAX_LINE), key: None }
+        Self {
+            plain: cut(&named(text), MAX_LINE),
+            key: None,
+        }
     }
 
     fn phrase(phrase: Phrase, arguments: &[&str]) -> Self {
-        let arguments: Vec<String> = arguments.iter().map(|argument| cut(argument, MAX_ARGUMENT)).collect();
+        let arguments: Vec<String> = arguments
+            .iter()
+            .map(|argument| cut(argument, MAX_ARGUMENT))
+            .collect();
         let mut parts = phrase.1.split("%@");
         let first = parts.next().unwrap_or_default().to_owned();
-        let plain = parts.zip(&arguments).fold(first, |plain, (part, argument)| plain + argument + part);
-        Self { plain, key: Some((phrase.0, arguments)) }
+        let plain = parts
+            .zip(&arguments)
+            .fold(first, |plain, (part, argument)| plain + argument + part);
+        Self {
+            plain,
+            key: Some((phrase.0, arguments)),
+        }
     }
 }
 
@@ -126,15 +138,32 @@ impl Text {
         let from = || Line::phrase(FROM_BODY, &[&author]);
         let words = |text: &str| {
             let line = Line::words(text);
-            if content == Content::Minimal || line.plain.is_empty() { from() } else { line }
+            if content == Content::Minimal || line.plain.is_empty() {
+                from()
+            } else {
+                line
+            }
         };
-        let tag = |name: &str| event.tags.iter().find_map(|tag| tag.as_slice().get(1).filter(|_| tag.as_slice()[0] == name));
-        let title_tag = || tag("title").or_else(|| tag("name")).map(String::as_str).unwrap_or_default();
+        let tag = |name: &str| {
+            event
+                .tags
+                .iter()
+                .find_map(|tag| tag.as_slice().get(1).filter(|_| tag.as_slice()[0] == name))
+        };
+        let title_tag = || {
+            tag("title")
+                .or_else(|| tag("name"))
+                .map(String::as_str)
+                .unwrap_or_default()
+        };
         let (title, body) = match kind {
             _ if is_private(kind) => (MESSAGE, Line::phrase(MESSAGE_BODY, &[])),
             1 => (note(delivery), words(&event.content)),
             6 | 16 => (REPOST, Line::phrase(REPOST_BODY, &[&author])),
-            7 => (REACTION, Line::phrase(REACTION_BODY, &[&reaction(&event.content), &author])),
+            7 => (
+                REACTION,
+                Line::phrase(REACTION_BODY, &[&reaction(&event.content), &author]),
+            ),
             zap::RECEIPT => (ZAP, zapped(event, content)),
             1111 => (COMMENT, words(&event.content)),
             42 => (CHANNEL, words(&event.content)),
@@ -147,22 +176,36 @@ impl Text {
             9802 => (HIGHLIGHT, words(&event.content)),
             8 => (BADGE, from()),
             30311 => (LIVE, words(title_tag())),
-            _ => (EVENT, Line::phrase(EVENT_BODY, &[&kind.to_string(), &author])),
+            _ => (
+                EVENT,
+                Line::phrase(EVENT_BODY, &[&kind.to_string(), &author]),
+            ),
         };
-        Self { title: Line::phrase(title, &[]), body }
+        Self {
+            title: Line::phrase(title, &[]),
+            body,
+        }
     }
 
     /// The text of a summary of so many notifications.
     pub fn summary(count: u64) -> Self {
-        Self { title: Line::phrase(SUMMARY, &[&count.to_string()]), body: Line { plain: String::new(), key: None } }
+        Self {
+            title: Line::phrase(SUMMARY, &[&count.to_string()]),
+            body: Line {
+                plain: String::new(),
+                key: None,
+            },
+        }
     }
 }
 
-/// What a note is to its recipient. Replies as NIP-10 marks them: by marker, or (deprecated) by position.
+/// What a note is to its recipient. Replies as NIP-10 marks them: by marker, or (deprecated) by
+/// position.
 fn note(delivery: &Delivery) -> Phrase {
     let tags = || delivery.event.tags.iter().map(nostr::event::Tag::as_slice);
     let recipient = delivery.recipient.to_hex();
-    let answers = |tag: &[String]| tag[0] == "e" && tag.get(3).is_none_or(|marker| marker != "mention");
+    let answers =
+        |tag: &[String]| tag[0] == "e" && tag.get(3).is_none_or(|marker| marker != "mention");
     if !tags().any(|tag| tag[0] == "p" && tag.get(1) == Some(&recipient)) {
         NOTE
     } else if tags().any(answers) {
@@ -174,7 +217,8 @@ fn note(delivery: &Delivery) -> Phrase {
     }
 }
 
-/// NIP-25: `+` and nothing are a like, `-` a dislike; anything else is an emoji or its `:shortcode:`.
+/// NIP-25: `+` and nothing are a like, `-` a dislike; anything else is an emoji or its
+/// `:shortcode:`.
 fn reaction(content: &str) -> String {
     match content {
         "" | "+" => "❤️".to_owned(),
@@ -185,11 +229,16 @@ fn reaction(content: &str) -> String {
 
 fn zapped(event: &Event, content: Content) -> Line {
     let zap = Zap::of(event);
-    let from = zap.sender.as_ref().map_or_else(|| "somebody".to_owned(), name);
+    let from = zap
+        .sender
+        .as_ref()
+        .map_or_else(|| "somebody".to_owned(), name);
     let comment = named(&zap.comment);
     match zap.sats() {
         None => Line::phrase(FROM_BODY, &[&from]),
-        Some(sats) if content == Content::Minimal || comment.trim().is_empty() => Line::phrase(ZAP_BODY, &[&sats, &from]),
+        Some(sats) if content == Content::Minimal || comment.trim().is_empty() => {
+            Line::phrase(ZAP_BODY, &[&sats, &from])
+        }
         Some(sats) => Line::phrase(ZAP_COMMENT_BODY, &[&sats, &from, &comment]),
     }
 }
@@ -202,8 +251,16 @@ fn name(pubkey: &PublicKey) -> String {
 
 /// The ends of a bech32 text, its prefix included.
 fn short(bech32: &str) -> String {
-    let ends = bech32.get(..10).zip(bech32.len().checked_sub(4).and_then(|from| bech32.get(from..)));
-    ends.map_or_else(|| bech32.to_owned(), |(start, end)| format!("{start}…{end}"))
+    let ends = bech32.get(..10).zip(
+        bech32
+            .len()
+            .checked_sub(4)
+            .and_then(|from| bech32.get(from..)),
+    );
+    ends.map_or_else(
+        || bech32.to_owned(),
+        |(start, end)| format!("{start}…{end}"),
+    )
 }
 
 /// The text with every `nostr:` reference (NIP-21) as a short name.
@@ -212,7 +269,9 @@ fn named(text: &str) -> String {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("nostr:") {
         named.push_str(before);
-        let end = after.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(after.len());
+        let end = after
+            .find(|c: char| !c.is_ascii_alphanumeric())
+            .unwrap_or(after.len());
         let (reference, left) = after.split_at(end);
         match Nip19::from_bech32(reference) {
             Ok(Nip19::Pubkey(pubkey)) => named.extend(["@", &name(&pubkey)]),
@@ -227,11 +286,16 @@ fn named(text: &str) -> String {
     named + rest
 }
 
-/// At most so many bytes, white space folded, no control characters (one takes six bytes as JSON), cut between
-/// graphemes: half an emoji is another emoji.
+/// At most so many bytes, white space folded, no control characters (one takes six bytes as JSON),
+/// cut between graphemes: half an emoji is another emoji.
 fn cut(text: &str, max: usize) -> String {
-    let words = text.split_whitespace().map(|word| word.chars().filter(|c| !c.is_control()).collect::<String>());
-    let folded = words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+    let words = text
+        .split_whitespace()
+        .map(|word| word.chars().filter(|c| !c.is_control()).collect::<String>());
+    let folded = words
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ");
     if folded.len() <= max {
         return folded;
     }

@@ -18,7 +18,10 @@ impl Config {
     /// Every variable that is missing or bad.
     pub fn from_env() -> Result<Self, BadEnvironment> {
         let mut env = Environment::default();
-        let config = Self { table_prefix: env.required("TABLE_PREFIX"), feedback_queue: env.required("FEEDBACK_QUEUE_URL") };
+        let config = Self {
+            table_prefix: env.required("TABLE_PREFIX"),
+            feedback_queue: env.required("FEEDBACK_QUEUE_URL"),
+        };
         env.finish(config)
     }
 }

@@ -1,6 +1,6 @@
-//! The feedback Lambda: wiring only. Two sources invoke it: its queue, and the stream of `devices`, whose records it only
-//! puts into that queue. There each is tried again by itself and has a dead-letter queue; in the stream, one that fails
-//! would hold up all behind it.
+//! The feedback Lambda: wiring only. Two sources invoke it: its queue, and the stream of `devices`,
+//! whose records it only puts into that queue. There each is tried again by itself and has a
+//! dead-letter queue; in the stream, one that fails would hold up all behind it.
 
 use feedback::{
     config::Config,
@@ -41,7 +41,9 @@ async fn main() -> Result<(), Error> {
         } else {
             let event = serde_json::from_value(event.payload)?;
             let handle = |record| handle(telemetry, store, sns, record);
-            serde_json::to_value(batch::process(telemetry, visibility, event, Feedback::read, &handle).await)?
+            serde_json::to_value(
+                batch::process(telemetry, visibility, event, Feedback::read, &handle).await,
+            )?
         };
         telemetry.flush();
         Ok::<_, Error>(answer)
@@ -50,24 +52,54 @@ async fn main() -> Result<(), Error> {
 }
 
 /// `Err` sends the message back to its queue; after 5 times the dead-letter queue has it.
-async fn handle(telemetry: Telemetry, store: &Store, sns: &Sns, record: Record<Feedback>) -> Result<(), Retry> {
+async fn handle(
+    telemetry: Telemetry,
+    store: &Store,
+    sns: &Sns,
+    record: Record<Feedback>,
+) -> Result<(), Retry> {
     let message_id = record.message_id;
-    let (outcome, reason) = match handler::handle(store, sns, &record.message, record.sent_at, seconds(clients::now())).await {
+    let (outcome, reason) = match handler::handle(
+        store,
+        sns,
+        &record.message,
+        record.sent_at,
+        seconds(clients::now()),
+    )
+    .await
+    {
         Ok(Handled::Removed) => ("accepted", "removed"),
         Ok(Handled::Kept(reason)) => ("dropped", reason),
         Ok(Handled::BadCredentials) => ("failed", "bad_credentials"),
         Err(error) => {
             telemetry.count("retried", "unavailable", 1);
-            tracing::warn!(stage = "feedback", message_id, outcome = "retried", dependency = error.dependency, "feedback retries: {error}");
+            tracing::warn!(
+                stage = "feedback",
+                message_id,
+                outcome = "retried",
+                dependency = error.dependency,
+                "feedback retries: {error}"
+            );
             return Err(Retry::default());
         }
     };
     telemetry.count(outcome, reason, 1);
     // An endpoint's ARN names no token.
     let endpoint = match &record.message {
-        Feedback::Retired(retired) => retired.registration.endpoint_arn.as_deref().unwrap_or_default(),
+        Feedback::Retired(retired) => retired
+            .registration
+            .endpoint_arn
+            .as_deref()
+            .unwrap_or_default(),
         Feedback::Endpoint(event) => &event.endpoint_arn,
     };
-    tracing::info!(stage = "feedback", message_id, endpoint, outcome, reason, "feedback {outcome} endpoint {endpoint}: {reason}");
+    tracing::info!(
+        stage = "feedback",
+        message_id,
+        endpoint,
+        outcome,
+        reason,
+        "feedback {outcome} endpoint {endpoint}: {reason}"
+    );
     Ok(())
 }

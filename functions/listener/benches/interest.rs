@@ -1,4 +1,5 @@
-//! A million index keys from the change feed: how long the first reading takes, and how much memory it leaves.
+//! A million index keys from the change feed: how long the first reading takes, and how much memory
+//! it leaves.
 //!
 //! The table is DynamoDB's API (dynoxide) in another process, which is this program once more.
 
@@ -28,47 +29,96 @@ async fn main() -> anyhow::Result<()> {
         return serve(rows.parse()?).await;
     }
     // `cargo test --benches` only wants to know that it runs; another number may be given.
-    let usual = if std::env::args().any(|word| word == "--bench") { 1_000_000 } else { 1_000 };
-    let rows: usize = std::env::args().find_map(|word| word.parse().ok()).unwrap_or(usual);
-    let mut server = Command::new(std::env::current_exe()?).env(SERVE, rows.to_string()).stdout(Stdio::piped()).spawn()?;
+    let usual = if std::env::args().any(|word| word == "--bench") {
+        1_000_000
+    } else {
+        1_000
+    };
+    let rows: usize = std::env::args()
+        .find_map(|word| word.parse().ok())
+        .unwrap_or(usual);
+    let mut server = Command::new(std::env::current_exe()?)
+        .env(SERVE, rows.to_string())
+        .stdout(Stdio::piped())
+        .spawn()?;
     let output = server.stdout.take().context("no output")?;
-    let endpoint = BufReader::new(output).lines().map_while(Result::ok).find(|line| line.starts_with("http://")).context("no endpoint")?;
+    let endpoint = BufReader::new(output)
+        .lines()
+        .map_while(Result::ok)
+        .find(|line| line.starts_with("http://"))
+        .context("no endpoint")?;
     let before = resident()?;
 
-    let store = Store::new(&clients::at(&variables(&endpoint), "AWS_ENDPOINT_URL").await, STACK);
+    let store = Store::new(
+        &clients::at(&variables(&endpoint), "AWS_ENDPOINT_URL").await,
+        STACK,
+    );
     let mut feed = Feed::new(store, false);
     let started = Instant::now();
     feed.read(1_800_000_000_000).await?;
     let took = started.elapsed();
     let known = feed.known();
-    let keys = known.interest.read().map_err(|_| anyhow::anyhow!("poisoned"))?.len();
+    let keys = known
+        .interest
+        .read()
+        .map_err(|_| anyhow::anyhow!("poisoned"))?
+        .len();
     server.kill()?;
     server.wait()?;
-    println!("{keys} index keys in {took:.1?}; resident {before} MiB before, {} MiB after", resident()?);
+    println!(
+        "{keys} index keys in {took:.1?}; resident {before} MiB before, {} MiB after",
+        resident()?
+    );
 
     let started = Instant::now();
     let mut from = Some(0);
     let mut longest = std::time::Duration::ZERO;
     while let Some(number) = from {
         let part = Instant::now();
-        from = known.interest.write().map_err(|_| anyhow::anyhow!("poisoned"))?.expire(4_000_000_001, number, 20_000);
+        from = known
+            .interest
+            .write()
+            .map_err(|_| anyhow::anyhow!("poisoned"))?
+            .expire(4_000_000_001, number, 20_000);
         longest = longest.max(part.elapsed());
     }
-    let left = known.interest.read().map_err(|_| anyhow::anyhow!("poisoned"))?.len();
-    println!("all of them over: {left} left after {:.1?}, nobody waiting for longer than {longest:.1?}", started.elapsed());
+    let left = known
+        .interest
+        .read()
+        .map_err(|_| anyhow::anyhow!("poisoned"))?
+        .len();
+    println!(
+        "all of them over: {left} left after {:.1?}, nobody waiting for longer than {longest:.1?}",
+        started.elapsed()
+    );
     Ok(())
 }
 
 fn variables(endpoint: &str) -> HashMap<String, String> {
-    let pairs = [("AWS_ENDPOINT_URL", endpoint), ("AWS_REGION", REGION), ("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")];
-    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    let pairs = [
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_REGION", REGION),
+        ("AWS_ACCESS_KEY_ID", "x"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+    ];
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
 }
 
 /// Resident memory of this process, in MiB (`/proc`).
 fn resident() -> anyhow::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).context("no VmRSS")?;
-    Ok(line.split_whitespace().nth(1).context("no figure")?.parse::<u64>()? / 1024)
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .context("no VmRSS")?;
+    Ok(line
+        .split_whitespace()
+        .nth(1)
+        .context("no figure")?
+        .parse::<u64>()?
+        / 1024)
 }
 
 async fn serve(rows: usize) -> anyhow::Result<()> {
@@ -78,8 +128,15 @@ async fn serve(rows: usize) -> anyhow::Result<()> {
     let serving = tokio::spawn(dynoxide::server::serve_on(listener, database.clone()));
     create_tables(&Tools::install().await?, &variables(&endpoint)).await?;
     for from in (0..rows).step_by(20_000) {
-        let items = (from..rows.min(from + 20_000)).map(row).map(serde_json::from_value).collect::<Result<Vec<Item>, _>>()?;
-        let imported = database.import_items(&format!("{STACK}-subscriptions"), items, ImportOptions::default());
+        let items = (from..rows.min(from + 20_000))
+            .map(row)
+            .map(serde_json::from_value)
+            .collect::<Result<Vec<Item>, _>>()?;
+        let imported = database.import_items(
+            &format!("{STACK}-subscriptions"),
+            items,
+            ImportOptions::default(),
+        );
         imported.map_err(|error| anyhow::anyhow!("{error:?}"))?;
     }
     println!("{endpoint}");

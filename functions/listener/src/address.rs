@@ -1,6 +1,7 @@
 //! Which relays may be watched for owners, and which addresses may be connected to for them.
 //!
-//! An owner names any URL. Without this, the listener would be a way into the network that it runs in.
+//! An owner names any URL. Without this, the listener would be a way into the network that it runs
+//! in.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -8,7 +9,8 @@ use ipnet::IpNet;
 use nostr_push_core::message::MAX_RELAY_URL;
 use url::{Host, Url};
 
-/// The URL in its normal form, if it may be watched for an owner: `wss`, and where `private` is allowed `ws` as well.
+/// The URL in its normal form, if it may be watched for an owner: `wss`, and where `private` is
+/// allowed `ws` as well.
 pub fn normal(text: &str, private: bool) -> Option<String> {
     let mut url = Url::parse(text.trim()).ok()?;
     let scheme = url.scheme() == "wss" || (private && url.scheme() == "ws");
@@ -26,33 +28,53 @@ pub fn normal(text: &str, private: bool) -> Option<String> {
         return None;
     }
     let text = url.to_string();
-    Some(text.strip_suffix('/').filter(|_| url.path() == "/" && url.query().is_none()).map_or(text.clone(), str::to_owned))
+    Some(
+        text.strip_suffix('/')
+            .filter(|_| url.path() == "/" && url.query().is_none())
+            .map_or(text.clone(), str::to_owned),
+    )
 }
 
-/// Whether an address is reachable from anywhere, by IANA's registries of special-purpose addresses.
+/// Whether an address is reachable from anywhere, by IANA's registries of special-purpose
+/// addresses.
 pub fn is_public(address: IpAddr) -> bool {
     let address = match address {
         IpAddr::V6(address) => embedded(address),
         v4 @ IpAddr::V4(_) => v4,
     };
-    !SPECIAL.iter().filter_map(|range| range.parse::<IpNet>().ok()).any(|range| range.contains(&address))
+    !SPECIAL
+        .iter()
+        .filter_map(|range| range.parse::<IpNet>().ok())
+        .any(|range| range.contains(&address))
 }
 
 /// The IPv4 address that an IPv6 address stands for: mapped, or through NAT64 and 6to4 gateways.
 fn embedded(address: Ipv6Addr) -> IpAddr {
     let octets = address.octets();
-    let v4 = |from: usize| IpAddr::from([octets[from], octets[from + 1], octets[from + 2], octets[from + 3]]);
+    let v4 = |from: usize| {
+        IpAddr::from([
+            octets[from],
+            octets[from + 1],
+            octets[from + 2],
+            octets[from + 3],
+        ])
+    };
     match address.segments() {
         // IPv4-mapped, IPv4-compatible and the well-known prefix of NAT64.
-        [0, 0, 0, 0, 0, 0xffff | 0, ..] if octets[12..] != [0, 0, 0, 0] && octets[12..] != [0, 0, 0, 1] => v4(12),
+        [0, 0, 0, 0, 0, 0xffff | 0, ..]
+            if octets[12..] != [0, 0, 0, 0] && octets[12..] != [0, 0, 0, 1] =>
+        {
+            v4(12)
+        }
         [0x64, 0xff9b, 0, 0, 0, 0, ..] => v4(12),
         [0x2002, ..] => v4(2),
         _ => IpAddr::V6(address),
     }
 }
 
-/// What is not globally reachable: the IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890 and its
-/// successors, as of 2026), multicast, and the metadata services of clouds, which are link-local or unique-local.
+/// What is not globally reachable: the IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC
+/// 6890 and its successors, as of 2026), multicast, and the metadata services of clouds, which are
+/// link-local or unique-local.
 const SPECIAL: [&str; 31] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
@@ -98,7 +120,15 @@ mod tests {
 
     #[test]
     fn only_public_addresses_are_public() {
-        for public in ["1.1.1.1", "8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::1.1.1.1"] {
+        for public in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "172.32.0.1",
+            "100.128.0.1",
+            "2606:4700::1111",
+            "::ffff:1.1.1.1",
+            "64:ff9b::1.1.1.1",
+        ] {
             assert!(is_public(public.parse().unwrap()), "{public}");
         }
         for private in [
@@ -131,9 +161,18 @@ mod tests {
 
     #[test]
     fn urls_have_one_form_and_bad_ones_none() {
-        assert_eq!(normal("wss://Relay.Example.com:443/", false).as_deref(), Some("wss://relay.example.com"));
-        assert_eq!(normal(" wss://relay.example.com/path/#x ", false).as_deref(), Some("wss://relay.example.com/path/"));
-        assert_eq!(normal("ws://127.0.0.1:7777/", true).as_deref(), Some("ws://127.0.0.1:7777"));
+        assert_eq!(
+            normal("wss://Relay.Example.com:443/", false).as_deref(),
+            Some("wss://relay.example.com")
+        );
+        assert_eq!(
+            normal(" wss://relay.example.com/path/#x ", false).as_deref(),
+            Some("wss://relay.example.com/path/")
+        );
+        assert_eq!(
+            normal("ws://127.0.0.1:7777/", true).as_deref(),
+            Some("ws://127.0.0.1:7777")
+        );
         for bad in [
             "",
             "relay.example.com",

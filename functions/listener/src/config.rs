@@ -13,12 +13,13 @@ const HEALTH_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LO
 pub struct Config {
     /// `RELAYS`: relay URLs (`wss://…`), separated by commas.
     pub relays: Vec<String>,
-    /// `OWNERS_RELAYS`, default 200: how many relays of owners are watched besides, in all tasks together; 0: none.
+    /// `OWNERS_RELAYS`, default 200: how many relays of owners are watched besides, in all tasks
+    /// together; 0: none.
     pub owners_relays: usize,
     /// `CONTROL_EVENTS_PER_MINUTE`, default 60: how many control events are taken from one pubkey.
     pub control_events: u32,
-    /// `PRIVATE_RELAYS`, default false: whether owners' relays may be in private networks and without TLS. For a
-    /// developer's machine alone.
+    /// `PRIVATE_RELAYS`, default false: whether owners' relays may be in private networks and
+    /// without TLS. For a developer's machine alone.
     pub private_relays: bool,
     /// `HEALTH_ADDRESS`, default `127.0.0.1:8080`: where `/healthz` and `/readyz` are answered.
     pub health: SocketAddr,
@@ -50,7 +51,12 @@ impl Config {
     pub fn from_env() -> Result<Self, BadEnvironment> {
         let mut env = Environment::default();
         let config = Self {
-            relays: env.required("RELAYS").split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()).collect(),
+            relays: env
+                .required("RELAYS")
+                .split(',')
+                .map(|url| url.trim().to_owned())
+                .filter(|url| !url.is_empty())
+                .collect(),
             owners_relays: usize::try_from(env.number("OWNERS_RELAYS", 200)).unwrap_or(usize::MAX),
             control_events: env.optional("CONTROL_EVENTS_PER_MINUTE", 60, str::parse),
             private_relays: env.optional("PRIVATE_RELAYS", false, str::parse),
@@ -61,7 +67,8 @@ impl Config {
             service_key_secret: env.required("SERVICE_KEY_SECRET"),
         };
         for url in &config.relays {
-            if !(url.starts_with("wss://") || url.starts_with("ws://")) || url.len() > MAX_RELAY_URL {
+            if !(url.starts_with("wss://") || url.starts_with("ws://")) || url.len() > MAX_RELAY_URL
+            {
                 env.problem(format!("RELAYS: {url:.64} is not a ws:// or wss:// URL of at most {MAX_RELAY_URL} bytes"));
             }
         }

@@ -32,18 +32,29 @@ pub enum Unreachable {
 
 /// One for all connections: the roots are many.
 static TLS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+    let roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    Arc::new(
+        ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth(),
+    )
 });
 
-/// Connects to the host of a relay's URL. With `only_public`, the address that is connected to is a checked one: a name
-/// that resolves to another address the next time does not get around it.
+/// Connects to the host of a relay's URL. With `only_public`, the address that is connected to is a
+/// checked one: a name that resolves to another address the next time does not get around it.
 ///
 /// # Errors
 /// [`Unreachable`].
 pub async fn dial(url: &str, only_public: bool) -> Result<Stream, Unreachable> {
     let url = Url::parse(url).map_err(|_| Unreachable::BadUrl)?;
-    let host = url.host_str().ok_or(Unreachable::BadUrl)?.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let host = url
+        .host_str()
+        .ok_or(Unreachable::BadUrl)?
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
     let tls = url.scheme() == "wss";
     let port = url.port().unwrap_or(if tls { 443 } else { 80 });
     let mut addresses: Vec<SocketAddr> = lookup_host((host.as_str(), port)).await?.collect();
@@ -60,7 +71,11 @@ pub async fn dial(url: &str, only_public: bool) -> Result<Stream, Unreachable> {
         return Ok(MaybeTlsStream::Plain(tcp));
     }
     let name = ServerName::try_from(host).map_err(|_| Unreachable::BadUrl)?;
-    Ok(MaybeTlsStream::Rustls(TlsConnector::from(Arc::clone(&TLS)).connect(name, tcp).await?))
+    Ok(MaybeTlsStream::Rustls(
+        TlsConnector::from(Arc::clone(&TLS))
+            .connect(name, tcp)
+            .await?,
+    ))
 }
 
 #[cfg(test)]
@@ -69,9 +84,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_resolves_to_this_machine_is_forbidden_for_owners() {
-        for url in ["ws://localhost:9", "ws://127.0.0.1:9", "ws://[::1]:9", "ws://[::ffff:127.0.0.1]:9"] {
-            assert!(matches!(dial(url, true).await, Err(Unreachable::Forbidden)), "{url}");
+        for url in [
+            "ws://localhost:9",
+            "ws://127.0.0.1:9",
+            "ws://[::1]:9",
+            "ws://[::ffff:127.0.0.1]:9",
+        ] {
+            assert!(
+                matches!(dial(url, true).await, Err(Unreachable::Forbidden)),
+                "{url}"
+            );
         }
-        assert!(matches!(dial("ws://127.0.0.1:9", false).await, Err(Unreachable::Io(_))));
+        assert!(matches!(
+            dial("ws://127.0.0.1:9", false).await,
+            Err(Unreachable::Io(_))
+        ));
     }
 }

@@ -18,13 +18,15 @@ use crate::{health::Health, owners::NewOwners, wishes::Wishes};
 /// How often the feed is read. A change reaches the interest within two seconds.
 const EVERY: Duration = Duration::from_millis(1_500);
 
-/// How far back each reading overlaps the one before: clocks of writers differ, and the index lags behind its table.
+/// How far back each reading overlaps the one before: clocks of writers differ, and the index lags
+/// behind its table.
 const OVERLAP: Millis = 30_000;
 
 /// How often everything is read once more, whatever may have been missed.
 const WHOLE: Millis = 6 * 60 * 60 * 1000;
 
-/// Owners that came in so long before the start may not have been seen by the task that was here before.
+/// Owners that came in so long before the start may not have been seen by the task that was here
+/// before.
 const RECENT: Millis = 60 * 60 * 1000;
 
 /// How many subscriptions are looked through at once for those that are over: about a millisecond.
@@ -54,8 +56,19 @@ pub struct Feed<F> {
 impl<F: ChangeFeed> Feed<F> {
     /// A feed that has read nothing. `private`: whether owners may name private relays.
     pub fn new(source: F, private: bool) -> Self {
-        let known = Known { interest: Arc::default(), wishes: Arc::new(Mutex::new(Wishes::new(private))), owners: Arc::default() };
-        Self { source, known, changed: watch::Sender::new(0), read_until: 0, whole_at: 0, looked_through: 0 }
+        let known = Known {
+            interest: Arc::default(),
+            wishes: Arc::new(Mutex::new(Wishes::new(private))),
+            owners: Arc::default(),
+        };
+        Self {
+            source,
+            known,
+            changed: watch::Sender::new(0),
+            read_until: 0,
+            whole_at: 0,
+            looked_through: 0,
+        }
     }
 
     /// What it keeps up to date.
@@ -74,17 +87,33 @@ impl<F: ChangeFeed> Feed<F> {
     /// The table failed. The next reading takes in what this one missed.
     pub async fn read(&mut self, now: Millis) -> Result<(), Unavailable> {
         let whole = self.whole_at + WHOLE <= now;
-        let since = if whole { 0 } else { self.read_until.saturating_sub(OVERLAP) };
+        let since = if whole {
+            0
+        } else {
+            self.read_until.saturating_sub(OVERLAP)
+        };
         let known = self.known.clone();
         let mut changed = false;
         let each = |row: Subscription| {
             // For each row anew, so that the hot path never waits for more than one.
-            let news = known.interest.write().unwrap_or_else(PoisonError::into_inner).apply(&row, seconds(now));
-            if news && row.subscription.starts_with(MUTE_LIST) && row.is_active(seconds(now)) && row.changed_at + RECENT > now {
+            let news = known
+                .interest
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .apply(&row, seconds(now));
+            if news
+                && row.subscription.starts_with(MUTE_LIST)
+                && row.is_active(seconds(now))
+                && row.changed_at + RECENT > now
+            {
                 known.owners.add(*row.owner.pubkey.as_bytes());
             }
             changed |= news;
-            changed |= known.wishes.lock().unwrap_or_else(PoisonError::into_inner).apply(&row, seconds(now));
+            changed |= known
+                .wishes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .apply(&row, seconds(now));
         };
         self.source.changes(since, each).await?;
         self.read_until = now;
@@ -100,12 +129,22 @@ impl<F: ChangeFeed> Feed<F> {
 
     /// Forgets some of what is over: with each reading the next part.
     fn expire(&mut self, now: Millis) -> bool {
-        let mut interest = self.known.interest.write().unwrap_or_else(PoisonError::into_inner);
+        let mut interest = self
+            .known
+            .interest
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let before = interest.version();
-        self.looked_through = interest.expire(seconds(now), self.looked_through, PART).unwrap_or_default();
+        self.looked_through = interest
+            .expire(seconds(now), self.looked_through, PART)
+            .unwrap_or_default();
         let changed = interest.version() != before;
         drop(interest);
-        self.known.wishes.lock().unwrap_or_else(PoisonError::into_inner).expire(seconds(now));
+        self.known
+            .wishes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .expire(seconds(now));
         changed
     }
 

@@ -1,5 +1,6 @@
-//! The bounded buffers before the queues. What is in one is sent, however long the queue refuses; when it is full its
-//! senders wait, and the sockets behind them are no longer read. So nothing is dropped here.
+//! The bounded buffers before the queues. What is in one is sent, however long the queue refuses;
+//! when it is full its senders wait, and the sockets behind them are no longer read. So nothing is
+//! dropped here.
 
 use std::{
     sync::{
@@ -38,11 +39,16 @@ pub struct Buffer<T> {
 
 impl<T> Clone for Buffer<T> {
     fn clone(&self) -> Self {
-        Self { sender: self.sender.clone(), room: Arc::clone(&self.room), progress: Arc::clone(&self.progress) }
+        Self {
+            sender: self.sender.clone(),
+            room: Arc::clone(&self.room),
+            progress: Arc::clone(&self.progress),
+        }
     }
 }
 
-/// How many events have come to a buffer, and how many of them, from the first on, the queue has accepted.
+/// How many events have come to a buffer, and how many of them, from the first on, the queue has
+/// accepted.
 #[derive(Debug, Default)]
 pub struct Progress {
     entered: AtomicU64,
@@ -51,8 +57,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// How many events have come so far. Whatever was in the buffer at this moment has been accepted once
-    /// [`Progress::accepted`] is as high.
+    /// How many events have come so far. Whatever was in the buffer at this moment has been
+    /// accepted once [`Progress::accepted`] is as high.
     pub fn entered(&self) -> u64 {
         self.entered.load(Ordering::SeqCst)
     }
@@ -79,7 +85,14 @@ pub fn buffer<T>() -> (Buffer<T>, Outlet<T>) {
     let (sender, receiver) = mpsc::channel(EVENTS);
     let progress = Arc::<Progress>::default();
     let room = Arc::new(Semaphore::new(KIB as usize));
-    (Buffer { sender, room, progress: Arc::clone(&progress) }, Outlet { receiver, progress })
+    (
+        Buffer {
+            sender,
+            room,
+            progress: Arc::clone(&progress),
+        },
+        Outlet { receiver, progress },
+    )
 }
 
 impl<T> Buffer<T> {
@@ -101,7 +114,10 @@ impl<T> Buffer<T> {
 
 /// Sends what comes in until every way in is gone and the buffer is empty.
 pub async fn forward<T: Send + Sync>(outlet: Outlet<T>, queue: impl Queue<T>, sent: impl Fn(u64)) {
-    let Outlet { mut receiver, progress } = outlet;
+    let Outlet {
+        mut receiver,
+        progress,
+    } = outlet;
     let (queue, progress) = (&queue, &progress);
     // In order, so that `accepted` counts from the first event on.
     let mut under_way = FuturesOrdered::new();
@@ -121,7 +137,8 @@ pub async fn forward<T: Send + Sync>(outlet: Outlet<T>, queue: impl Queue<T>, se
             }
             () = sleep_until(since.unwrap_or_else(Instant::now) + LINGER), if since.is_some() => {}
         }
-        let over = !open || batch.len() == BATCH || since.is_some_and(|since| since.elapsed() >= LINGER);
+        let over =
+            !open || batch.len() == BATCH || since.is_some_and(|since| since.elapsed() >= LINGER);
         if over && !batch.is_empty() {
             under_way.push_back(send(std::mem::take(&mut batch), queue, progress));
         }
@@ -130,7 +147,11 @@ pub async fn forward<T: Send + Sync>(outlet: Outlet<T>, queue: impl Queue<T>, se
 }
 
 /// Sends one batch until it is accepted. Answers how many events it had.
-async fn send<T: Send + Sync>(batch: Vec<(T, OwnedSemaphorePermit)>, queue: &impl Queue<T>, progress: &Progress) -> u64 {
+async fn send<T: Send + Sync>(
+    batch: Vec<(T, OwnedSemaphorePermit)>,
+    queue: &impl Queue<T>,
+    progress: &Progress,
+) -> u64 {
     let (events, _room): (Vec<T>, Vec<OwnedSemaphorePermit>) = batch.into_iter().unzip();
     let mut tries = 0;
     while let Err(error) = queue.send(&events).await {

@@ -43,14 +43,29 @@ pub enum Frame<'a> {
 /// Reads one message.
 pub fn read(text: &str) -> Frame<'_> {
     let parts: Vec<&RawValue> = serde_json::from_str(text).unwrap_or_default();
-    let word = |n: usize| parts.get(n).and_then(|part| serde_json::from_str::<String>(part.get()).ok()).unwrap_or_default();
+    let word = |n: usize| {
+        parts
+            .get(n)
+            .and_then(|part| serde_json::from_str::<String>(part.get()).ok())
+            .unwrap_or_default()
+    };
     match parts.first().map(|verb| verb.get()) {
-        Some(r#""EVENT""#) if parts.len() == 3 => Frame::Event { subscription: text_of(parts[1]), event: parts[2] },
+        Some(r#""EVENT""#) if parts.len() == 3 => Frame::Event {
+            subscription: text_of(parts[1]),
+            event: parts[2],
+        },
         Some(r#""EOSE""#) => Frame::Eose(word(1)),
-        Some(r#""CLOSED""#) => Frame::Closed { subscription: word(1), reason: word(2) },
+        Some(r#""CLOSED""#) => Frame::Closed {
+            subscription: word(1),
+            reason: word(2),
+        },
         Some(r#""NOTICE""#) => Frame::Notice(word(1)),
         Some(r#""AUTH""#) => Frame::Auth(word(1)),
-        Some(r#""OK""#) => Frame::Ok { id: word(1), accepted: parts.get(2).is_some_and(|part| part.get() == "true"), reason: word(3) },
+        Some(r#""OK""#) => Frame::Ok {
+            id: word(1),
+            accepted: parts.get(2).is_some_and(|part| part.get() == "true"),
+            reason: word(3),
+        },
         _ => Frame::Malformed,
     }
 }
@@ -58,7 +73,10 @@ pub fn read(text: &str) -> Frame<'_> {
 /// A JSON string, without a copy where it has no escapes.
 fn text_of(part: &RawValue) -> Cow<'_, str> {
     let json = part.get();
-    match json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+    match json
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+    {
         Some(text) if !text.contains('\\') => Cow::Borrowed(text),
         _ => Cow::Owned(serde_json::from_str(json).unwrap_or_default()),
     }

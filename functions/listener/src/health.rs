@@ -40,16 +40,31 @@ pub struct Health {
 impl Health {
     /// Of these buffers.
     pub fn new(buffers: [Arc<Progress>; 2]) -> Self {
-        Self { buffers, ..Self::default() }
+        Self {
+            buffers,
+            ..Self::default()
+        }
     }
 
     /// Whether it does its work, and what it says of each part.
     pub fn ready(&self, now: Millis) -> (bool, Value) {
         let age = now.saturating_sub(self.interest_read_at.load(Ordering::SeqCst));
-        let (connected, watched) = (self.connected.load(Ordering::SeqCst), self.watched.load(Ordering::SeqCst));
-        let refused = self.buffers.iter().map(|buffer| buffer.refused()).max().unwrap_or_default();
+        let (connected, watched) = (
+            self.connected.load(Ordering::SeqCst),
+            self.watched.load(Ordering::SeqCst),
+        );
+        let refused = self
+            .buffers
+            .iter()
+            .map(|buffer| buffer.refused())
+            .max()
+            .unwrap_or_default();
         let ready = age < FRESH && (connected > 0 || watched == 0) && refused < REFUSALS;
-        let waiting: u64 = self.buffers.iter().map(|buffer| buffer.entered().saturating_sub(buffer.accepted())).sum();
+        let waiting: u64 = self
+            .buffers
+            .iter()
+            .map(|buffer| buffer.entered().saturating_sub(buffer.accepted()))
+            .sum();
         let details = json!({
             "ready": ready,
             "relays_connected": connected,
@@ -63,12 +78,26 @@ impl Health {
 }
 
 /// Answers on this socket for ever.
-pub async fn serve(socket: TcpListener, health: Arc<Health>, clock: fn() -> Millis) -> std::io::Result<()> {
+pub async fn serve(
+    socket: TcpListener,
+    health: Arc<Health>,
+    clock: fn() -> Millis,
+) -> std::io::Result<()> {
     let ready = get(move |State(health): State<Arc<Health>>| async move {
         let (ready, details) = health.ready(clock());
-        (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(details))
+        (
+            if ready {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            },
+            Json(details),
+        )
     });
-    let router = Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", ready).with_state(health);
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", ready)
+        .with_state(health);
     axum::serve(socket, router).await
 }
 
@@ -79,13 +108,21 @@ pub async fn serve(socket: TcpListener, health: Arc<Health>, clock: fn() -> Mill
 pub async fn check(address: SocketAddr) -> std::io::Result<()> {
     let asked = timeout(Duration::from_secs(4), async {
         let mut socket = TcpStream::connect(address).await?;
-        socket.write_all(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
+        socket
+            .write_all(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            .await?;
         let mut answer = String::new();
         socket.take(4_096).read_to_string(&mut answer).await?;
         let ready = answer.split_whitespace().nth(1) == Some("200");
-        if ready { Ok(()) } else { Err(std::io::Error::other(answer)) }
+        if ready {
+            Ok(())
+        } else {
+            Err(std::io::Error::other(answer))
+        }
     });
-    asked.await.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
+    asked
+        .await
+        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
 }
 
 #[cfg(test)]

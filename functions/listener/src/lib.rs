@@ -1,4 +1,5 @@
-//! The listener: a small long-lived task that keeps relay connections and forwards what somebody is interested in.
+//! The listener: a small long-lived task that keeps relay connections and forwards what somebody is
+//! interested in.
 //!
 //! In the order in which an event comes through:
 //! - [`relay`]: one relay, watched: connected to again and again

@@ -30,7 +30,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { subscriptions: 20, filters: 10, message: 128 * 1024, page: 500 }
+        Self {
+            subscriptions: 20,
+            filters: 10,
+            message: 128 * 1024,
+            page: 500,
+        }
     }
 }
 
@@ -52,24 +57,46 @@ struct Limitation {
 impl Limits {
     /// Reads a relay information document. What is absurd is taken as not said.
     fn of(json: &[u8]) -> Self {
-        let said = serde_json::from_slice::<Document>(json).unwrap_or_default().limitation;
+        let said = serde_json::from_slice::<Document>(json)
+            .unwrap_or_default()
+            .limitation;
         let usual = Self::default();
         let class = |said: Option<usize>, usual: usize, classes: &[usize]| {
             said.filter(|said| *said > 0).map_or(usual, |said| {
-                classes.iter().copied().rfind(|class| *class <= said).unwrap_or_else(|| classes.first().copied().unwrap_or(usual))
+                classes
+                    .iter()
+                    .copied()
+                    .rfind(|class| *class <= said)
+                    .unwrap_or_else(|| classes.first().copied().unwrap_or(usual))
             })
         };
         Self {
-            subscriptions: class(said.max_subscriptions, usual.subscriptions, &[3, 5, 10, 20, 50]),
+            subscriptions: class(
+                said.max_subscriptions,
+                usual.subscriptions,
+                &[3, 5, 10, 20, 50],
+            ),
             filters: class(said.max_filters, usual.filters, &[1, 2, 5, 10]),
-            message: class(said.max_message_length, usual.message, &[4 * 1024, 16 * 1024, 64 * 1024, 128 * 1024]),
-            page: class(said.max_limit.into_iter().chain(said.default_limit).min(), usual.page, &[10, 50, 100, 500]),
+            message: class(
+                said.max_message_length,
+                usual.message,
+                &[4 * 1024, 16 * 1024, 64 * 1024, 128 * 1024],
+            ),
+            page: class(
+                said.max_limit.into_iter().chain(said.default_limit).min(),
+                usual.page,
+                &[10, 50, 100, 500],
+            ),
         }
     }
 
     /// Asks the relay. One that does not answer gets the usual limits.
     pub async fn ask(relay: &str, only_public: bool) -> Self {
-        timeout(PATIENCE, fetch(relay, only_public)).await.ok().flatten().map_or_else(Self::default, |json| Self::of(&json))
+        timeout(PATIENCE, fetch(relay, only_public))
+            .await
+            .ok()
+            .flatten()
+            .map_or_else(Self::default, |json| Self::of(&json))
     }
 }
 
@@ -78,13 +105,26 @@ async fn fetch(relay: &str, only_public: bool) -> Option<Bytes> {
     let stream = dial(relay, only_public).await.ok()?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
     let request = Request::get(&url[url::Position::BeforePath..])
-        .header("Host", &url[url::Position::BeforeHost..url::Position::AfterPort])
+        .header(
+            "Host",
+            &url[url::Position::BeforeHost..url::Position::AfterPort],
+        )
         .header("Accept", "application/nostr+json")
         .body(Empty::<Bytes>::new())
         .ok()?;
     let answer = async move {
-        let answer = sender.send_request(request).await.ok().filter(|answer| answer.status().is_success())?;
-        Some(Limited::new(answer.into_body(), MAX_ANSWER).collect().await.ok()?.to_bytes())
+        let answer = sender
+            .send_request(request)
+            .await
+            .ok()
+            .filter(|answer| answer.status().is_success())?;
+        Some(
+            Limited::new(answer.into_body(), MAX_ANSWER)
+                .collect()
+                .await
+                .ok()?
+                .to_bytes(),
+        )
     };
     tokio::pin!(answer);
     tokio::select! {
@@ -116,21 +156,43 @@ mod tests {
         });
         let limits = Limits::ask(&url, false).await;
         let request = answering.await.unwrap().to_lowercase();
-        assert!(request.starts_with("get /path?x=1 http/1.1") && request.contains("accept: application/nostr+json"), "{request}");
+        assert!(
+            request.starts_with("get /path?x=1 http/1.1")
+                && request.contains("accept: application/nostr+json"),
+            "{request}"
+        );
         limits
     }
 
     #[tokio::test]
     async fn a_relay_is_asked_and_one_that_answers_nonsense_gets_the_usual_limits() {
-        let answer = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-        assert_eq!(asked(answer(r#"{"limitation":{"max_subscriptions":10}}"#)).await.subscriptions, 10);
-        let endless = format!(r#"{{"limitation":{{"max_subscriptions":10}},"description":"{}"}}"#, "x".repeat(MAX_ANSWER));
-        for nonsense in
-            [answer(&endless), "HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\n\r\n".to_owned(), "220 ftp\r\n".to_owned()]
-        {
+        let answer = |body: &str| {
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+        };
+        assert_eq!(
+            asked(answer(r#"{"limitation":{"max_subscriptions":10}}"#))
+                .await
+                .subscriptions,
+            10
+        );
+        let endless = format!(
+            r#"{{"limitation":{{"max_subscriptions":10}},"description":"{}"}}"#,
+            "x".repeat(MAX_ANSWER)
+        );
+        for nonsense in [
+            answer(&endless),
+            "HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\n\r\n".to_owned(),
+            "220 ftp\r\n".to_owned(),
+        ] {
             assert_eq!(asked(nonsense).await, Limits::default());
         }
-        assert_eq!(Limits::ask("ws://127.0.0.1:1", false).await, Limits::default());
+        assert_eq!(
+            Limits::ask("ws://127.0.0.1:1", false).await,
+            Limits::default()
+        );
     }
 
     #[test]
@@ -138,11 +200,25 @@ mod tests {
         let of = |json: &str| Limits::of(json.as_bytes());
         assert_eq!(of("<html>"), Limits::default());
         assert_eq!(of("{}"), Limits::default());
-        assert_eq!(of(r#"{"limitation":{"max_subscriptions":0,"max_limit":-1}}"#), Limits::default());
+        assert_eq!(
+            of(r#"{"limitation":{"max_subscriptions":0,"max_limit":-1}}"#),
+            Limits::default()
+        );
         let said = of(
             r#"{"limitation":{"max_subscriptions":12,"max_filters":7,"max_message_length":70000,"max_limit":1000,"default_limit":100}}"#,
         );
-        assert_eq!(said, Limits { subscriptions: 10, filters: 5, message: 64 * 1024, page: 100 });
-        assert_eq!(of(r#"{"limitation":{"max_subscriptions":1}}"#).subscriptions, 3);
+        assert_eq!(
+            said,
+            Limits {
+                subscriptions: 10,
+                filters: 5,
+                message: 64 * 1024,
+                page: 100
+            }
+        );
+        assert_eq!(
+            of(r#"{"limitation":{"max_subscriptions":1}}"#).subscriptions,
+            3
+        );
     }
 }

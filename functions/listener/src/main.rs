@@ -1,5 +1,5 @@
-//! The listener process: wiring only. `listener check` asks a running one whether it is ready, and answers by its exit
-//! code: the container's health check, where there is no shell.
+//! The listener process: wiring only. `listener check` asks a running one whether it is ready, and
+//! answers by its exit code: the container's health check, where there is no shell.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -23,7 +23,8 @@ async fn main() -> anyhow::Result<()> {
     if std::env::args().nth(1).as_deref() == Some("check") {
         return Ok(health::check(Config::health_from_env()?).await?);
     }
-    // One TLS provider for the AWS SDK and the relays: two in one process panic at the first connection.
+    // One TLS provider for the AWS SDK and the relays: two in one process panic at the first
+    // connection.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let telemetry = Telemetry::init("listener");
     let config = Config::from_env()?;
@@ -39,7 +40,10 @@ async fn main() -> anyhow::Result<()> {
         clock: clients::now,
     };
     let (stop, stopping) = watch::channel(false);
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -49,8 +53,17 @@ async fn main() -> anyhow::Result<()> {
         let _ = stop.send(true);
     });
     // Different for each process: a task that comes back is another one.
-    let member = format!("task-{:016x}", RandomState::new().hash_one(std::process::id()));
-    tracing::info!(stage = "listener", service = keys.public_key().to_hex(), relays = config.relays.len(), member, "listening");
+    let member = format!(
+        "task-{:016x}",
+        RandomState::new().hash_one(std::process::id())
+    );
+    tracing::info!(
+        stage = "listener",
+        service = keys.public_key().to_hex(),
+        relays = config.relays.len(),
+        member,
+        "listening"
+    );
     let options = Options {
         relays: config.relays,
         owners_relays: config.owners_relays,
@@ -63,11 +76,18 @@ async fn main() -> anyhow::Result<()> {
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(METRICS).await;
-            telemetry.relays(seen.watched.load(Ordering::Relaxed), seen.connected.load(Ordering::Relaxed));
+            telemetry.relays(
+                seen.watched.load(Ordering::Relaxed),
+                seen.connected.load(Ordering::Relaxed),
+            );
             telemetry.flush();
         }
     });
-    let health = health::serve(TcpListener::bind(config.health).await?, listener.health(), clients::now);
+    let health = health::serve(
+        TcpListener::bind(config.health).await?,
+        listener.health(),
+        clients::now,
+    );
     let stopped = tokio::select! {
         stopped = listener.run(stopping) => stopped.map_err(anyhow::Error::from),
         ended = health => Err(anyhow::anyhow!("the health interface ended: {ended:?}")),

@@ -1,4 +1,5 @@
-//! The owners that have come, whose mute lists every relay is to be asked for once: such a list may be years old.
+//! The owners that have come, whose mute lists every relay is to be asked for once: such a list may
+//! be years old.
 
 use std::{
     collections::VecDeque,
@@ -33,7 +34,12 @@ impl NewOwners {
     /// Those that came after so many, and how many have come in all.
     pub fn after(&self, position: usize) -> (Vec<[u8; 32]>, usize) {
         let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let owners = log.owners.iter().skip(position.saturating_sub(log.forgotten)).copied().collect();
+        let owners = log
+            .owners
+            .iter()
+            .skip(position.saturating_sub(log.forgotten))
+            .copied()
+            .collect();
         (owners, log.forgotten + log.owners.len())
     }
 }
@@ -54,7 +60,11 @@ mod tests {
             owners.add([3; 32]);
         }
         assert_eq!(owners.after(2).0.len(), CAPACITY);
-        assert_eq!(owners.after(0).0.len(), CAPACITY, "the first two are forgotten");
+        assert_eq!(
+            owners.after(0).0.len(),
+            CAPACITY,
+            "the first two are forgotten"
+        );
         assert_eq!(owners.after(CAPACITY + 2), (Vec::new(), CAPACITY + 2));
     }
 }

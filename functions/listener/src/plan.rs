@@ -1,9 +1,10 @@
 //! Which REQs the interest asks of relays.
 //!
-//! *Narrow*, by the index keys in use, while they fit a relay's limits; *wide*, by the kinds in use, beyond. A plan
-//! changes by little: new keys get a REQ of their own, and only when there are too many REQs are the smallest made into
-//! one. Keys that nobody wants any more stay in their REQ until it is made anew, because the interest drops what they
-//! bring. All relays of one class of limits share a plan.
+//! *Narrow*, by the index keys in use, while they fit a relay's limits; *wide*, by the kinds in
+//! use, beyond. A plan changes by little: new keys get a REQ of their own, and only when there are
+//! too many REQs are the smallest made into one. Keys that nobody wants any more stay in their REQ
+//! until it is made anew, because the interest drops what they bring. All relays of one class of
+//! limits share a plan.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -54,9 +55,11 @@ struct Asked {
 /// Which stored events a REQ asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
-    /// All since then, and of private kinds all that may have been sent since then: after a disconnection.
+    /// All since then, and of private kinds all that may have been sent since then: after a
+    /// disconnection.
     Since(Seconds),
-    /// Those since then. Of private kinds none: to a new subscription an older wrap is none of its own.
+    /// Those since then. Of private kinds none: to a new subscription an older wrap is none of its
+    /// own.
     Fresh(Seconds),
     /// None: other REQs have brought them.
     None(Seconds),
@@ -76,17 +79,27 @@ fn mute_lists(authors: &[Value]) -> Value {
     json!({"kinds": [MUTE_LIST], "authors": authors})
 }
 
-/// The filters for the mute lists of these pubkeys, however old: they are written once and kept for years.
+/// The filters for the mute lists of these pubkeys, however old: they are written once and kept for
+/// years.
 pub fn stored_mute_lists(authors: &[[u8; 32]], limits: Limits) -> Vec<Value> {
     let authors: Vec<Value> = authors.iter().map(|author| json!(hex(author))).collect();
     let values = VALUES.min(limits.message / VALUE_BYTES * 3 / 4).max(1);
-    authors.chunks(values).map(|chunk| json!({"limit": limits.page, "kinds": [MUTE_LIST], "authors": chunk})).collect()
+    authors
+        .chunks(values)
+        .map(|chunk| json!({"limit": limits.page, "kinds": [MUTE_LIST], "authors": chunk}))
+        .collect()
 }
 
 impl Req {
     /// A REQ with this filter.
     pub fn new(filter: Value) -> Self {
-        Self { filters: vec![Asked { filter, private: false }], parents: Vec::new() }
+        Self {
+            filters: vec![Asked {
+                filter,
+                private: false,
+            }],
+            parents: Vec::new(),
+        }
     }
 
     /// The filters to send. `page` is how many stored events to ask for.
@@ -99,7 +112,11 @@ impl Req {
                 Stored::None(since) => (since, 1),
             };
             let mut filter = asked.filter.clone();
-            filter["since"] = json!(if asked.private { since.saturating_sub(BACKDATED) } else { since });
+            filter["since"] = json!(if asked.private {
+                since.saturating_sub(BACKDATED)
+            } else {
+                since
+            });
             filter["limit"] = json!(limit);
             filter
         };
@@ -115,7 +132,10 @@ impl Plans {
     /// The plan for relays of this class, in line with the interest as it is now.
     pub fn plan(&self, limits: Limits, interest: &Interest) -> Plan {
         let mut planners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        planners.entry(limits).or_insert_with(|| Planner::new(limits)).plan(interest)
+        planners
+            .entry(limits)
+            .or_insert_with(|| Planner::new(limits))
+            .plan(interest)
     }
 }
 
@@ -165,17 +185,25 @@ impl Planner {
         if self.version != Some(interest.version()) {
             self.version = Some(interest.version());
             // Back to narrow only when well below, or one key would turn everything over and over.
-            let capacity = if self.wide { self.capacity() / 2 } else { self.capacity() };
+            let capacity = if self.wide {
+                self.capacity() / 2
+            } else {
+                self.capacity()
+            };
             if interest.len() > capacity || !self.narrow(interest) {
                 self.widen(interest);
             }
-            let reqs = self.slots.iter().map(|slot| (slot.name(), Arc::clone(&slot.req)));
+            let reqs = self
+                .slots
+                .iter()
+                .map(|slot| (slot.name(), Arc::clone(&slot.req)));
             self.plan = Arc::new(reqs.collect());
         }
         Arc::clone(&self.plan)
     }
 
-    /// REQs for content: all but one for control events, one for pages of stored ones, and one in exchange.
+    /// REQs for content: all but one for control events, one for pages of stored ones, and one in
+    /// exchange.
     fn max_slots(&self) -> usize {
         self.limits.subscriptions.saturating_sub(3).max(1)
     }
@@ -209,7 +237,11 @@ impl Planner {
             self.kinds = kinds;
         }
         for slot in std::mem::take(&mut self.slots) {
-            let live = slot.keys.iter().filter(|key| interest.contains(key)).count();
+            let live = slot
+                .keys
+                .iter()
+                .filter(|key| interest.contains(key))
+                .count();
             if live == 0 {
                 self.forget(&slot.keys);
             } else if !covered {
@@ -222,7 +254,11 @@ impl Planner {
                 self.slots.push(slot);
             }
         }
-        let mut added: Vec<IndexKey> = interest.keys().filter(|key| !self.assigned.contains(*key)).cloned().collect();
+        let mut added: Vec<IndexKey> = interest
+            .keys()
+            .filter(|key| !self.assigned.contains(*key))
+            .cloned()
+            .collect();
         added.sort_unstable();
         while !added.is_empty() {
             let rest = added.split_off(added.len().min(self.fitting(&added)));
@@ -230,8 +266,11 @@ impl Planner {
             self.renew(chunk, Vec::new(), interest);
         }
         while self.slots.len() > self.max_slots() {
-            self.slots.sort_by_key(|slot| std::cmp::Reverse(slot.keys.len()));
-            let (Some(one), Some(two)) = (self.slots.pop(), self.slots.pop()) else { return false };
+            self.slots
+                .sort_by_key(|slot| std::cmp::Reverse(slot.keys.len()));
+            let (Some(one), Some(two)) = (self.slots.pop(), self.slots.pop()) else {
+                return false;
+            };
             let parents = vec![one.name(), two.name()];
             let mut keys = [one.keys, two.keys].concat();
             keys.sort_unstable();
@@ -250,7 +289,10 @@ impl Planner {
         let number = self.next;
         self.next += 1;
         self.assigned.extend(keys.iter().cloned());
-        let req = Arc::new(Req { filters: self.filters(&keys), parents });
+        let req = Arc::new(Req {
+            filters: self.filters(&keys),
+            parents,
+        });
         self.slots.push(Slot { number, keys, req });
     }
 
@@ -283,24 +325,35 @@ impl Planner {
             let (field, value) = match key {
                 IndexKey::Id(id) => ("ids".to_owned(), json!(hex(id))),
                 IndexKey::Author(author) => ("authors".to_owned(), json!(hex(author))),
-                IndexKey::Tag(letter, TagValue::Hex(bytes)) => (format!("#{letter}"), json!(hex(bytes))),
+                IndexKey::Tag(letter, TagValue::Hex(bytes)) => {
+                    (format!("#{letter}"), json!(hex(bytes)))
+                }
                 IndexKey::Tag(letter, TagValue::Text(text)) => (format!("#{letter}"), json!(text)),
                 IndexKey::Kind(kind) => ("kinds".to_owned(), json!(kind)),
                 IndexKey::MuteList(author) => (MUTE_LISTS.to_owned(), json!(hex(author))),
             };
             dimensions.entry(field).or_default().push(value);
         }
-        let chunks = dimensions.iter().flat_map(|(field, values)| values.chunks(VALUES).map(move |chunk| (field, chunk)));
+        let chunks = dimensions
+            .iter()
+            .flat_map(|(field, values)| values.chunks(VALUES).map(move |chunk| (field, chunk)));
         chunks
             .flat_map(|(field, values)| match field.as_str() {
-                "kinds" => vec![Asked { filter: json!({"kinds": values}), private: false }],
-                MUTE_LISTS => vec![Asked { filter: mute_lists(values), private: false }],
+                "kinds" => vec![Asked {
+                    filter: json!({"kinds": values}),
+                    private: false,
+                }],
+                MUTE_LISTS => vec![Asked {
+                    filter: mute_lists(values),
+                    private: false,
+                }],
                 _ => self.by_kinds(&json!({field: values})),
             })
             .collect()
     }
 
-    /// The filter for the kinds that are not backdated, and the filter for those that are: they go back differently far.
+    /// The filter for the kinds that are not backdated, and the filter for those that are: they go
+    /// back differently far.
     fn by_kinds(&self, base: &Value) -> Vec<Asked> {
         let with = |kinds: Option<Vec<u16>>, private| {
             let mut filter = base.clone();
@@ -312,8 +365,11 @@ impl Planner {
         if self.per_chunk() == 1 {
             return vec![with(self.kinds.clone(), true)];
         }
-        let Some(kinds) = &self.kinds else { return vec![with(None, false), with(Some(PRIVATE_KINDS.to_vec()), true)] };
-        let (private, public): (Vec<u16>, Vec<u16>) = kinds.iter().partition(|kind| is_private(**kind));
+        let Some(kinds) = &self.kinds else {
+            return vec![with(None, false), with(Some(PRIVATE_KINDS.to_vec()), true)];
+        };
+        let (private, public): (Vec<u16>, Vec<u16>) =
+            kinds.iter().partition(|kind| is_private(**kind));
         [(public, false), (private, true)]
             .into_iter()
             .filter(|(kinds, _)| !kinds.is_empty())
@@ -335,8 +391,15 @@ impl Planner {
         (self.wide, self.kinds, self.assigned) = (true, kinds, HashSet::new());
         let number = self.next;
         self.next += 1;
-        let req = Req { filters: self.by_kinds(&json!({})), parents: Vec::new() };
-        self.slots = vec![Slot { number, keys: Vec::new(), req: Arc::new(req) }];
+        let req = Req {
+            filters: self.by_kinds(&json!({})),
+            parents: Vec::new(),
+        };
+        self.slots = vec![Slot {
+            number,
+            keys: Vec::new(),
+            req: Arc::new(req),
+        }];
     }
 }
 
@@ -352,7 +415,12 @@ mod tests {
     use super::*;
 
     fn owner() -> Owner {
-        Owner { app: "demo".to_owned(), pubkey: nostr::key::Keys::parse(&"11".repeat(32)).unwrap().public_key() }
+        Owner {
+            app: "demo".to_owned(),
+            pubkey: nostr::key::Keys::parse(&"11".repeat(32))
+                .unwrap()
+                .public_key(),
+        }
     }
 
     fn interest(filters: &[Value]) -> Interest {
@@ -374,18 +442,33 @@ mod tests {
     #[test]
     fn private_kinds_are_asked_for_from_further_back_and_not_at_all_for_a_new_subscription() {
         let p = "ab".repeat(32);
-        let plan = Plans::default().plan(Limits::default(), &interest(&[json!({"kinds": [1, 1059], "#p": [p]})]));
+        let plan = Plans::default().plan(
+            Limits::default(),
+            &interest(&[json!({"kinds": [1, 1059], "#p": [p]})]),
+        );
         let req = plan.values().next().unwrap();
-        let (public, private) = (json!({"#p": [p], "kinds": [1]}), json!({"#p": [p], "kinds": [1059]}));
+        let (public, private) = (
+            json!({"#p": [p], "kinds": [1]}),
+            json!({"#p": [p], "kinds": [1059]}),
+        );
         let with = |filter: &Value, since: u64, limit: usize| {
             let mut filter = filter.clone();
             (filter["since"], filter["limit"]) = (json!(since), json!(limit));
             filter
         };
         let early = 1_000_000 - BACKDATED;
-        assert_eq!(req.filters(Stored::Since(1_000_000), 500), [with(&public, 1_000_000, 500), with(&private, early, 500)]);
-        assert_eq!(req.filters(Stored::Fresh(1_000_000), 500), [with(&public, 1_000_000, 500), with(&private, early, 1)]);
-        assert_eq!(req.filters(Stored::None(1_000_000), 500), [with(&public, 1_000_000, 1), with(&private, early, 1)]);
+        assert_eq!(
+            req.filters(Stored::Since(1_000_000), 500),
+            [with(&public, 1_000_000, 500), with(&private, early, 500)]
+        );
+        assert_eq!(
+            req.filters(Stored::Fresh(1_000_000), 500),
+            [with(&public, 1_000_000, 500), with(&private, early, 1)]
+        );
+        assert_eq!(
+            req.filters(Stored::None(1_000_000), 500),
+            [with(&public, 1_000_000, 1), with(&private, early, 1)]
+        );
     }
 
     #[test]
@@ -397,7 +480,10 @@ mod tests {
         for n in 1_000..1_500 {
             interest.apply(&subscription(&owner(), &mention(n)), 1);
             let after = plans.plan(Limits::default(), &interest);
-            let new: Vec<&String> = after.keys().filter(|id| !before.contains_key(*id)).collect();
+            let new: Vec<&String> = after
+                .keys()
+                .filter(|id| !before.contains_key(*id))
+                .collect();
             assert!(new.len() <= 2, "{new:?}");
             let values = |req: &Arc<Req>| req.filters[0].filter["#p"].as_array().unwrap().len();
             sent += new.iter().map(|id| values(&after[*id])).sum::<usize>();
@@ -415,7 +501,14 @@ mod tests {
         let remove = |interest: &mut Interest, n: usize| {
             let row = subscription(&owner(), &mention(n));
             let order = nostr_push_core::order::Order::counter(2);
-            interest.apply(&Subscription { state: State::Removed, order, ..row }, 1);
+            interest.apply(
+                &Subscription {
+                    state: State::Removed,
+                    order,
+                    ..row
+                },
+                1,
+            );
         };
         (0..50).for_each(|n| remove(&mut interest, n));
         assert_eq!(ids(&plans.plan(Limits::default(), &interest)), before);
@@ -430,36 +523,76 @@ mod tests {
         let plans = Plans::default();
         let mut interest = interest(&[mention(0)]);
         plans.plan(Limits::default(), &interest);
-        interest.apply(&subscription(&owner(), &json!({"kinds": [7], "#p": [format!("{:064x}", 0)]})), 1);
-        assert!(plans.plan(Limits::default(), &interest).values().all(|req| req.parents.is_empty()));
+        interest.apply(
+            &subscription(
+                &owner(),
+                &json!({"kinds": [7], "#p": [format!("{:064x}", 0)]}),
+            ),
+            1,
+        );
+        assert!(
+            plans
+                .plan(Limits::default(), &interest)
+                .values()
+                .all(|req| req.parents.is_empty())
+        );
         (1..30).for_each(|n| {
             interest.apply(&subscription(&owner(), &mention(n)), 1);
             plans.plan(Limits::default(), &interest);
         });
-        assert!(plans.plan(Limits::default(), &interest).values().any(|req| req.parents.len() == 2));
+        assert!(
+            plans
+                .plan(Limits::default(), &interest)
+                .values()
+                .any(|req| req.parents.len() == 2)
+        );
     }
 
     #[test]
     fn beyond_the_limits_it_is_wide_and_back_only_when_well_below() {
         let plans = Plans::default();
-        let limits = Limits { subscriptions: 3, filters: 2, ..Limits::default() };
+        let limits = Limits {
+            subscriptions: 3,
+            filters: 2,
+            ..Limits::default()
+        };
         let mut interest = interest(&(0..500).map(mention).collect::<Vec<_>>());
-        assert!(plans.plan(limits, &interest).values().all(|req| req.filters[0].filter.get("#p").is_some()));
+        assert!(
+            plans
+                .plan(limits, &interest)
+                .values()
+                .all(|req| req.filters[0].filter.get("#p").is_some())
+        );
         interest.apply(&subscription(&owner(), &mention(500)), 1);
         let wide = plans.plan(limits, &interest);
-        assert_eq!(wide.values().next().unwrap().filters(Stored::None(9), 1)[0], json!({"kinds": [1], "since": 9, "limit": 1}));
+        assert_eq!(
+            wide.values().next().unwrap().filters(Stored::None(9), 1)[0],
+            json!({"kinds": [1], "since": 9, "limit": 1})
+        );
         interest.apply(&subscription(&owner(), &mention(501)), 1);
-        assert_eq!(ids(&plans.plan(limits, &interest)), ids(&wide), "more of the same changes nothing");
-        assert!(plans.plan(Limits::default(), &interest).len() <= 17, "for others it is narrow");
+        assert_eq!(
+            ids(&plans.plan(limits, &interest)),
+            ids(&wide),
+            "more of the same changes nothing"
+        );
+        assert!(
+            plans.plan(Limits::default(), &interest).len() <= 17,
+            "for others it is narrow"
+        );
     }
 
     #[test]
     fn no_interest_asks_for_nothing() {
-        assert!(Plans::default().plan(Limits::default(), &Interest::default()).is_empty());
+        assert!(
+            Plans::default()
+                .plan(Limits::default(), &Interest::default())
+                .is_empty()
+        );
     }
 
     proptest! {
-        /// Whatever comes and goes: every key in use is in exactly one REQ, and every REQ is within the limits.
+        /// Whatever comes and goes: every key in use is in exactly one REQ, and every REQ is within
+        /// the limits.
         #[test]
         fn every_key_is_asked_for_within_the_limits(
             steps in prop::collection::vec((0..60usize, 0..4usize, any::<bool>()), 1..80),

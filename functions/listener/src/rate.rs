@@ -1,5 +1,5 @@
-//! How many control events each registrant has sent in a minute: in memory, because here it costs nothing, and what is
-//! too much should not even reach a queue.
+//! How many control events each registrant has sent in a minute: in memory, because here it costs
+//! nothing, and what is too much should not even reach a queue.
 
 use std::{
     num::NonZeroUsize,
@@ -24,10 +24,14 @@ pub struct Rate {
 impl Rate {
     /// At most so many a minute from each.
     pub fn new(max: u32) -> Self {
-        Self { max, minutes: Mutex::new(LruCache::new(CAPACITY)) }
+        Self {
+            max,
+            minutes: Mutex::new(LruCache::new(CAPACITY)),
+        }
     }
 
-    /// Counts one, unless the registrant has had as many as allowed in its minute. Answers whether it did.
+    /// Counts one, unless the registrant has had as many as allowed in its minute. Answers whether
+    /// it did.
     pub fn admits(&self, registrant: &[u8; 32], now: Millis) -> bool {
         let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
         let (began, count) = minutes.get_or_insert_mut(*registrant, || (now, 0));
@@ -48,9 +52,15 @@ mod tests {
     fn each_has_so_many_a_minute_and_the_next_minute_as_many_again() {
         let rate = Rate::new(2);
         let at = |who: u8, now| rate.admits(&[who; 32], now);
-        assert_eq!([at(1, 0), at(1, 10), at(1, 20), at(1, 59_999)], [true, true, false, false]);
+        assert_eq!(
+            [at(1, 0), at(1, 10), at(1, 20), at(1, 59_999)],
+            [true, true, false, false]
+        );
         assert!(at(2, 30));
-        assert_eq!([at(1, 60_000), at(1, 60_001), at(1, 60_002)], [true, true, false]);
+        assert_eq!(
+            [at(1, 60_000), at(1, 60_001), at(1, 60_002)],
+            [true, true, false]
+        );
     }
 
     #[test]

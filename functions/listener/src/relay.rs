@@ -1,7 +1,7 @@
 //! One relay, watched: connect, ask, read, and start again with backoff when it breaks.
 //!
-//! A relay is not trusted with anything. What it sends is bounded in size, judged before it is verified, and a relay that
-//! keeps lying is cut off for a while.
+//! A relay is not trusted with anything. What it sends is bounded in size, judged before it is
+//! verified, and a relay that keeps lying is cut off for a while.
 
 use std::{
     sync::{
@@ -37,10 +37,12 @@ const CUT_OFF: Duration = Duration::from_secs(600);
 /// How far back a relay is asked when a REQ is new: relays' clocks differ, and events travel.
 pub const OVERLAP: Seconds = 60;
 
-/// How far back before its cursor a relay is asked again: events may be published some minutes after they were signed.
+/// How far back before its cursor a relay is asked again: events may be published some minutes
+/// after they were signed.
 const RESUME_OVERLAP: Seconds = 300;
 
-/// How far back a relay is asked at most: older control events are stale, and older content does not notify.
+/// How far back a relay is asked at most: older control events are stale, and older content does
+/// not notify.
 pub const MAX_BACK: Seconds = 7 * DAY;
 
 /// A relay that this task watches.
@@ -95,23 +97,36 @@ impl Watched {
             0 => return now.saturating_sub(OVERLAP),
             cursor => cursor,
         };
-        cursor.saturating_sub(RESUME_OVERLAP).max(now.saturating_sub(MAX_BACK))
+        cursor
+            .saturating_sub(RESUME_OVERLAP)
+            .max(now.saturating_sub(MAX_BACK))
     }
 
-    /// From when on to ask for control events: of a relay that was never watched, all that are not stale.
+    /// From when on to ask for control events: of a relay that was never watched, all that are not
+    /// stale.
     pub fn resume_control_from(&self, now: Seconds) -> Seconds {
-        if self.read_until() > 0 { self.resume_from(now) } else { now.saturating_sub(MAX_BACK) }
+        if self.read_until() > 0 {
+            self.resume_from(now)
+        } else {
+            now.saturating_sub(MAX_BACK)
+        }
     }
 
     /// What it last complained of.
     pub fn complaint(&self) -> String {
-        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.complaint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Notes what it complains of: for the operator, in the `relays` table.
     pub fn complains(&self, of: &str) {
         let text: String = of.chars().take(256).collect();
-        *self.complaint.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        *self
+            .complaint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = text;
     }
 }
 
@@ -147,9 +162,15 @@ pub async fn keep(relay: Arc<Watched>, context: Context, mut stop: watch::Receiv
     let mut failures = 0;
     while !*stop.borrow() {
         let started = Instant::now();
-        let Err(ended) = session::run(&relay, &context, stop.clone()).await else { break };
+        let Err(ended) = session::run(&relay, &context, stop.clone()).await else {
+            break;
+        };
         // A connection that held for a while starts the backoff anew.
-        failures = if started.elapsed() > Duration::from_secs(60) { 1 } else { failures + 1 };
+        failures = if started.elapsed() > Duration::from_secs(60) {
+            1
+        } else {
+            failures + 1
+        };
         let jitter = f64::from(started.elapsed().subsec_micros() % 1_000) / 1_000.0;
         let (reason, wait) = match &ended {
             Ended::Lying => ("cut_off", CUT_OFF),
@@ -159,7 +180,13 @@ pub async fn keep(relay: Arc<Watched>, context: Context, mut stop: watch::Receiv
         };
         relay.complains(&ended.to_string());
         (context.count)("relay", reason);
-        tracing::warn!(stage = "listener", relay = relay.url, outcome = reason, "relay {}: {ended}; next try in {wait:?}", relay.url);
+        tracing::warn!(
+            stage = "listener",
+            relay = relay.url,
+            outcome = reason,
+            "relay {}: {ended}; next try in {wait:?}",
+            relay.url
+        );
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = told(&mut stop) => break,

@@ -60,7 +60,8 @@ pub struct Options {
     pub relays: Vec<String>,
     /// How many relays of owners are watched besides, in all tasks together.
     pub owners_relays: usize,
-    /// Whether owners' relays may be in private networks and without TLS: on a developer's machine alone.
+    /// Whether owners' relays may be in private networks and without TLS: on a developer's machine
+    /// alone.
     pub private: bool,
     /// How many control events a minute are taken from one pubkey.
     pub control_events: u32,
@@ -74,7 +75,8 @@ pub enum Stopped {
     /// A task inside ended by itself. The process must end too, and be started anew.
     #[error("a task ended by itself: {0}")]
     TaskEnded(String),
-    /// The buffers could not be emptied in time. What was left is asked of the relays again at the next start.
+    /// The buffers could not be emptied in time. What was left is asked of the relays again at the
+    /// next start.
     #[error("the buffers were not empty after {DRAIN:?}")]
     NotDrained,
 }
@@ -100,7 +102,14 @@ where
     pub fn new(keys: Keys, options: Options, ports: Ports<F, S, Q, R>) -> Self {
         let (control, content) = (forward::buffer(), forward::buffer());
         let health = Arc::new(Health::new([control.0.progress(), content.0.progress()]));
-        Self { keys, options, ports, health, control, content }
+        Self {
+            keys,
+            options,
+            ports,
+            health,
+            control,
+            content,
+        }
     }
 
     /// Its signs of life.
@@ -113,12 +122,32 @@ where
     /// # Errors
     /// [`Stopped`], unless it was told to stop and could drain.
     pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), Stopped> {
-        let Self { keys, options, ports, health, control: (control, controls), content: (content, contents) } = self;
-        let Ports { feed, store, control: control_queue, content: content_queue, count, clock } = ports;
+        let Self {
+            keys,
+            options,
+            ports,
+            health,
+            control: (control, controls),
+            content: (content, contents),
+        } = self;
+        let Ports {
+            feed,
+            store,
+            control: control_queue,
+            content: content_queue,
+            count,
+            clock,
+        } = ports;
         let mut feed = Feed::new(feed, options.private);
-        // Without an interest there is nothing to ask the relays for, and control events can wait: they are stored.
+        // Without an interest there is nothing to ask the relays for, and control events can wait:
+        // they are stored.
         while let Err(error) = feed.read(clock()).await {
-            tracing::warn!(stage = "listener", outcome = "retried", dependency = error.dependency, "interest not loaded: {error}");
+            tracing::warn!(
+                stage = "listener",
+                outcome = "retried",
+                dependency = error.dependency,
+                "interest not loaded: {error}"
+            );
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
                 () = told(&mut stop) => return Ok(()),
@@ -127,7 +156,11 @@ where
         health.interest_read_at.store(clock(), Ordering::SeqCst);
         let known = feed.known();
         let watched_with = Context {
-            screen: Arc::new(Screen::new(keys.public_key(), Arc::clone(&known.interest), options.control_events)),
+            screen: Arc::new(Screen::new(
+                keys.public_key(),
+                Arc::clone(&known.interest),
+                options.control_events,
+            )),
             keys,
             interest: Arc::clone(&known.interest),
             owners: Arc::clone(&known.owners),
@@ -140,8 +173,12 @@ where
             clock,
         };
         let mut sending = JoinSet::new();
-        sending.spawn(forward(controls, control_queue, move |n| (0..n).for_each(|_| count("forwarded", "control"))));
-        sending.spawn(forward(contents, content_queue, move |n| (0..n).for_each(|_| count("forwarded", "content"))));
+        sending.spawn(forward(controls, control_queue, move |n| {
+            (0..n).for_each(|_| count("forwarded", "control"))
+        }));
+        sending.spawn(forward(contents, content_queue, move |n| {
+            (0..n).for_each(|_| count("forwarded", "content"))
+        }));
         let mut following = JoinSet::new();
         following.spawn(feed.follow(health, clock));
 
@@ -215,7 +252,8 @@ struct Checkpoint {
 }
 
 impl<S: Relays + Members + Clone + 'static> Watching<S> {
-    /// Watches what is to be watched, and stores cursors. Ends when a relay's task does, which none should.
+    /// Watches what is to be watched, and stores cursors. Ends when a relay's task does, which none
+    /// should.
     async fn keep(&mut self) -> String {
         let mut tick = interval(Duration::from_millis(500));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -224,12 +262,30 @@ impl<S: Relays + Members + Clone + 'static> Watching<S> {
                 _ = tick.tick() => {}
                 Some(Err(panicked)) = self.tasks.join_next(), if !self.tasks.is_empty() => return panicked.to_string(),
             }
-            let Some(now) = self.context.as_ref().map(|context| seconds((context.clock)())) else { return "stopped".to_owned() };
-            if self.joined.is_none_or(|joined| joined.elapsed() >= Duration::from_secs(members::RENEW)) {
-                match self.store.join(&self.options.member, now, now + members::LEASE).await {
+            let Some(now) = self
+                .context
+                .as_ref()
+                .map(|context| seconds((context.clock)()))
+            else {
+                return "stopped".to_owned();
+            };
+            if self
+                .joined
+                .is_none_or(|joined| joined.elapsed() >= Duration::from_secs(members::RENEW))
+            {
+                match self
+                    .store
+                    .join(&self.options.member, now, now + members::LEASE)
+                    .await
+                {
                     Ok(members) => self.members = members,
-                    // Alone with what it knows: two that watch the same relay do no harm, none that does would.
-                    Err(error) => tracing::warn!(stage = "listener", dependency = error.dependency, "members not read: {error}"),
+                    // Alone with what it knows: two that watch the same relay do no harm, none that
+                    // does would.
+                    Err(error) => tracing::warn!(
+                        stage = "listener",
+                        dependency = error.dependency,
+                        "members not read: {error}"
+                    ),
                 }
                 self.joined = Some(Instant::now());
             }
@@ -240,23 +296,44 @@ impl<S: Relays + Members + Clone + 'static> Watching<S> {
 
     /// Starts and stops watching, as the operator, the owners and the other tasks want it.
     async fn follow(&mut self, now: Seconds) {
-        let Some(context) = self.context.clone() else { return };
+        let Some(context) = self.context.clone() else {
+            return;
+        };
         let operators = &self.options.relays;
         {
-            let wishes = self.known.wishes.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.chosen.as_ref().is_none_or(|(version, _)| *version != wishes.version()) {
-                self.chosen = Some((wishes.version(), wishes.chosen(operators, self.options.owners_relays)));
+            let wishes = self
+                .known
+                .wishes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if self
+                .chosen
+                .as_ref()
+                .is_none_or(|(version, _)| *version != wishes.version())
+            {
+                self.chosen = Some((
+                    wishes.version(),
+                    wishes.chosen(operators, self.options.owners_relays),
+                ));
             }
         }
         let owners = self.chosen.iter().flat_map(|(_, relays)| relays);
-        let wanted = operators.iter().map(|url| (url, false)).chain(owners.map(|url| (url, !self.options.private)));
+        let wanted = operators
+            .iter()
+            .map(|url| (url, false))
+            .chain(owners.map(|url| (url, !self.options.private)));
         let mine: Vec<(String, bool)> = wanted
             .filter(|(url, _)| is_mine(url, &self.options.member, &self.members))
             .map(|(url, only_public)| (url.clone(), only_public))
             .collect();
         let names: BTreeSet<&String> = mine.iter().map(|(url, _)| url).collect();
         for (url, (_, stop)) in self.relays.iter().filter(|(url, _)| !names.contains(url)) {
-            tracing::info!(stage = "listener", relay = url, outcome = "left", "relay {url} is no longer watched here");
+            tracing::info!(
+                stage = "listener",
+                relay = url,
+                outcome = "left",
+                "relay {url} is no longer watched here"
+            );
             let _ = stop.send(true);
         }
         self.relays.retain(|url, _| names.contains(url));
@@ -269,31 +346,63 @@ impl<S: Relays + Members + Clone + 'static> Watching<S> {
                 Ok(cursor) => cursor,
                 Err(error) => {
                     // Without it there could be a gap: the next tick tries again.
-                    tracing::warn!(stage = "listener", relay = url, dependency = error.dependency, "cursor not read: {error}");
+                    tracing::warn!(
+                        stage = "listener",
+                        relay = url,
+                        dependency = error.dependency,
+                        "cursor not read: {error}"
+                    );
                     continue;
                 }
             };
-            tracing::info!(stage = "listener", relay = url, cursor, now, outcome = "watched", "relay {url} is watched from now on");
+            tracing::info!(
+                stage = "listener",
+                relay = url,
+                cursor,
+                now,
+                outcome = "watched",
+                "relay {url} is watched from now on"
+            );
             let (stop, stopping) = watch::channel(false);
             let relay = Arc::new(Watched::new(url.clone(), only_public, cursor));
-            self.tasks.spawn(watch_until(Arc::clone(&relay), context.clone(), stopping, self.stop.clone()));
+            self.tasks.spawn(watch_until(
+                Arc::clone(&relay),
+                context.clone(),
+                stopping,
+                self.stop.clone(),
+            ));
             self.relays.insert(url, (relay, stop));
         }
     }
 
-    /// Stores the cursors that were taken the last time, if the queues have accepted all that was read by then, and takes
-    /// new ones after a while.
+    /// Stores the cursors that were taken the last time, if the queues have accepted all that was
+    /// read by then, and takes new ones after a while.
     async fn store_cursors(&mut self, now: Seconds) {
-        if let Some(checkpoint) = self.checkpoint.take_if(|taken| taken.entered.iter().all(|(buffer, n)| buffer.accepted() >= *n)) {
+        if let Some(checkpoint) = self.checkpoint.take_if(|taken| {
+            taken
+                .entered
+                .iter()
+                .all(|(buffer, n)| buffer.accepted() >= *n)
+        }) {
             for (relay, cursor) in checkpoint.cursors {
                 self.store_cursor(&relay, cursor, now).await;
             }
         }
-        let due = self.checkpoint.is_none() && self.taken.is_none_or(|taken| taken.elapsed() >= CHECKPOINT);
+        let due = self.checkpoint.is_none()
+            && self.taken.is_none_or(|taken| taken.elapsed() >= CHECKPOINT);
         if let Some(context) = self.context.as_ref().filter(|_| due) {
             // In this order: what a cursor vouches for had entered before.
-            let cursors = self.relays.values().map(|(relay, _)| (Arc::clone(relay), relay.read_until())).collect();
-            let entered = context.health.buffers.iter().map(|buffer| (Arc::clone(buffer), buffer.entered())).collect();
+            let cursors = self
+                .relays
+                .values()
+                .map(|(relay, _)| (Arc::clone(relay), relay.read_until()))
+                .collect();
+            let entered = context
+                .health
+                .buffers
+                .iter()
+                .map(|buffer| (Arc::clone(buffer), buffer.entered()))
+                .collect();
             self.checkpoint = Some(Checkpoint { cursors, entered });
             self.taken = Some(Instant::now());
         }
@@ -310,9 +419,17 @@ impl<S: Relays + Members + Clone + 'static> Watching<S> {
         let complaint = relay.complaint();
         // A relay that was never read, and never said why, has nothing to store.
         if (cursor > 0 || !complaint.is_empty())
-            && let Err(error) = self.store.checkpoint(&relay.url, cursor, &complaint, now).await
+            && let Err(error) = self
+                .store
+                .checkpoint(&relay.url, cursor, &complaint, now)
+                .await
         {
-            tracing::warn!(stage = "listener", relay = relay.url, dependency = error.dependency, "cursor not stored: {error}");
+            tracing::warn!(
+                stage = "listener",
+                relay = relay.url,
+                dependency = error.dependency,
+                "cursor not stored: {error}"
+            );
         }
     }
 
@@ -321,14 +438,23 @@ impl<S: Relays + Members + Clone + 'static> Watching<S> {
         let (store, member) = (self.store.clone(), self.options.member.clone());
         async move {
             if let Err(error) = store.leave(&member).await {
-                tracing::warn!(stage = "listener", dependency = error.dependency, "membership not ended: it runs out: {error}");
+                tracing::warn!(
+                    stage = "listener",
+                    dependency = error.dependency,
+                    "membership not ended: it runs out: {error}"
+                );
             }
         }
     }
 }
 
 /// Watches the relay until it is no longer this task's, or everything stops.
-async fn watch_until(relay: Arc<Watched>, context: Context, mut mine: watch::Receiver<bool>, mut all: watch::Receiver<bool>) {
+async fn watch_until(
+    relay: Arc<Watched>,
+    context: Context,
+    mut mine: watch::Receiver<bool>,
+    mut all: watch::Receiver<bool>,
+) {
     let (stop, stopping) = watch::channel(false);
     let watching = relay::keep(relay, context, stopping);
     tokio::pin!(watching);

@@ -4,16 +4,17 @@ use std::{num::NonZeroUsize, sync::Mutex};
 
 use lru::LruCache;
 
-/// How many ids are remembered: at 1,000 forwarded events a second, two minutes of them. What is forgotten and comes
-/// again costs one message; the claim in deliver still makes it one push.
+/// How many ids are remembered: at 1,000 forwarded events a second, two minutes of them. What is
+/// forgotten and comes again costs one message; the claim in deliver still makes it one push.
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
 
-/// The ids of events that were verified and forwarded, each with how. Never of unverified ones: a forged event must not
-/// keep the real one out.
+/// The ids of events that were verified and forwarded, each with how. Never of unverified ones: a
+/// forged event must not keep the real one out.
 ///
-/// Two copies are no duplicates. One that hits more keys than before: somebody has subscribed while it was on its way,
-/// and the relay was asked again. And one that comes live after it came as stored: as stored it may have been too old for
-/// a subscription, live it is not. Those who have had it are protected by the claim in deliver.
+/// Two copies are no duplicates. One that hits more keys than before: somebody has subscribed while
+/// it was on its way, and the relay was asked again. And one that comes live after it came as
+/// stored: as stored it may have been too old for a subscription, live it is not. Those who have
+/// had it are protected by the claim in deliver.
 pub struct Seen(Mutex<LruCache<[u8; 32], Forwarded>>);
 
 /// How an event was forwarded.
@@ -41,7 +42,9 @@ impl Default for Seen {
 impl Seen {
     /// Whether the event has been forwarded like this, or better.
     pub fn contains(&self, id: &[u8; 32], now: Forwarded) -> bool {
-        self.lock().peek(id).is_some_and(|earlier| now.repeats(*earlier))
+        self.lock()
+            .peek(id)
+            .is_some_and(|earlier| now.repeats(*earlier))
     }
 
     /// Remembers a verified event. Answers whether it is to be forwarded.
@@ -51,13 +54,18 @@ impl Seen {
         if earlier.is_some_and(|earlier| now.repeats(earlier)) {
             return false;
         }
-        let both = earlier.map_or(now, |earlier| Forwarded { hits: now.hits.max(earlier.hits), live: now.live || earlier.live });
+        let both = earlier.map_or(now, |earlier| Forwarded {
+            hits: now.hits.max(earlier.hits),
+            live: now.live || earlier.live,
+        });
         seen.put(id, both);
         true
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<[u8; 32], Forwarded>> {
         // Nothing can panic while it is held.
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -42,11 +42,13 @@ const SILENCE: Duration = Duration::from_secs(45);
 /// How long an interest that keeps changing is gathered before the REQs follow it.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// How long the end of stored events (EOSE) is waited for; and after a NOTICE, that may mean a refusal.
+/// How long the end of stored events (EOSE) is waited for; and after a NOTICE, that may mean a
+/// refusal.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PATIENCE_AFTER_NOTICE: Duration = Duration::from_secs(20);
 
-/// So many stored events may be all that the relay answers with, and not all there are: then it is asked page by page.
+/// So many stored events may be all that the relay answers with, and not all there are: then it is
+/// asked page by page.
 const SUSPECT: usize = 100;
 
 /// The most pages asked for in one connection.
@@ -70,7 +72,8 @@ pub enum Ended {
     /// It broke.
     #[error("connection lost: {0}")]
     Lost(#[from] Error),
-    /// The relay kept sending what nobody can have sent, what it was not asked for, or nothing but complaints.
+    /// The relay kept sending what nobody can have sent, what it was not asked for, or nothing but
+    /// complaints.
     #[error("it keeps sending forged, malformed or unasked events, or complaints")]
     Lying,
 }
@@ -114,7 +117,12 @@ struct Page {
 
 impl Page {
     fn new(filter: Value) -> Self {
-        Self { filter, until: None, count: 0, oldest: Seconds::MAX }
+        Self {
+            filter,
+            until: None,
+            count: 0,
+            oldest: Seconds::MAX,
+        }
     }
 }
 
@@ -149,8 +157,17 @@ struct Session<'a> {
 ///
 /// # Errors
 /// [`Ended`], unless it was told to stop.
-pub async fn run(relay: &Watched, context: &Context, mut stop: watch::Receiver<bool>) -> Result<(), Ended> {
-    let connecting = async { tokio::join!(timeout(CONNECT, connect(relay)), Limits::ask(&relay.url, relay.only_public)) };
+pub async fn run(
+    relay: &Watched,
+    context: &Context,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), Ended> {
+    let connecting = async {
+        tokio::join!(
+            timeout(CONNECT, connect(relay)),
+            Limits::ask(&relay.url, relay.only_public)
+        )
+    };
     let (socket, limits) = tokio::select! {
         connected = connecting => connected,
         () = told(&mut stop) => return Ok(()),
@@ -158,7 +175,13 @@ pub async fn run(relay: &Watched, context: &Context, mut stop: watch::Receiver<b
     let socket = socket.map_err(|_| Unreachable::Io(std::io::ErrorKind::TimedOut.into()))??;
     let _connected = Connected::new(&context.health.connected);
     (context.count)("relay", "connected");
-    tracing::info!(stage = "listener", relay = relay.url, outcome = "connected", "relay {} connected", relay.url);
+    tracing::info!(
+        stage = "listener",
+        relay = relay.url,
+        outcome = "connected",
+        "relay {} connected",
+        relay.url
+    );
 
     let now = seconds((context.clock)());
     let mut session = Session {
@@ -191,23 +214,38 @@ pub async fn run(relay: &Watched, context: &Context, mut stop: watch::Receiver<b
 
 async fn connect(relay: &Watched) -> Result<WebSocketStream<Stream>, Ended> {
     let stream = dial(&relay.url, relay.only_public).await?;
-    let config = WebSocketConfig::default().max_message_size(Some(MAX_FRAME)).max_frame_size(Some(MAX_FRAME));
-    Ok(client_async_with_config(relay.url.as_str(), stream, Some(config)).await?.0)
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_FRAME))
+        .max_frame_size(Some(MAX_FRAME));
+    Ok(
+        client_async_with_config(relay.url.as_str(), stream, Some(config))
+            .await?
+            .0,
+    )
 }
 
 impl Session<'_> {
-    async fn read(&mut self, mut stop: watch::Receiver<bool>, mut tick: Interval) -> Result<(), Ended> {
+    async fn read(
+        &mut self,
+        mut stop: watch::Receiver<bool>,
+        mut tick: Interval,
+    ) -> Result<(), Ended> {
         let mut changes = self.context.changes.clone();
         let mut in_a_row = 0;
         loop {
             // Without the scheduler's say, so that "nothing there" means that the socket is empty.
-            let ready = if in_a_row < IN_A_ROW { unconstrained(self.socket.next()).now_or_never() } else { None };
+            let ready = if in_a_row < IN_A_ROW {
+                unconstrained(self.socket.next()).now_or_never()
+            } else {
+                None
+            };
             let frame = if let Some(frame) = ready {
                 in_a_row += 1;
                 frame
             } else {
                 if in_a_row == IN_A_ROW {
-                    // Whatever else this thread has to do: a flood must not keep the others waiting.
+                    // Whatever else this thread has to do: a flood must not keep the others
+                    // waiting.
                     yield_now().await;
                 } else if self.caught_up {
                     self.relay.has_been_read(self.now());
@@ -216,7 +254,8 @@ impl Session<'_> {
                 tokio::select! {
                     biased;
                     () = told(&mut stop) => {
-                        // What was read is in the buffers; the rest the relay will be asked for again.
+                        // What was read is in the buffers; the rest the relay will be asked for
+                        // again.
                         drop(timeout(Duration::from_secs(1), self.socket.close(None)).await);
                         return Ok(());
                     }
@@ -256,9 +295,15 @@ impl Session<'_> {
     /// One message from the relay.
     async fn take(&mut self, text: &str) -> Result<(), Ended> {
         match frame::read(text) {
-            Frame::Event { subscription, event } => self.take_event(&subscription, event).await,
+            Frame::Event {
+                subscription,
+                event,
+            } => self.take_event(&subscription, event).await,
             Frame::Eose(subscription) => self.stored_have_come(&subscription).await,
-            Frame::Closed { subscription, reason } => {
+            Frame::Closed {
+                subscription,
+                reason,
+            } => {
                 self.refused(&subscription, &reason);
                 self.points(1)
             }
@@ -266,14 +311,23 @@ impl Session<'_> {
                 (self.context.count)("relay", "notice");
                 self.relay.complains(&text);
                 self.noticed = Some(Instant::now());
-                tracing::warn!(stage = "listener", relay = self.relay.url, "relay {} says: {text:.256}", self.relay.url);
+                tracing::warn!(
+                    stage = "listener",
+                    relay = self.relay.url,
+                    "relay {} says: {text:.256}",
+                    self.relay.url
+                );
                 self.points(1)
             }
             Frame::Auth(challenge) => {
                 self.authenticate(&challenge).await?;
                 self.points(5)
             }
-            Frame::Ok { id, accepted, reason } => {
+            Frame::Ok {
+                id,
+                accepted,
+                reason,
+            } => {
                 self.authenticated(&id, accepted, &reason);
                 Ok(())
             }
@@ -289,7 +343,9 @@ impl Session<'_> {
         let backfill = if let Some(subscription) = self.subscriptions.get_mut(subscription) {
             subscription.count += usize::from(subscription.state != State::Live);
             subscription.state != State::Live
-        } else if let Some((_, page, _)) = self.paging.as_mut().filter(|(id, ..)| id == subscription) {
+        } else if let Some((_, page, _)) =
+            self.paging.as_mut().filter(|(id, ..)| id == subscription)
+        {
             page.count += 1;
             page.oldest = page.oldest.min(event.created_at.as_secs());
             true
@@ -298,7 +354,13 @@ impl Session<'_> {
         } else {
             return self.lie("unasked", 2);
         };
-        match self.context.screen.judge(&self.relay.url, json, event, backfill, (self.context.clock)()) {
+        match self.context.screen.judge(
+            &self.relay.url,
+            json,
+            event,
+            backfill,
+            (self.context.clock)(),
+        ) {
             Verdict::Drop("bad_signature") => self.lie("bad_signature", 10),
             Verdict::Drop(reason) => {
                 (self.context.count)("dropped", reason);
@@ -325,22 +387,51 @@ impl Session<'_> {
     /// Each forgery, and each word that costs us a line of log or a signature, has its points.
     fn points(&mut self, points: u32) -> Result<(), Ended> {
         self.lies += points;
-        if self.lies >= MAX_LIES { Err(Ended::Lying) } else { Ok(()) }
+        if self.lies >= MAX_LIES {
+            Err(Ended::Lying)
+        } else {
+            Ok(())
+        }
     }
 
-    /// The control REQ takes whatever comes, however long ago it was signed; what is stored comes in pages.
+    /// The control REQ takes whatever comes, however long ago it was signed; what is stored comes
+    /// in pages.
     async fn ask_for_control(&mut self, now: Seconds) -> Result<(), Ended> {
         let service = self.context.keys.public_key().to_hex();
         let req = Arc::new(Req::new(json!({"kinds": CONTROL_KINDS, "#p": [service]})));
-        self.pages.extend(req.filters(Stored::Since(self.relay.resume_control_from(now)), self.limits.page).into_iter().map(Page::new));
-        self.ask(CONTROL.to_owned(), req, Stored::None(now.saturating_sub(MAX_BACK))).await
+        self.pages.extend(
+            req.filters(
+                Stored::Since(self.relay.resume_control_from(now)),
+                self.limits.page,
+            )
+            .into_iter()
+            .map(Page::new),
+        );
+        self.ask(
+            CONTROL.to_owned(),
+            req,
+            Stored::None(now.saturating_sub(MAX_BACK)),
+        )
+        .await
     }
 
     async fn ask(&mut self, id: String, req: Arc<Req>, stored: Stored) -> Result<(), Ended> {
         let mut message = vec![json!("REQ"), json!(id)];
         message.extend(req.filters(stored, self.limits.page));
-        let refusals = self.subscriptions.get(&id).map_or(0, |subscription| subscription.refusals);
-        self.subscriptions.insert(id, Subscription { req, stored, state: State::Asked(Instant::now()), count: 0, refusals });
+        let refusals = self
+            .subscriptions
+            .get(&id)
+            .map_or(0, |subscription| subscription.refusals);
+        self.subscriptions.insert(
+            id,
+            Subscription {
+                req,
+                stored,
+                state: State::Asked(Instant::now()),
+                count: 0,
+                refusals,
+            },
+        );
         self.send(message.into()).await
     }
 
@@ -354,20 +445,32 @@ impl Session<'_> {
         self.send(message).await
     }
 
-    /// Brings the REQs in line with the interest: the new first, and the old are closed when all of the new have brought
-    /// their stored events, or when the relay has no room for both.
+    /// Brings the REQs in line with the interest: the new first, and the old are closed when all of
+    /// the new have brought their stored events, or when the relay has no room for both.
     async fn follow(&mut self) -> Result<(), Ended> {
         self.plan = {
-            let interest = self.context.interest.read().unwrap_or_else(PoisonError::into_inner);
+            let interest = self
+                .context
+                .interest
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
             self.context.plans.plan(self.limits, &interest)
         };
-        let new = self.plan.iter().filter(|(id, _)| !self.subscriptions.contains_key(*id));
-        let new: Vec<(String, Arc<Req>)> = new.map(|(id, req)| (id.clone(), Arc::clone(req))).collect();
+        let new = self
+            .plan
+            .iter()
+            .filter(|(id, _)| !self.subscriptions.contains_key(*id));
+        let new: Vec<(String, Arc<Req>)> =
+            new.map(|(id, req)| (id.clone(), Arc::clone(req))).collect();
         let overlap = self.now().saturating_sub(OVERLAP);
         for (id, req) in new {
             let stored = self.stored_for(&req, overlap);
             // One is kept free for pages.
-            let old = self.old().next().filter(|_| self.subscriptions.len() + 1 >= self.limits.subscriptions).cloned();
+            let old = self
+                .old()
+                .next()
+                .filter(|_| self.subscriptions.len() + 1 >= self.limits.subscriptions)
+                .cloned();
             if let Some(old) = old {
                 self.close(old).await?;
             }
@@ -375,7 +478,11 @@ impl Session<'_> {
         }
         let (owners, count) = self.context.owners.after(self.owners_asked);
         self.owners_asked = count;
-        self.pages.extend(stored_mute_lists(&owners, self.limits).into_iter().map(Page::new));
+        self.pages.extend(
+            stored_mute_lists(&owners, self.limits)
+                .into_iter()
+                .map(Page::new),
+        );
         self.retire().await
     }
 
@@ -385,21 +492,35 @@ impl Session<'_> {
             return Stored::Since(self.resume);
         }
         let parents = || req.parents.iter().map(|id| self.subscriptions.get(id));
-        if !req.parents.is_empty() && parents().all(|parent| parent.is_some_and(|parent| parent.state == State::Live)) {
+        if !req.parents.is_empty()
+            && parents().all(|parent| parent.is_some_and(|parent| parent.state == State::Live))
+        {
             return Stored::None(overlap);
         }
         // What a parent still has to make up for, it takes over.
-        let missed = parents().flatten().filter(|parent| parent.state != State::Live).map(|parent| parent.stored.since()).min();
-        missed.map_or(Stored::Fresh(overlap), |since| Stored::Since(since.min(overlap)))
+        let missed = parents()
+            .flatten()
+            .filter(|parent| parent.state != State::Live)
+            .map(|parent| parent.stored.since())
+            .min();
+        missed.map_or(Stored::Fresh(overlap), |since| {
+            Stored::Since(since.min(overlap))
+        })
     }
 
     /// The REQs that are no longer in the plan.
     fn old(&self) -> impl Iterator<Item = &String> {
-        self.subscriptions.keys().filter(|id| *id != CONTROL && !self.plan.contains_key(*id))
+        self.subscriptions
+            .keys()
+            .filter(|id| *id != CONTROL && !self.plan.contains_key(*id))
     }
 
     async fn retire(&mut self) -> Result<(), Ended> {
-        if self.subscriptions.values().any(|subscription| matches!(subscription.state, State::Asked(_))) {
+        if self
+            .subscriptions
+            .values()
+            .any(|subscription| matches!(subscription.state, State::Asked(_)))
+        {
             return Ok(());
         }
         for id in self.old().cloned().collect::<Vec<_>>() {
@@ -412,8 +533,12 @@ impl Session<'_> {
     async fn stored_have_come(&mut self, id: &str) -> Result<(), Ended> {
         if let Some(subscription) = self.subscriptions.get_mut(id) {
             // There may be more than the relay answers with at once, of any of the filters.
-            if subscription.state != State::Live && subscription.count >= SUSPECT.min(self.limits.page) {
-                let filters = subscription.req.filters(subscription.stored, self.limits.page);
+            if subscription.state != State::Live
+                && subscription.count >= SUSPECT.min(self.limits.page)
+            {
+                let filters = subscription
+                    .req
+                    .filters(subscription.stored, self.limits.page);
                 self.pages.extend(filters.into_iter().map(Page::new));
             }
             (subscription.state, subscription.refusals) = (State::Live, 0);
@@ -429,7 +554,8 @@ impl Session<'_> {
             if page.oldest < until {
                 page.until = Some(page.oldest);
             } else {
-                // NIP-01 has no way through a second that holds more than a page; but there is one past it.
+                // NIP-01 has no way through a second that holds more than a page; but there is one
+                // past it.
                 (self.context.count)("relay", "page_overflow");
                 page.until = Some(until.saturating_sub(1));
             }
@@ -439,14 +565,18 @@ impl Session<'_> {
         self.next_page().await
     }
 
-    /// Asks for the next page of stored events, one at a time; when there is none, everything stored has come.
+    /// Asks for the next page of stored events, one at a time; when there is none, everything
+    /// stored has come.
     async fn next_page(&mut self) -> Result<(), Ended> {
         if self.paging.is_some() {
             return Ok(());
         }
         let Some(page) = self.pages.pop_front() else {
             self.relay.has_been_asked_for(self.owners_asked);
-            self.caught_up |= self.subscriptions.values().all(|subscription| subscription.state == State::Live);
+            self.caught_up |= self
+                .subscriptions
+                .values()
+                .all(|subscription| subscription.state == State::Live);
             self.ever_caught_up |= self.caught_up;
             return Ok(());
         };
@@ -491,8 +621,13 @@ impl Session<'_> {
             subscription.refuse();
             self.caught_up = false;
         } else if let Some((_, page, _)) = self.paging.take_if(|(paging, ..)| paging == id) {
-            // Pages go on when the relay has had time to breathe: the next tick asks for the next one.
-            self.pages.push_back(Page { count: 0, oldest: Seconds::MAX, ..page });
+            // Pages go on when the relay has had time to breathe: the next tick asks for the next
+            // one.
+            self.pages.push_back(Page {
+                count: 0,
+                oldest: Seconds::MAX,
+                ..page
+            });
         }
     }
 
@@ -500,7 +635,12 @@ impl Session<'_> {
     async fn authenticate(&mut self, challenge: &str) -> Result<(), Ended> {
         let tags = [["relay", self.relay.url.as_str()], ["challenge", challenge]];
         let tags = tags.into_iter().filter_map(|tag| Tag::parse(tag).ok());
-        let Ok(event) = EventBuilder::new(Kind::from_u16(22242), "").tags(tags).finalize(&self.context.keys) else { return Ok(()) };
+        let Ok(event) = EventBuilder::new(Kind::from_u16(22242), "")
+            .tags(tags)
+            .finalize(&self.context.keys)
+        else {
+            return Ok(());
+        };
         self.auth = Some(event.id.to_hex());
         self.send(json!(["AUTH", event])).await
     }
@@ -509,13 +649,29 @@ impl Session<'_> {
         if self.auth.as_deref() != Some(id) {
             return;
         }
-        (self.context.count)("relay", if accepted { "authenticated" } else { "auth_refused" });
+        (self.context.count)(
+            "relay",
+            if accepted {
+                "authenticated"
+            } else {
+                "auth_refused"
+            },
+        );
         if !accepted {
             self.relay.complains(&format!("AUTH refused: {reason}"));
-            tracing::warn!(stage = "listener", relay = self.relay.url, "relay {} refuses the service's key: {reason:.256}", self.relay.url);
+            tracing::warn!(
+                stage = "listener",
+                relay = self.relay.url,
+                "relay {} refuses the service's key: {reason:.256}",
+                self.relay.url
+            );
             return;
         }
-        for subscription in self.subscriptions.values_mut().filter(|subscription| matches!(subscription.state, State::Refused(_))) {
+        for subscription in self
+            .subscriptions
+            .values_mut()
+            .filter(|subscription| matches!(subscription.state, State::Refused(_)))
+        {
             subscription.state = State::Refused(Instant::now());
         }
     }
@@ -534,8 +690,15 @@ impl Session<'_> {
         let mut again = Vec::new();
         for (id, subscription) in &mut self.subscriptions {
             match subscription.state {
-                State::Refused(at) if at <= Instant::now() => again.push((id.clone(), Arc::clone(&subscription.req), subscription.stored)),
-                State::Asked(at) if at.elapsed() > PATIENCE_AFTER_NOTICE && noticed.is_some_and(|noticed| noticed >= at) => {
+                State::Refused(at) if at <= Instant::now() => again.push((
+                    id.clone(),
+                    Arc::clone(&subscription.req),
+                    subscription.stored,
+                )),
+                State::Asked(at)
+                    if at.elapsed() > PATIENCE_AFTER_NOTICE
+                        && noticed.is_some_and(|noticed| noticed >= at) =>
+                {
                     subscription.refuse();
                 }
                 State::Asked(at) if at.elapsed() > PATIENCE => {
@@ -548,7 +711,10 @@ impl Session<'_> {
         for (id, req, stored) in again {
             self.ask(id, req, stored).await?;
         }
-        if let Some((id, ..)) = self.paging.take_if(|(_, _, asked)| asked.elapsed() > PATIENCE) {
+        if let Some((id, ..)) = self
+            .paging
+            .take_if(|(_, _, asked)| asked.elapsed() > PATIENCE)
+        {
             count("relay", "no_eose");
             self.close(id).await?;
         }

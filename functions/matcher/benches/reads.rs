@@ -1,6 +1,8 @@
-//! Reads and time per event in the matcher, by how many filters are stored: they must not grow with them.
+//! Reads and time per event in the matcher, by how many filters are stored: they must not grow with
+//! them.
 //!
-//! The table is DynamoDB's API in this process (dynoxide), so the times are to be compared with each other only.
+//! The table is DynamoDB's API in this process (dynoxide), so the times are to be compared with
+//! each other only.
 
 use std::{
     collections::HashMap,
@@ -77,27 +79,49 @@ impl MuteLists for Counted {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     // `cargo test --benches` only wants to know that it runs.
-    let sizes: &[usize] = if std::env::args().any(|word| word == "--bench") { &[1_000, 100_000, 1_000_000] } else { &[1_000] };
+    let sizes: &[usize] = if std::env::args().any(|word| word == "--bench") {
+        &[1_000, 100_000, 1_000_000]
+    } else {
+        &[1_000]
+    };
     let database = Database::memory().map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let endpoint = format!("http://{}", listener.local_addr()?);
     tokio::spawn(dynoxide::server::serve_on(listener, database.clone()));
-    let variables =
-        [("AWS_ENDPOINT_URL", endpoint.as_str()), ("AWS_REGION", REGION), ("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")];
-    let variables: HashMap<String, String> = variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let variables = [
+        ("AWS_ENDPOINT_URL", endpoint.as_str()),
+        ("AWS_REGION", REGION),
+        ("AWS_ACCESS_KEY_ID", "x"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+    ];
+    let variables: HashMap<String, String> = variables
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
     create_tables(&Tools::install().await?, &variables).await?;
     let config = clients::at(&variables, "AWS_ENDPOINT_URL").await;
-    let store = Counted { store: Store::new(&config, STACK), reads: AtomicUsize::new(0) };
+    let store = Counted {
+        store: Store::new(&config, STACK),
+        reads: AtomicUsize::new(0),
+    };
 
     let wanted = Keys::generate().public_key().to_hex();
     load(&database, (0..MATCHES).map(|n| row(n, &wanted)).collect())?;
     let mut stored = MATCHES;
     let mut medians = Vec::new();
-    println!("{:>10}  {:>8}  {:>14}  {:>10}", "stored", "matches", "reads/event", "median");
+    println!(
+        "{:>10}  {:>8}  {:>14}  {:>10}",
+        "stored", "matches", "reads/event", "median"
+    );
     for &size in sizes {
         while stored < size {
             let step = (size - stored).min(20_000);
-            load(&database, (stored..stored + step).map(|n| row(n, &format!("{n:064x}"))).collect())?;
+            load(
+                &database,
+                (stored..stored + step)
+                    .map(|n| row(n, &format!("{n:064x}")))
+                    .collect(),
+            )?;
             stored += step;
         }
         store.reads.store(0, Ordering::Relaxed);
@@ -107,11 +131,17 @@ async fn main() -> anyhow::Result<()> {
         }
         times.sort();
         let reads = store.reads.load(Ordering::Relaxed) / EVENTS;
-        println!("{size:>10}  {MATCHES:>8}  {reads:>14}  {:>10.1?}", times[EVENTS / 2]);
+        println!(
+            "{size:>10}  {MATCHES:>8}  {reads:>14}  {:>10.1?}",
+            times[EVENTS / 2]
+        );
         medians.push(times[EVENTS / 2]);
     }
     if let (Some(first), Some(last)) = (medians.first(), medians.last()) {
-        println!("last / first: {:.2}", last.as_secs_f64() / first.as_secs_f64());
+        println!(
+            "last / first: {:.2}",
+            last.as_secs_f64() / first.as_secs_f64()
+        );
     }
     Ok(())
 }
@@ -120,12 +150,29 @@ async fn main() -> anyhow::Result<()> {
 async fn one_event(store: &Counted, wanted: &str) -> anyhow::Result<Duration> {
     let queue = Memory::default();
     let other = "ef".repeat(32);
-    let note = event(&Keys::generate(), 1, NOW, &[&["p", wanted], &["p", &other], &["t", "nobody's"]], "hello");
-    let hits = [format!("#p:{wanted}"), format!("#p:{other}"), "#t:nobody's".to_owned()]
-        .iter()
-        .map(|key| key.parse())
-        .collect::<Result<_, _>>()?;
-    let content = Content { relay: "wss://relay".to_owned(), received_at: 0, backfill: false, hits, position: None, event: note };
+    let note = event(
+        &Keys::generate(),
+        1,
+        NOW,
+        &[&["p", wanted], &["p", &other], &["t", "nobody's"]],
+        "hello",
+    );
+    let hits = [
+        format!("#p:{wanted}"),
+        format!("#p:{other}"),
+        "#t:nobody's".to_owned(),
+    ]
+    .iter()
+    .map(|key| key.parse())
+    .collect::<Result<_, _>>()?;
+    let content = Content {
+        relay: "wss://relay".to_owned(),
+        received_at: 0,
+        backfill: false,
+        hits,
+        position: None,
+        event: note,
+    };
     let started = Instant::now();
     let matched = handle(store, &queue, content, NOW).await?;
     let took = started.elapsed();
@@ -151,9 +198,16 @@ fn row(n: usize, pubkey: &str) -> serde_json::Value {
 }
 
 fn load(database: &Database, rows: Vec<serde_json::Value>) -> anyhow::Result<()> {
-    let items: Vec<Item> = rows.into_iter().map(serde_json::from_value).collect::<Result<_, _>>()?;
+    let items: Vec<Item> = rows
+        .into_iter()
+        .map(serde_json::from_value)
+        .collect::<Result<_, _>>()?;
     database
-        .import_items(&format!("{STACK}-filter-index"), items, ImportOptions::default())
+        .import_items(
+            &format!("{STACK}-filter-index"),
+            items,
+            ImportOptions::default(),
+        )
         .map_err(|error| anyhow::anyhow!("{error:?}"))?;
     Ok(())
 }

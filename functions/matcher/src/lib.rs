@@ -1,5 +1,5 @@
-//! The matcher stage: event → index keys → subscriptions → recipients. Its cost grows with matches, never with the
-//! number of stored filters.
+//! The matcher stage: event → index keys → subscriptions → recipients. Its cost grows with matches,
+//! never with the number of stored filters.
 //!
 //! - [`handler`]: one queue message in, deliveries out
 //! - [`recipients`]: who gets it, merged over all their subscriptions

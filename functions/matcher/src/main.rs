@@ -38,15 +38,30 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let aws = clients::config(telemetry.stage()).await;
     let store = Store::new(&aws, &config.table_prefix);
     let visibility = Visibility::new(&aws, config.event_queue.clone());
-    let queues = Queues { deliveries: Queue::new(&aws, config.delivery_queue), rest: Queue::new(&aws, config.event_queue) };
+    let queues = Queues {
+        deliveries: Queue::new(&aws, config.delivery_queue),
+        rest: Queue::new(&aws, config.event_queue),
+    };
     let (store, queues) = (&store, &queues);
-    batch::run(telemetry, visibility, move |record| handle(telemetry, store, queues, record)).await
+    batch::run(telemetry, visibility, move |record| {
+        handle(telemetry, store, queues, record)
+    })
+    .await
 }
 
 /// `Err` sends the message back to its queue; after 5 times the dead-letter queue has it.
-async fn handle(telemetry: Telemetry, store: &Store, queues: &Queues, record: Record<Content>) -> Result<(), Retry> {
+async fn handle(
+    telemetry: Telemetry,
+    store: &Store,
+    queues: &Queues,
+    record: Record<Content>,
+) -> Result<(), Retry> {
     let content = record.message;
-    let (event_id, kind, received_at) = (content.event.id.to_hex(), content.event.kind.as_u16(), content.received_at);
+    let (event_id, kind, received_at) = (
+        content.event.id.to_hex(),
+        content.event.kind.as_u16(),
+        content.received_at,
+    );
     let relay = content.relay.clone();
     let now = clients::now();
     match handler::handle(store, queues, content, seconds(now)).await {
@@ -56,12 +71,18 @@ async fn handle(telemetry: Telemetry, store: &Store, queues: &Queues, record: Re
             telemetry.count("accepted", "requeued", u64::from(matched.requeued));
             telemetry.count("accepted", "mute_list", u64::from(matched.mute_list));
             telemetry.count("dropped", "own_event", matched.own_event);
-            telemetry.count("dropped", "before_subscription", matched.before_subscription);
+            telemetry.count(
+                "dropped",
+                "before_subscription",
+                matched.before_subscription,
+            );
             if let Some(reason) = matched.dropped {
                 telemetry.count("dropped", reason, 1);
             }
             telemetry.latency(received_at, clients::now());
-            let (outcome, reason) = matched.dropped.map_or(("accepted", "matched"), |reason| ("dropped", reason));
+            let (outcome, reason) = matched
+                .dropped
+                .map_or(("accepted", "matched"), |reason| ("dropped", reason));
             tracing::info!(
                 stage = "matcher",
                 event_id,

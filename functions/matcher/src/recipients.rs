@@ -32,7 +32,15 @@ impl Recipients {
     }
 
     /// Considers one candidate found under `key`, with its filter.
-    pub fn consider(&mut self, event: &Event, backfill: bool, key: &IndexKey, row: &IndexRow, filter: &Filter, now: Seconds) {
+    pub fn consider(
+        &mut self,
+        event: &Event,
+        backfill: bool,
+        key: &IndexKey,
+        row: &IndexRow,
+        filter: &Filter,
+        now: Seconds,
+    ) {
         // What brings an owner's own mute list is there for the list, and pushes nothing.
         let pushes = !row.subscription.starts_with(MUTE_LIST);
         if !pushes || row.valid_until <= now || !filter.matches_for(event, &row.owner.pubkey) {
@@ -43,7 +51,10 @@ impl Recipients {
         } else if backfill && event.created_at.as_secs() < row.since {
             self.before_subscription += 1;
         } else {
-            self.reasons.entry(row.owner.clone()).or_default().insert(key.dimension());
+            self.reasons
+                .entry(row.owner.clone())
+                .or_default()
+                .insert(key.dimension());
         }
     }
 }

@@ -1,5 +1,6 @@
-//! What a cold start costs: the size of each bootstrap as it is deployed, and the time from the start of its process to
-//! its first poll of the Runtime API, its service key read where it needs one.
+//! What a cold start costs: the size of each bootstrap as it is deployed, and the time from the
+//! start of its process to its first poll of the Runtime API, its service key read where it needs
+//! one.
 
 use std::{
     path::Path,
@@ -28,9 +29,19 @@ async fn main() -> Result<()> {
     build(&tools).await?;
     let data = tempfile::tempdir()?;
     let aws = Aws::start(&tools, data.path(), Ports::ANY).await?;
-    let secrets = aws_sdk_secretsmanager::Client::new(&clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await);
-    secrets.create_secret().name("key").secret_string(Keys::generate().secret_key().to_secret_hex()).send().await?;
-    println!("{:>10}  {:>10}  {:>10}  {:>20}", "function", "bytes", "zipped", "start to first poll");
+    let secrets = aws_sdk_secretsmanager::Client::new(
+        &clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await,
+    );
+    secrets
+        .create_secret()
+        .name("key")
+        .secret_string(Keys::generate().secret_key().to_secret_hex())
+        .send()
+        .await?;
+    println!(
+        "{:>10}  {:>10}  {:>10}  {:>20}",
+        "function", "bytes", "zipped", "start to first poll"
+    );
     for function in ["Control", "Matcher", "Deliver"] {
         let bootstrap = root().join(format!(".aws-sam/build/{function}Function/bootstrap"));
         let mut times = Vec::with_capacity(RUNS);
@@ -52,7 +63,9 @@ async fn main() -> Result<()> {
 async fn first_poll(bootstrap: &Path, aws: &Aws) -> Result<Duration> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let mut command = Command::new(bootstrap);
-    command.envs(aws.environment()).env("AWS_LAMBDA_RUNTIME_API", listener.local_addr()?.to_string());
+    command
+        .envs(aws.environment())
+        .env("AWS_LAMBDA_RUNTIME_API", listener.local_addr()?.to_string());
     for (name, value) in [
         ("AWS_LAMBDA_FUNCTION_NAME", "bench"),
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
@@ -76,7 +89,10 @@ async fn first_poll(bootstrap: &Path, aws: &Aws) -> Result<Duration> {
     let mut request = [0; 256];
     let length = connection.read(&mut request).await?;
     let took = started.elapsed();
-    anyhow::ensure!(request[..length].starts_with(b"GET /2018-06-01/runtime/invocation/next"), "not a poll");
+    anyhow::ensure!(
+        request[..length].starts_with(b"GET /2018-06-01/runtime/invocation/next"),
+        "not a poll"
+    );
     process.kill().await?;
     Ok(took)
 }
@@ -84,6 +100,13 @@ async fn first_poll(bootstrap: &Path, aws: &Aws) -> Result<Duration> {
 /// As `sam package` zips it.
 async fn zipped(tools: &Tools, bootstrap: &Path) -> Result<u64> {
     let script = "import io, sys, zipfile\nb = io.BytesIO()\nwith zipfile.ZipFile(b, 'w', zipfile.ZIP_DEFLATED) as z: z.write(sys.argv[1], 'bootstrap')\nprint(len(b.getvalue()))";
-    let output = Command::new(tools.aws("python")).args(["-c", script]).arg(bootstrap).output().await?;
-    String::from_utf8(output.stdout)?.trim().parse().context("no size")
+    let output = Command::new(tools.aws("python"))
+        .args(["-c", script])
+        .arg(bootstrap)
+        .output()
+        .await?;
+    String::from_utf8(output.stdout)?
+        .trim()
+        .parse()
+        .context("no size")
 }

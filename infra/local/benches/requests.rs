@@ -1,6 +1,6 @@
-//! What a push, a heartbeat, a registration and an hour of nothing make AWS charge for, counted on the local stack and
-//! written to `infra/pushctl/src/counted.json`, from which `pushctl cost` computes. Each message goes alone, so that
-//! nothing shares a request.
+//! What a push, a heartbeat, a registration and an hour of nothing make AWS charge for, counted on
+//! the local stack and written to `infra/pushctl/src/counted.json`, from which `pushctl cost`
+//! computes. Each message goes alone, so that nothing shares a request.
 //!
 //! `cargo bench -p nostr-push-local --bench requests`
 
@@ -43,11 +43,21 @@ async fn main() -> Result<()> {
     }
     let tools = Tools::install().await?;
     let data = tempfile::tempdir()?;
-    let options = Options::anywhere(data.path(), vec![App { max_pushes: Some(100_000), ..App::named("demo") }]);
+    let options = Options::anywhere(
+        data.path(),
+        vec![App {
+            max_pushes: Some(100_000),
+            ..App::named("demo")
+        }],
+    );
     let meter = Meter::default();
     let stack = Stack::start_metered(&tools, options, Some(&meter)).await?;
     let aws = clients::at(&stack.aws.environment(), "AWS_ENDPOINT_URL").await;
-    let bill = Bill { stack: &stack, meter, aws };
+    let bill = Bill {
+        stack: &stack,
+        meter,
+        aws,
+    };
     let counted = count(&bill).await;
     stack.stop().await;
     let file = root().join("infra/pushctl/src/counted.json");
@@ -68,17 +78,37 @@ async fn count(bill: &Bill<'_>) -> Result<Value> {
     let (alice, bob) = (Keys::generate(), Keys::generate());
     let me = alice.public_key().to_hex();
     let register = async |keys: &Keys| -> Result<()> {
-        let (pubkey, token) = (keys.public_key().to_hex(), Keys::generate().public_key().to_hex());
-        for (kind, payload) in [(3079, json!({"token": token})), (3081, json!({"filter": {"kinds": [1], "#p": [pubkey]}}))] {
+        let (pubkey, token) = (
+            keys.public_key().to_hex(),
+            Keys::generate().public_key().to_hex(),
+        );
+        for (kind, payload) in [
+            (3079, json!({"token": token})),
+            (3081, json!({"filter": {"kinds": [1], "#p": [pubkey]}})),
+        ] {
             let before = bill.outcomes("control").await?;
-            publish(relay, &control_event(keys, service, kind, now, &tags, &payload.to_string())).await?;
+            publish(
+                relay,
+                &control_event(keys, service, kind, now, &tags, &payload.to_string()),
+            )
+            .await?;
             bill.until("control", before + 1).await?;
         }
         Ok(())
     };
     let push = async || -> Result<()> {
         let before = bill.outcomes("deliver").await?;
-        publish(relay, &event(&bob, 1, clients::now() / 1000, &[&["p", &me]], &format!("It is {} now.", clients::now()))).await?;
+        publish(
+            relay,
+            &event(
+                &bob,
+                1,
+                clients::now() / 1000,
+                &[&["p", &me]],
+                &format!("It is {} now.", clients::now()),
+            ),
+        )
+        .await?;
         bill.until("deliver", before + 1).await
     };
     register(&alice).await?;
@@ -99,7 +129,8 @@ async fn count(bill: &Bill<'_>) -> Result<Value> {
     let bytes_of_registration = (bill.stored().await? - stored) / f64::from(REGISTRATIONS);
 
     let carol = Keys::generate();
-    let settings = json!({"kinds": [1], "deviceId": Keys::generate().public_key().to_hex()}).to_string();
+    let settings =
+        json!({"kinds": [1], "deviceId": Keys::generate().public_key().to_hex()}).to_string();
     let first = clients::now() / 1000 - u64::from(HEARTBEATS) * 60;
     let say = async |at: u64, plaintext: &str| -> Result<()> {
         let before = bill.outcomes("control").await?;
@@ -121,7 +152,14 @@ async fn count(bill: &Bill<'_>) -> Result<Value> {
         .as_object()
         .context("the listener is idle")?
         .iter()
-        .map(|(name, n)| (name.clone(), json!(round(n.as_f64().unwrap_or_default() * 3600.0 / IDLE.as_secs_f64()))));
+        .map(|(name, n)| {
+            (
+                name.clone(),
+                json!(round(
+                    n.as_f64().unwrap_or_default() * 3600.0 / IDLE.as_secs_f64()
+                )),
+            )
+        });
     Ok(json!({
         "event": {"listener": shared(&pushes["listener"]), "matcher": pushes["matcher"]},
         "push": {"deliver": pushes["deliver"]},
@@ -134,7 +172,8 @@ async fn count(bill: &Bill<'_>) -> Result<Value> {
     }))
 }
 
-/// What the listener asks for the sake of an event. Its reading of tables goes by the clock, and counts as idle.
+/// What the listener asks for the sake of an event. Its reading of tables goes by the clock, and
+/// counts as idle.
 fn shared(listener: &Value) -> Value {
     json!({"sqs": listener["sqs"]})
 }
@@ -164,19 +203,46 @@ impl Bill<'_> {
             };
             charges.insert((stage, name), n);
         }
-        let listener = self.stack.listener_log()?.iter().map(|line| line.len() + 26).sum::<usize>();
-        charges.insert(("listener".to_owned(), "log_bytes"), f64::from(u32::try_from(listener)?));
+        let listener = self
+            .stack
+            .listener_log()?
+            .iter()
+            .map(|line| line.len() + 26)
+            .sum::<usize>();
+        charges.insert(
+            ("listener".to_owned(), "log_bytes"),
+            f64::from(u32::try_from(listener)?),
+        );
         for stage in STAGES {
             for line in self.stack.function_log(stage).await? {
                 let mut add = |name, n| *charges.entry((stage.to_owned(), name)).or_default() += n;
-                // CloudWatch adds 26 bytes to each. Metrics, and what Lambda itself writes, come once for each invocation.
+                // CloudWatch adds 26 bytes to each. Metrics, and what Lambda itself writes, come
+                // once for each invocation.
                 let of_message = line.contains(r#""event_id":"#);
-                add(if of_message { "log_bytes" } else { "log_bytes_of_invocation" }, f64::from(u32::try_from(line.len() + 26)?));
+                add(
+                    if of_message {
+                        "log_bytes"
+                    } else {
+                        "log_bytes_of_invocation"
+                    },
+                    f64::from(u32::try_from(line.len() + 26)?),
+                );
                 if line.starts_with("REPORT ") {
-                    let field = |name: &str| -> Option<f64> { line.split_once(name)?.1.trim().split(' ').next()?.parse().ok() };
+                    let field = |name: &str| -> Option<f64> {
+                        line.split_once(name)?
+                            .1
+                            .trim()
+                            .split(' ')
+                            .next()?
+                            .parse()
+                            .ok()
+                    };
                     add("invocations", 1.0);
                     let (ms, mb) = (field("Billed Duration:"), field("Memory Size:"));
-                    let (ms, mb) = (ms.context("a report has a duration")?, mb.context("a report has a memory size")?);
+                    let (ms, mb) = (
+                        ms.context("a report has a duration")?,
+                        mb.context("a report has a memory size")?,
+                    );
                     add("gb_seconds", ms.ceil() / 1000.0 * mb / 1024.0);
                 }
             }
@@ -187,13 +253,20 @@ impl Bill<'_> {
     /// How many messages a stage is done with.
     async fn outcomes(&self, stage: &str) -> Result<usize> {
         let lines = self.stack.function_log(stage).await?;
-        Ok(lines.iter().filter(|line| line.contains(r#""event_id":"#) && line.contains(r#""latency_ms":"#)).count())
+        Ok(lines
+            .iter()
+            .filter(|line| line.contains(r#""event_id":"#) && line.contains(r#""latency_ms":"#))
+            .count())
     }
 
     async fn until(&self, stage: &str, outcomes: usize) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(120);
         while self.outcomes(stage).await? < outcomes {
-            ensure!(Instant::now() < deadline, "{stage} is not done: {}", self.stack.logs());
+            ensure!(
+                Instant::now() < deadline,
+                "{stage} is not done: {}",
+                self.stack.logs()
+            );
             sleep(Duration::from_millis(50)).await;
         }
         Ok(())
@@ -206,8 +279,15 @@ impl Bill<'_> {
             lines.extend(self.stack.function_log(stage).await?);
         }
         let mut metrics = BTreeSet::new();
-        for line in lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-            for set in line["_aws"]["CloudWatchMetrics"].as_array().into_iter().flatten() {
+        for line in lines
+            .iter()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        {
+            for set in line["_aws"]["CloudWatchMetrics"]
+                .as_array()
+                .into_iter()
+                .flatten()
+            {
                 for metric in set["Metrics"].as_array().into_iter().flatten() {
                     for dimensions in set["Dimensions"].as_array().into_iter().flatten() {
                         let values: Vec<String> = dimensions
@@ -224,15 +304,26 @@ impl Bill<'_> {
         Ok(metrics)
     }
 
-    /// How many bytes all items take, with the 100 that DynamoDB adds to each; indexes are not counted.
+    /// How many bytes all items take, with the 100 that DynamoDB adds to each; indexes are not
+    /// counted.
     async fn stored(&self) -> Result<f64> {
         let client = aws_sdk_dynamodb::Client::new(&self.aws);
         let mut bytes = 0;
-        for table in client.list_tables().send().await?.table_names.unwrap_or_default() {
+        for table in client
+            .list_tables()
+            .send()
+            .await?
+            .table_names
+            .unwrap_or_default()
+        {
             let mut pages = client.scan().table_name(table).into_paginator().send();
             while let Some(page) = pages.next().await {
                 for item in page?.items.unwrap_or_default() {
-                    bytes += 100 + item.iter().map(|(name, value)| name.len() + size(value)).sum::<usize>();
+                    bytes += 100
+                        + item
+                            .iter()
+                            .map(|(name, value)| name.len() + size(value))
+                            .sum::<usize>();
                 }
             }
         }
@@ -248,7 +339,12 @@ fn size(value: &AttributeValue) -> usize {
         AttributeValue::B(bytes) => bytes.as_ref().len(),
         AttributeValue::Ss(texts) => texts.iter().map(String::len).sum(),
         AttributeValue::L(values) => 3 + values.iter().map(|value| 1 + size(value)).sum::<usize>(),
-        AttributeValue::M(values) => 3 + values.iter().map(|(name, value)| 1 + name.len() + size(value)).sum::<usize>(),
+        AttributeValue::M(values) => {
+            3 + values
+                .iter()
+                .map(|(name, value)| 1 + name.len() + size(value))
+                .sum::<usize>()
+        }
         _ => 1,
     }
 }

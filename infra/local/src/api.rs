@@ -1,4 +1,5 @@
-//! What clients, tests and people ask the local stack over HTTP. Its contract is in `docs/local.md`.
+//! What clients, tests and people ask the local stack over HTTP. Its contract is in
+//! `docs/local.md`.
 
 use std::sync::Arc;
 
@@ -40,7 +41,9 @@ struct After {
 /// # Errors
 /// The address is taken.
 pub async fn serve(api: Api, address: &str) -> Result<std::net::SocketAddr> {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
     let bound = listener.local_addr()?;
     let router = Router::new()
         .route("/status", get(status))
@@ -53,24 +56,38 @@ pub async fn serve(api: Api, address: &str) -> Result<std::net::SocketAddr> {
 }
 
 async fn status(State(api): State<Arc<Api>>) -> Json<Value> {
-    Json(json!({"ready": true, "service_pubkey": api.service_pubkey, "relays": api.relays, "apps": api.apps}))
+    Json(
+        json!({"ready": true, "service_pubkey": api.service_pubkey, "relays": api.relays, "apps": api.apps}),
+    )
 }
 
 async fn pushes(State(api): State<Arc<Api>>, Query(query): Query<After>) -> Json<Value> {
     Json(json!({"pushes": api.sns.pushes(query.after)}))
 }
 
-async fn disable(State(api): State<Arc<Api>>, Path(token): Path<String>) -> (StatusCode, Json<Value>) {
+async fn disable(
+    State(api): State<Arc<Api>>,
+    Path(token): Path<String>,
+) -> (StatusCode, Json<Value>) {
     match api.sns.disable(&token).await {
-        Ok(0) => (StatusCode::NOT_FOUND, Json(json!({"error": "no endpoint has this token"}))),
+        Ok(0) => (
+            StatusCode::NOT_FOUND,
+            Json(json!({"error": "no endpoint has this token"})),
+        ),
         Ok(endpoints) => (StatusCode::OK, Json(json!({"disabled": endpoints}))),
-        Err(error) => (StatusCode::BAD_GATEWAY, Json(json!({"error": error.to_string()}))),
+        Err(error) => (
+            StatusCode::BAD_GATEWAY,
+            Json(json!({"error": error.to_string()})),
+        ),
     }
 }
 
 async fn counters(State(api): State<Arc<Api>>) -> (StatusCode, Json<Value>) {
     match api.counters.lock().await.read().await {
         Ok(counters) => (StatusCode::OK, Json(json!(counters))),
-        Err(error) => (StatusCode::BAD_GATEWAY, Json(json!({"error": format!("{error:#}")}))),
+        Err(error) => (
+            StatusCode::BAD_GATEWAY,
+            Json(json!({"error": format!("{error:#}")})),
+        ),
     }
 }

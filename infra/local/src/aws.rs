@@ -41,9 +41,15 @@ pub struct Ports {
 
 impl Ports {
     /// The ones that people know, for `cargo local`.
-    pub const USUAL: Self = Self { endpoint: 4566, sns: 4567 };
+    pub const USUAL: Self = Self {
+        endpoint: 4566,
+        sns: 4567,
+    };
     /// Any, for tests that run at the same time.
-    pub const ANY: Self = Self { endpoint: 0, sns: 0 };
+    pub const ANY: Self = Self {
+        endpoint: 0,
+        sns: 0,
+    };
 }
 
 /// The local AWS endpoint.
@@ -73,7 +79,12 @@ impl Aws {
     ///
     /// # Errors
     /// A program cannot be started, or a port is taken.
-    pub async fn start_metered(tools: &Tools, data: &Path, wished: Ports, meter: Option<&Meter>) -> Result<Self> {
+    pub async fn start_metered(
+        tools: &Tools,
+        data: &Path,
+        wished: Ports,
+        meter: Option<&Meter>,
+    ) -> Result<Self> {
         let logs = data.join("logs");
         // Those of an earlier start.
         let _ = fs::remove_dir_all(&logs);
@@ -90,13 +101,21 @@ impl Aws {
         command.args(["-H", "127.0.0.1", "-p", &moto_port.to_string()]);
         let mut moto = Service::start("moto", &mut command, &logs)?;
         let moto_url = url(moto_port);
-        moto.ready(|| answers(format!("{moto_url}/moto-api/data.json"))).await?;
-        let events = aws_sdk_sns::Client::new(&clients::at(&environment(&endpoint, &sns_endpoint), "AWS_ENDPOINT_URL").await);
+        moto.ready(|| answers(format!("{moto_url}/moto-api/data.json")))
+            .await?;
+        let events = aws_sdk_sns::Client::new(
+            &clients::at(&environment(&endpoint, &sns_endpoint), "AWS_ENDPOINT_URL").await,
+        );
         let sns = Proxy::open(moto_url, data, events).await?;
-        let sns_server = sns.serve(SocketAddr::from(([127, 0, 0, 1], ports.sns))).await?;
+        let sns_server = sns
+            .serve(SocketAddr::from(([127, 0, 0, 1], ports.sns)))
+            .await?;
 
         let service_environment = match meter {
-            Some(meter) => environment(&meter.before(&endpoint).await?, &meter.before(&sns_endpoint).await?),
+            Some(meter) => environment(
+                &meter.before(&endpoint).await?,
+                &meter.before(&sns_endpoint).await?,
+            ),
             None => environment(&endpoint, &sns_endpoint),
         };
         step("starting ministack (everything else)");
@@ -115,8 +134,18 @@ impl Aws {
             // The functions inherit these. Without them they would call the real AWS.
             .envs(&service_environment);
         let mut ministack = Service::start("ministack", &mut command, &logs)?;
-        ministack.ready(|| answers(format!("{endpoint}/_ministack/health"))).await?;
-        Ok(Self { ministack, moto, sns, sns_server, endpoint, sns_endpoint, service_environment })
+        ministack
+            .ready(|| answers(format!("{endpoint}/_ministack/health")))
+            .await?;
+        Ok(Self {
+            ministack,
+            moto,
+            sns,
+            sns_server,
+            endpoint,
+            sns_endpoint,
+            service_environment,
+        })
     }
 
     /// What a program needs in its environment to use this endpoint.
@@ -156,7 +185,9 @@ fn environment(endpoint: &str, sns_endpoint: &str) -> HashMap<String, String> {
         ("AWS_SECRET_ACCESS_KEY", "local"),
         ("AWS_EC2_METADATA_DISABLED", "true"),
     ];
-    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
 }
 
 /// Builds the functions by `sam build`, and the listener. Answers its path.
@@ -166,19 +197,40 @@ fn environment(endpoint: &str, sns_endpoint: &str) -> HashMap<String, String> {
 pub async fn build(tools: &Tools) -> Result<PathBuf> {
     step("sam build (some minutes at first, seconds after)");
     let mut build = tools.sam("sam");
-    build.current_dir(root()).args(["build", "--config-env", "local"]).env("AWS_DEFAULT_REGION", REGION);
+    build
+        .current_dir(root())
+        .args(["build", "--config-env", "local"])
+        .env("AWS_DEFAULT_REGION", REGION);
     run(without_package(&mut build), "sam build").await?;
     step("building the listener, as its image holds it");
     let mut listener = Command::new(root().join("infra/image/listener"));
-    let output = without_package(&mut listener).arg("x86_64").stderr(Stdio::inherit()).output().await?;
-    let path = String::from_utf8(output.stdout)?.lines().last().map(PathBuf::from);
-    path.filter(|_| output.status.success()).context("infra/image/listener failed")
+    let output = without_package(&mut listener)
+        .arg("x86_64")
+        .stderr(Stdio::inherit())
+        .output()
+        .await?;
+    let path = String::from_utf8(output.stdout)?
+        .lines()
+        .last()
+        .map(PathBuf::from);
+    path.filter(|_| output.status.success())
+        .context("infra/image/listener failed")
 }
 
-/// Takes out what `cargo test` says of the package that it tests: cargo would build all anew for the next package's tests.
+/// Takes out what `cargo test` says of the package that it tests: cargo would build all anew for
+/// the next package's tests.
 fn without_package(command: &mut Command) -> &mut Command {
-    let says = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
-    for name in env::vars().map(|(name, _)| name).filter(|name| says.iter().any(|prefix| name.starts_with(prefix))) {
+    let says = [
+        "CARGO_PKG_",
+        "CARGO_MANIFEST_",
+        "CARGO_BIN_",
+        "CARGO_CRATE_",
+        "CARGO_PRIMARY_",
+    ];
+    for name in env::vars()
+        .map(|(name, _)| name)
+        .filter(|name| says.iter().any(|prefix| name.starts_with(prefix)))
+    {
         command.env_remove(name);
     }
     command
@@ -199,21 +251,40 @@ struct Output {
 pub async fn deploy(tools: &Tools, aws: &Aws) -> Result<BTreeMap<String, String>> {
     step("sam deploy onto the local endpoint");
     let mut command = tools.sam("sam");
-    command.current_dir(root()).args(["deploy", "--config-env", "local"]).envs(aws.environment());
+    command
+        .current_dir(root())
+        .args(["deploy", "--config-env", "local"])
+        .envs(aws.environment());
     run(&mut command, "sam deploy").await?;
     let mut list = tools.sam("sam");
-    list.current_dir(root()).args(["list", "stack-outputs", "--stack-name", STACK, "--output", "json"]).envs(aws.environment());
+    list.current_dir(root())
+        .args([
+            "list",
+            "stack-outputs",
+            "--stack-name",
+            STACK,
+            "--output",
+            "json",
+        ])
+        .envs(aws.environment());
     let output = list.output().await?;
-    let outputs: Vec<Output> =
-        serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-    Ok(outputs.into_iter().map(|output| (output.output_key, output.output_value)).collect())
+    let outputs: Vec<Output> = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    Ok(outputs
+        .into_iter()
+        .map(|output| (output.output_key, output.output_value))
+        .collect())
 }
 
 /// Stores an app with its platform applications, made or found.
 ///
 /// # Errors
 /// The endpoint failed.
-pub async fn put_app(environment: &HashMap<String, String>, mut app: App, platforms: &[Platform]) -> Result<App> {
+pub async fn put_app(
+    environment: &HashMap<String, String>,
+    mut app: App,
+    platforms: &[Platform],
+) -> Result<App> {
     let sns = aws_sdk_sns::Client::new(&clients::at(environment, "AWS_ENDPOINT_URL_SNS").await);
     for platform in platforms {
         let (key, credential) = match platform {
@@ -221,11 +292,21 @@ pub async fn put_app(environment: &HashMap<String, String>, mut app: App, platfo
             Platform::ApnsSandbox => ("APNS_SANDBOX", "local"),
             Platform::Fcm => ("GCM", "local"),
         };
-        let request = sns.create_platform_application().name(&app.app).platform(key).attributes("PlatformCredential", credential);
-        let arn = request.send().await?.platform_application_arn.context("no ARN")?;
+        let request = sns
+            .create_platform_application()
+            .name(&app.app)
+            .platform(key)
+            .attributes("PlatformCredential", credential);
+        let arn = request
+            .send()
+            .await?
+            .platform_application_arn
+            .context("no ARN")?;
         app.platforms.insert(*platform, arn);
     }
-    Store::new(&clients::at(environment, "AWS_ENDPOINT_URL").await, STACK).put_app(&app).await?;
+    Store::new(&clients::at(environment, "AWS_ENDPOINT_URL").await, STACK)
+        .put_app(&app)
+        .await?;
     Ok(app)
 }
 
@@ -236,8 +317,14 @@ pub async fn put_app(environment: &HashMap<String, String>, mut app: App, platfo
 pub async fn tell(environment: &HashMap<String, String>, app: &App, topic: &str) -> Result<()> {
     let sns = aws_sdk_sns::Client::new(&clients::at(environment, "AWS_ENDPOINT_URL_SNS").await);
     for arn in app.platforms.values() {
-        let mut request = sns.set_platform_application_attributes().platform_application_arn(arn);
-        for event in ["EventEndpointDeleted", "EventEndpointUpdated", "EventDeliveryFailure"] {
+        let mut request = sns
+            .set_platform_application_attributes()
+            .platform_application_arn(arn);
+        for event in [
+            "EventEndpointDeleted",
+            "EventEndpointUpdated",
+            "EventDeliveryFailure",
+        ] {
             request = request.attributes(event, topic);
         }
         request.send().await?;
@@ -245,23 +332,42 @@ pub async fn tell(environment: &HashMap<String, String>, app: &App, topic: &str)
     Ok(())
 }
 
-/// The tables of the template under the prefix [`STACK`], without deploying the rest: for tests of single parts.
+/// The tables of the template under the prefix [`STACK`], without deploying the rest: for tests of
+/// single parts.
 ///
 /// # Errors
 /// The template cannot be read, or the endpoint refuses a table.
 pub async fn create_tables(tools: &Tools, environment: &HashMap<String, String>) -> Result<()> {
     let template = transformed_template(tools, "template.yaml").await?;
-    let resources = template["Resources"].as_object().context("a template has resources")?;
-    for table in resources.values().filter(|resource| resource["Type"] == "AWS::DynamoDB::Table") {
+    let resources = template["Resources"]
+        .as_object()
+        .context("a template has resources")?;
+    for table in resources
+        .values()
+        .filter(|resource| resource["Type"] == "AWS::DynamoDB::Table")
+    {
         let mut properties = table["Properties"].clone();
-        let name = properties["TableName"]["Fn::Sub"].as_str().context("a table has a name")?.replace("${AWS::StackName}", STACK);
+        let name = properties["TableName"]["Fn::Sub"]
+            .as_str()
+            .context("a table has a name")?
+            .replace("${AWS::StackName}", STACK);
         properties["TableName"] = name.as_str().into();
-        for other in ["TimeToLiveSpecification", "PointInTimeRecoverySpecification", "SSESpecification"] {
-            properties.as_object_mut().and_then(|properties| properties.remove(other));
+        for other in [
+            "TimeToLiveSpecification",
+            "PointInTimeRecoverySpecification",
+            "SSESpecification",
+        ] {
+            properties
+                .as_object_mut()
+                .and_then(|properties| properties.remove(other));
         }
         // The properties of CloudFormation are the parameters of the API, so they go as they are.
-        let scope = format!("AWS4-HMAC-SHA256 Credential=local/20260101/{REGION}/dynamodb/aws4_request, SignedHeaders=host, Signature=0");
-        let request = reqwest::Client::new().post(&environment["AWS_ENDPOINT_URL"]).header("X-Amz-Target", "DynamoDB_20120810.CreateTable");
+        let scope = format!(
+            "AWS4-HMAC-SHA256 Credential=local/20260101/{REGION}/dynamodb/aws4_request, SignedHeaders=host, Signature=0"
+        );
+        let request = reqwest::Client::new()
+            .post(&environment["AWS_ENDPOINT_URL"])
+            .header("X-Amz-Target", "DynamoDB_20120810.CreateTable");
         let request = request
             .header("Content-Type", "application/x-amz-json-1.0")
             .header("Authorization", scope)
@@ -280,18 +386,26 @@ pub async fn create_tables(tools: &Tools, environment: &HashMap<String, String>)
 /// It is no valid SAM template.
 pub async fn transformed_template(tools: &Tools, template: &str) -> Result<serde_json::Value> {
     let mut python = Command::new(tools.aws("python"));
-    python.current_dir(root()).args(["infra/local/tools/transform.py", template]).env("AWS_DEFAULT_REGION", REGION);
+    python
+        .current_dir(root())
+        .args(["infra/local/tools/transform.py", template])
+        .env("AWS_DEFAULT_REGION", REGION);
     let output = python.output().await?;
-    serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 /// The ports written down in `data`, or the wished ones where they are free, or any.
 fn ports(data: &Path, wished: Ports) -> Result<Ports> {
     let file = data.join("ports.json");
     if let Ok(text) = fs::read_to_string(&file) {
-        return serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()));
+        return serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged", file.display()));
     }
-    let ports = Ports { endpoint: free_port(wished.endpoint), sns: free_port(wished.sns) };
+    let ports = Ports {
+        endpoint: free_port(wished.endpoint),
+        sns: free_port(wished.sns),
+    };
     fs::write(file, serde_json::to_string(&ports)?)?;
     Ok(ports)
 }
@@ -302,5 +416,7 @@ fn url(port: u16) -> String {
 
 /// Whether a GET of this URL succeeds.
 pub(crate) async fn answers(url: String) -> bool {
-    reqwest::get(url).await.is_ok_and(|answer| answer.status().is_success())
+    reqwest::get(url)
+        .await
+        .is_ok_and(|answer| answer.status().is_success())
 }

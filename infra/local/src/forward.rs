@@ -19,19 +19,40 @@ impl IntoResponse for Answer {
         let mut response = Response::new(Body::from(self.body));
         *response.status_mut() = self.status;
         if let Some(content_type) = self.content_type {
-            response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, content_type);
         }
         response
     }
 }
 
 /// Posts this to `upstream`.
-pub(crate) async fn forward(http: &reqwest::Client, upstream: &str, mut headers: HeaderMap, body: Bytes) -> Result<Answer> {
-    for name in [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION] {
+pub(crate) async fn forward(
+    http: &reqwest::Client,
+    upstream: &str,
+    mut headers: HeaderMap,
+    body: Bytes,
+) -> Result<Answer> {
+    for name in [
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+    ] {
         headers.remove(name);
     }
-    let answer = http.post(upstream).headers(headers).body(body).send().await?;
-    Ok(Answer { status: answer.status(), content_type: answer.headers().get(header::CONTENT_TYPE).cloned(), body: answer.bytes().await? })
+    let answer = http
+        .post(upstream)
+        .headers(headers)
+        .body(body)
+        .send()
+        .await?;
+    Ok(Answer {
+        status: answer.status(),
+        content_type: answer.headers().get(header::CONTENT_TYPE).cloned(),
+        body: answer.bytes().await?,
+    })
 }
 
 /// What is answered when the request could not be passed on.

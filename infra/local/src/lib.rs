@@ -1,8 +1,8 @@
 //! The whole pipeline on one machine: `cargo local`. Dev only.
 //!
-//! Nothing is simulated that can be run: the template is deployed by the real `sam deploy`, the functions run as the
-//! same `bootstrap` binaries behind the same event-source mappings, the listener is the binary that Fargate runs, and a
-//! real relay speaks websockets.
+//! Nothing is simulated that can be run: the template is deployed by the real `sam deploy`, the
+//! functions run as the same `bootstrap` binaries behind the same event-source mappings, the
+//! listener is the binary that Fargate runs, and a real relay speaks websockets.
 //!
 //! - [`stack`]: starts it all, in order, and stops it
 //! - [`tools`]: installs what it needs, pinned, into `.tools`
@@ -41,7 +41,8 @@ pub fn step(text: &str) {
     println!("local: {text}");
 }
 
-/// Says what a test cannot try on this machine, and why, past the test harness, which swallows the output of what passes.
+/// Says what a test cannot try on this machine, and why, past the test harness, which swallows the
+/// output of what passes.
 pub fn not_tried(what: &str) {
     let _ = writeln!(std::io::stderr(), "local: NOT TRIED: {what}");
 }

@@ -15,8 +15,8 @@ use nostr_push_local::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The whole pipeline on one machine: the template deployed by `sam deploy` onto a local AWS endpoint, the functions
-/// and the listener as the binaries that are deployed, and a relay.
+/// The whole pipeline on one machine: the template deployed by `sam deploy` onto a local AWS
+/// endpoint, the functions and the listener as the binaries that are deployed, and a relay.
 #[derive(Parser)]
 #[command(name = "cargo local", version)]
 struct Arguments {
@@ -28,8 +28,14 @@ struct Arguments {
     /// A relay to listen to (repeatable). Default: one is started at `ws://127.0.0.1:7777`.
     #[arg(long, global = true)]
     relay: Vec<String>,
-    /// The service's secret key, 64 hex characters or an nsec. Default: the one that the deployment generated.
-    #[arg(long, global = true, hide_env_values = true, env = "NOSTR_PUSH_SERVICE_KEY")]
+    /// The service's secret key, 64 hex characters or an nsec. Default: the one that the deployment
+    /// generated.
+    #[arg(
+        long,
+        global = true,
+        hide_env_values = true,
+        env = "NOSTR_PUSH_SERVICE_KEY"
+    )]
     service_key: Option<String>,
     /// Where all state is kept: a second start finds it.
     #[arg(long, default_value = ".local", global = true)]
@@ -37,7 +43,8 @@ struct Arguments {
     /// An app besides `demo` (repeatable), with APNs and FCM.
     #[arg(long, global = true)]
     app: Vec<String>,
-    /// Seconds without a heartbeat after which an app counts as closed (dialect H). Default: the service's, 210.
+    /// Seconds without a heartbeat after which an app counts as closed (dialect H). Default: the
+    /// service's, 210.
     #[arg(long, global = true)]
     presence_timeout: Option<u64>,
 }
@@ -51,13 +58,21 @@ enum Task {
 #[tokio::main]
 async fn main() -> Result<()> {
     // `cargo local -- demo` reads as well as `cargo local demo`.
-    let arguments = Arguments::parse_from(std::env::args().enumerate().filter(|(n, word)| *n != 1 || word != "--").map(|(_, word)| word));
+    let arguments = Arguments::parse_from(
+        std::env::args()
+            .enumerate()
+            .filter(|(n, word)| *n != 1 || word != "--")
+            .map(|(_, word)| word),
+    );
     let service_key = match arguments.service_key.as_deref().map(Keys::parse) {
         None => None,
         Some(Ok(keys)) => Some(keys),
         Some(Err(_)) => bail!("--service-key is neither 64 hex characters nor an nsec"),
     };
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     let options = Options {
         listen: arguments.listen.to_string(),
         relays: arguments.relay,
@@ -67,7 +82,10 @@ async fn main() -> Result<()> {
         ports: Ports::USUAL,
         apps: std::iter::once("demo".to_owned())
             .chain(arguments.app)
-            .map(|app| App { presence_timeout: arguments.presence_timeout, ..App::named(&app) })
+            .map(|app| App {
+                presence_timeout: arguments.presence_timeout,
+                ..App::named(&app)
+            })
             .collect(),
     };
     let starting = async {
@@ -80,8 +98,19 @@ async fn main() -> Result<()> {
         _ = terminate.recv() => bail!("terminated while starting"),
     };
     let aws = stack.aws.environment();
-    let variables = ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SNS", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
-    step(&format!("for pushctl: export {}", variables.map(|name| format!("{name}={}", aws[name])).join(" ")));
+    let variables = [
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_SNS",
+        "AWS_REGION",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+    ];
+    step(&format!(
+        "for pushctl: export {}",
+        variables
+            .map(|name| format!("{name}={}", aws[name]))
+            .join(" ")
+    ));
     println!("ready: {}", stack.url);
     if let Some(Task::Demo) = arguments.command {
         let relay = stack.relays.first().cloned().unwrap_or_default();

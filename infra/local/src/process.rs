@@ -21,7 +21,12 @@ const GRACE: Duration = Duration::from_secs(28);
 /// # Errors
 /// It cannot be started, or fails.
 pub async fn run(command: &mut Command, what: &str) -> Result<()> {
-    let status = command.stdin(Stdio::null()).kill_on_drop(true).status().await.with_context(|| format!("cannot start {what}"))?;
+    let status = command
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .status()
+        .await
+        .with_context(|| format!("cannot start {what}"))?;
     if !status.success() {
         bail!("{what} failed: {status}");
     }
@@ -87,8 +92,16 @@ impl Service {
 
     /// Waits until it ends by itself.
     pub async fn ended(&mut self) -> String {
-        let status = self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
-        format!("{} ended by itself: {status}, see {}", self.name, self.log.display())
+        let status = self
+            .child
+            .wait()
+            .await
+            .map_or_else(|error| error.to_string(), |status| status.to_string());
+        format!(
+            "{} ended by itself: {status}, see {}",
+            self.name,
+            self.log.display()
+        )
     }
 
     /// Ends it at once.
@@ -99,7 +112,10 @@ impl Service {
     /// Asks it to end, and makes it if it does not.
     pub async fn stop(mut self) {
         if let Some(pid) = self.child.id() {
-            let _ = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await;
+            let _ = Command::new("kill")
+                .args(["-TERM", &pid.to_string()])
+                .status()
+                .await;
             if timeout(GRACE, self.child.wait()).await.is_err() {
                 eprintln!("local: {} did not end in {GRACE:?}: killed", self.name);
                 let _ = self.child.kill().await;

@@ -11,8 +11,19 @@ use nostr_relay_builder::{LocalRelay, RelayBuilder, builder::RateLimit};
 /// The address is taken.
 pub async fn start(address: SocketAddr) -> Result<LocalRelay> {
     // Its default of 60 notes a minute is for people.
-    let rate = RateLimit { max_reqs: 10_000, notes_per_minute: 1_000_000 };
-    let relay = LocalRelay::new(RelayBuilder::default().addr(address.ip()).port(address.port()).rate_limit(rate));
-    relay.run().await.with_context(|| format!("no relay at {address}"))?;
+    let rate = RateLimit {
+        max_reqs: 10_000,
+        notes_per_minute: 1_000_000,
+    };
+    let relay = LocalRelay::new(
+        RelayBuilder::default()
+            .addr(address.ip())
+            .port(address.port())
+            .rate_limit(rate),
+    );
+    relay
+        .run()
+        .await
+        .with_context(|| format!("no relay at {address}"))?;
     Ok(relay)
 }

@@ -1,9 +1,9 @@
-//! Between the service and SNS: records every accepted publish whole (moto's read-back lacks the attributes), keeps
-//! SNS's state over a restart (moto has none), tells a topic what happens to endpoints (nothing local does), and injects
-//! faults.
+//! Between the service and SNS: records every accepted publish whole (moto's read-back lacks the
+//! attributes), keeps SNS's state over a restart (moto has none), tells a topic what happens to
+//! endpoints (nothing local does), and injects faults.
 //!
-//! The state is a journal of the requests that change it. Replaying them gives the same endpoint ARNs, because moto's
-//! source of ids is seeded before each.
+//! The state is a journal of the requests that change it. Replaying them gives the same endpoint
+//! ARNs, because moto's source of ids is seeded before each.
 
 use std::{
     collections::HashMap,
@@ -92,7 +92,8 @@ struct Shared {
     http: reqwest::Client,
     /// Where the topics are.
     events: aws_sdk_sns::Client,
-    /// Held for writing by whoever changes SNS's state: the journal must be in the order in which SNS saw it.
+    /// Held for writing by whoever changes SNS's state: the journal must be in the order in which
+    /// SNS saw it.
     order: RwLock<()>,
     kept: Mutex<Kept>,
 }
@@ -125,13 +126,26 @@ impl Proxy {
             topics: HashMap::new(),
             faults: Vec::new(),
         };
-        let shared = Shared { upstream, http: reqwest::Client::new(), events, order: RwLock::new(()), kept: Mutex::new(kept) };
-        let proxy = Self { shared: Arc::new(shared) };
+        let shared = Shared {
+            upstream,
+            http: reqwest::Client::new(),
+            events,
+            order: RwLock::new(()),
+            kept: Mutex::new(kept),
+        };
+        let proxy = Self {
+            shared: Arc::new(shared),
+        };
         for change in changes {
             let mut headers = HeaderMap::new();
             headers.insert(header::AUTHORIZATION, change.authorization.parse()?);
-            headers.insert(header::CONTENT_TYPE, "application/x-www-form-urlencoded; charset=utf-8".parse()?);
-            proxy.change(change.seed, headers, Bytes::from(change.body)).await?;
+            headers.insert(
+                header::CONTENT_TYPE,
+                "application/x-www-form-urlencoded; charset=utf-8".parse()?,
+            );
+            proxy
+                .change(change.seed, headers, Bytes::from(change.body))
+                .await?;
             proxy.kept().changes = change.seed;
         }
         Ok(proxy)
@@ -142,7 +156,9 @@ impl Proxy {
     /// # Errors
     /// The address is taken.
     pub async fn serve(&self, address: SocketAddr) -> Result<JoinHandle<()>> {
-        let listener = TcpListener::bind(address).await.with_context(|| format!("no SNS at {address}"))?;
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("no SNS at {address}"))?;
         let router = Router::new().fallback(handle).with_state(self.clone());
         Ok(tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
@@ -153,7 +169,12 @@ impl Proxy {
 
     /// The accepted publishes after this number.
     pub fn pushes(&self, after: u64) -> Vec<Recorded> {
-        self.kept().pushes.iter().filter(|push| push.seq > after).cloned().collect()
+        self.kept()
+            .pushes
+            .iter()
+            .filter(|push| push.seq > after)
+            .cloned()
+            .collect()
     }
 
     /// What happens to the next publishes, one each.
@@ -161,12 +182,19 @@ impl Proxy {
         self.kept().faults.push(fault);
     }
 
-    /// Disables all endpoints with this token, as an uninstalled app does. Answers how many there were.
+    /// Disables all endpoints with this token, as an uninstalled app does. Answers how many there
+    /// were.
     ///
     /// # Errors
     /// SNS refused.
     pub async fn disable(&self, token: &str) -> Result<usize> {
-        let arns: Vec<String> = self.kept().tokens.iter().filter(|(_, t)| *t == token).map(|(arn, _)| arn.clone()).collect();
+        let arns: Vec<String> = self
+            .kept()
+            .tokens
+            .iter()
+            .filter(|(_, t)| *t == token)
+            .map(|(arn, _)| arn.clone())
+            .collect();
         for arn in &arns {
             let form = [
                 ("Action", "SetEndpointAttributes"),
@@ -175,13 +203,20 @@ impl Proxy {
                 ("Attributes.entry.1.key", "Enabled"),
                 ("Attributes.entry.1.value", "false"),
             ];
-            let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+            let body = form_urlencoded::Serializer::new(String::new())
+                .extend_pairs(form)
+                .finish();
             // moto tells the region and the service by this header alone.
             let region = arn.split(':').nth(3).unwrap_or("us-east-1");
             let mut headers = HeaderMap::new();
-            let scope = format!("AWS4-HMAC-SHA256 Credential=local/20260101/{region}/sns/aws4_request, SignedHeaders=host, Signature=0");
+            let scope = format!(
+                "AWS4-HMAC-SHA256 Credential=local/20260101/{region}/sns/aws4_request, SignedHeaders=host, Signature=0"
+            );
             headers.insert(header::AUTHORIZATION, scope.parse()?);
-            headers.insert(header::CONTENT_TYPE, "application/x-www-form-urlencoded; charset=utf-8".parse()?);
+            headers.insert(
+                header::CONTENT_TYPE,
+                "application/x-www-form-urlencoded; charset=utf-8".parse()?,
+            );
             let answer = self.record_change(headers, Bytes::from(body)).await?;
             if !answer.status.is_success() {
                 bail!("SNS answered {} to SetEndpointAttributes", answer.status);
@@ -191,15 +226,26 @@ impl Proxy {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Passes a change on and writes it down.
     async fn record_change(&self, headers: HeaderMap, body: Bytes) -> Result<Answer> {
         let _order = self.shared.order.write().await;
         let seed = self.kept().changes + 1;
-        let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        let change = Change { seed, body: String::from_utf8(body.to_vec())?, authorization };
+        let authorization = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
+        let change = Change {
+            seed,
+            body: String::from_utf8(body.to_vec())?,
+            authorization,
+        };
         let form = form(&body);
         let answer = self.change(seed, headers, body).await?;
         if answer.status.is_success() {
@@ -213,10 +259,17 @@ impl Proxy {
 
     async fn change(&self, seed: u64, headers: HeaderMap, body: Bytes) -> Result<Answer> {
         let url = format!("{}/moto-api/seed?a={seed}", self.shared.upstream);
-        self.shared.http.post(url).send().await?.error_for_status()?;
+        self.shared
+            .http
+            .post(url)
+            .send()
+            .await?
+            .error_for_status()?;
         let form = form(&body);
         let answer = self.pass(headers, body).await?;
-        if form.get("Action").is_some_and(|action| action == "CreatePlatformEndpoint")
+        if form
+            .get("Action")
+            .is_some_and(|action| action == "CreatePlatformEndpoint")
             && let Some(token) = form.get("Token")
             && let Some(arn) = element(&answer, "EndpointArn")
         {
@@ -226,12 +279,15 @@ impl Proxy {
             && let Some(application) = form.get("PlatformApplicationArn")
         {
             let topics = attributes(&form).filter(|(name, _)| name.starts_with("Event"));
-            self.kept().topics.extend(topics.map(|(name, topic)| ((application.clone(), name), topic)));
+            self.kept()
+                .topics
+                .extend(topics.map(|(name, topic)| ((application.clone(), name), topic)));
         }
         Ok(answer)
     }
 
-    /// Tells the application's topic of a change to an endpoint, in the form that AWS documents; later, as AWS does.
+    /// Tells the application's topic of a change to an endpoint, in the form that AWS documents;
+    /// later, as AWS does.
     fn tell(&self, form: &HashMap<String, String>) {
         let get = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
         let (arn, event) = match get("Action") {
@@ -240,10 +296,25 @@ impl Proxy {
             _ => return,
         };
         // arn:…:endpoint/PLATFORM/application/id belongs to arn:…:app/PLATFORM/application.
-        let application = arn.rsplit_once('/').map(|(application, _)| application.replacen(":endpoint/", ":app/", 1)).unwrap_or_default();
-        let Some(topic) = self.kept().topics.get(&(application.clone(), format!("Event{event}"))).cloned() else { return };
+        let application = arn
+            .rsplit_once('/')
+            .map(|(application, _)| application.replacen(":endpoint/", ":app/", 1))
+            .unwrap_or_default();
+        let Some(topic) = self
+            .kept()
+            .topics
+            .get(&(application.clone(), format!("Event{event}")))
+            .cloned()
+        else {
+            return;
+        };
         let message = json!({"EventType": event, "EndpointArn": arn, "Resource": application, "Service": "SNS"}).to_string();
-        let publish = self.shared.events.publish().topic_arn(topic).message(message);
+        let publish = self
+            .shared
+            .events
+            .publish()
+            .topic_arn(topic)
+            .message(message);
         tokio::spawn(async move {
             if let Err(error) = publish.send().await {
                 eprintln!("local: SNS proxy: topic not told: {error:?}");
@@ -260,16 +331,26 @@ impl Proxy {
         let arn = get("TargetArn");
         // arn:aws:sns:region:account:endpoint/PLATFORM/application/id
         let mut parts = arn.split('/').skip(1);
-        let (key, app) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (key, app) = (
+            parts.next().unwrap_or_default(),
+            parts.next().unwrap_or_default(),
+        );
         let platform = match key {
             "APNS" => "apns",
             "APNS_SANDBOX" => "apns_sandbox",
             _ => "fcm",
         };
         let message: Value = serde_json::from_str(get("Message"))?;
-        let payload = message.get(key).or_else(|| message.get("default")).and_then(Value::as_str).unwrap_or_default();
+        let payload = message
+            .get(key)
+            .or_else(|| message.get("default"))
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let attributes = (1..=10).map_while(|n| {
-            let entry = |part: &str| form.get(&format!("MessageAttributes.entry.{n}.{part}")).cloned();
+            let entry = |part: &str| {
+                form.get(&format!("MessageAttributes.entry.{n}.{part}"))
+                    .cloned()
+            };
             Some((entry("Name")?, json!(entry("Value.StringValue")?)))
         });
         let at = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
@@ -291,13 +372,18 @@ impl Proxy {
 
 /// The text of the first XML element of this name, in a successful answer.
 fn element(answer: &Answer, name: &str) -> Option<String> {
-    let text = std::str::from_utf8(&answer.body).ok().filter(|_| answer.status.is_success())?;
+    let text = std::str::from_utf8(&answer.body)
+        .ok()
+        .filter(|_| answer.status.is_success())?;
     let after = text.split_once(&format!("<{name}>"))?.1;
     Some(after.split_once('<')?.0.to_owned())
 }
 
 async fn handle(State(proxy): State<Proxy>, headers: HeaderMap, body: Bytes) -> Response<Body> {
-    answer(&proxy, headers, body).await.map_or_else(|error| bad_gateway("SNS proxy", &error), IntoResponse::into_response)
+    answer(&proxy, headers, body).await.map_or_else(
+        |error| bad_gateway("SNS proxy", &error),
+        IntoResponse::into_response,
+    )
 }
 
 async fn answer(proxy: &Proxy, headers: HeaderMap, body: Bytes) -> Result<Answer> {
@@ -312,7 +398,11 @@ async fn answer(proxy: &Proxy, headers: HeaderMap, body: Bytes) -> Result<Answer
     }
     let fault = {
         let mut kept = proxy.kept();
-        if kept.faults.is_empty() { None } else { Some(kept.faults.remove(0)) }
+        if kept.faults.is_empty() {
+            None
+        } else {
+            Some(kept.faults.remove(0))
+        }
     };
     match &fault {
         Some(Fault::HoldBefore(come)) => {
@@ -359,16 +449,22 @@ fn attributes(form: &HashMap<String, String>) -> impl Iterator<Item = (String, S
     })
 }
 
-/// What the file's lines hold. One that was cut, because we were killed while writing it, is left out.
+/// What the file's lines hold. One that was cut, because we were killed while writing it, is left
+/// out.
 fn lines<T: for<'de> Deserialize<'de>>(path: &Path) -> Vec<T> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
 }
 
 /// The file, open for more lines. The first one begins on a line of its own.
 fn append(path: &Path) -> Result<File> {
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-    if std::fs::read(path)?.last().is_some_and(|byte| *byte != b'\n') {
+    if std::fs::read(path)?
+        .last()
+        .is_some_and(|byte| *byte != b'\n')
+    {
         writeln!(file)?;
     }
     Ok(file)

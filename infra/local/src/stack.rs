@@ -72,7 +72,10 @@ impl Listening {
     /// # Errors
     /// It does not answer.
     pub async fn says(&self) -> Result<serde_json::Value> {
-        Ok(reqwest::get(format!("http://{}/readyz", self.health)).await?.json().await?)
+        Ok(reqwest::get(format!("http://{}/readyz", self.health))
+            .await?
+            .json()
+            .await?)
     }
 
     /// Kills it as nothing can be prepared for (SIGKILL).
@@ -117,14 +120,23 @@ impl Stack {
     ///
     /// # Errors
     /// The first step that fails.
-    pub async fn start_metered(tools: &Tools, options: Options, meter: Option<&Meter>) -> Result<Self> {
+    pub async fn start_metered(
+        tools: &Tools,
+        options: Options,
+        meter: Option<&Meter>,
+    ) -> Result<Self> {
         let data = &options.data;
         fs::create_dir_all(data)?;
         let data = &data.canonicalize()?;
         let listener_binary = aws::build(tools).await?;
         let aws = Aws::start_metered(tools, data, options.ports, meter).await?;
         let outputs = aws::deploy(tools, &aws).await?;
-        let output = |name: &str| outputs.get(name).cloned().with_context(|| format!("the stack has no output {name}"));
+        let output = |name: &str| {
+            outputs
+                .get(name)
+                .cloned()
+                .with_context(|| format!("the stack has no output {name}"))
+        };
 
         let config = clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await;
         let secret = output("ServiceKeySecret")?;
@@ -132,14 +144,18 @@ impl Stack {
         let apps = options.apps.iter().map(|app| app.app.clone()).collect();
         for app in options.apps {
             step(&format!("configuring app {} (APNs and FCM)", app.app));
-            let app = aws::put_app(&aws.environment(), app, &[Platform::Apns, Platform::Fcm]).await?;
+            let app =
+                aws::put_app(&aws.environment(), app, &[Platform::Apns, Platform::Fcm]).await?;
             aws::tell(&aws.environment(), &app, &output("EndpointEventsTopic")?).await?;
         }
 
         let mut relays = options.relays;
         let mut own_relay = None;
         if relays.is_empty() {
-            step(&format!("starting a relay at ws://{}", options.relay_address));
+            step(&format!(
+                "starting a relay at ws://{}",
+                options.relay_address
+            ));
             own_relay = Some(relay::start(options.relay_address).await?);
             relays.push(format!("ws://{}", options.relay_address));
         }
@@ -163,7 +179,9 @@ impl Stack {
         let listener = start_listener(&mut command, "listener", &logs).await?;
         let log = listener.service.log().to_owned();
 
-        let groups = ["control", "matcher", "deliver", "feedback"].map(|stage| format!("/aws/lambda/{STACK}-{stage}")).to_vec();
+        let groups = ["control", "matcher", "deliver", "feedback"]
+            .map(|stage| format!("/aws/lambda/{STACK}-{stage}"))
+            .to_vec();
         let cloudwatch = aws_sdk_cloudwatchlogs::Client::new(&config);
         let counters = Counters::new(cloudwatch.clone(), groups, since, log);
         let api = Api {
@@ -175,7 +193,17 @@ impl Stack {
         };
         let bound = api::serve(api, &options.listen).await?;
         let url = format!("http://{bound}");
-        Ok(Self { url, relays, service_pubkey, aws, listener, listener_command: command, logs, cloudwatch, _relay: own_relay })
+        Ok(Self {
+            url,
+            relays,
+            service_pubkey,
+            aws,
+            listener,
+            listener_command: command,
+            logs,
+            cloudwatch,
+            _relay: own_relay,
+        })
     }
 
     /// What the container's health check says of the listener.
@@ -185,7 +213,10 @@ impl Stack {
     pub async fn check_listener(&self) -> Result<bool> {
         let program = self.listener_command.as_std().get_program();
         let mut check = Command::new(program);
-        check.arg("check").env("HEALTH_ADDRESS", self.listener.health.to_string()).stderr(Stdio::null());
+        check
+            .arg("check")
+            .env("HEALTH_ADDRESS", self.listener.health.to_string())
+            .stderr(Stdio::null());
         Ok(check.status().await?.success())
     }
 
@@ -197,22 +228,43 @@ impl Stack {
         start_listener(&mut self.listener_command, name, &self.logs).await
     }
 
-    /// All lines that a function has written (`control`, `matcher`, `deliver` or `feedback`). None if it was never called.
+    /// All lines that a function has written (`control`, `matcher`, `deliver` or `feedback`). None
+    /// if it was never called.
     ///
     /// # Errors
     /// They cannot be read.
     pub async fn function_log(&self, function: &str) -> Result<Vec<String>> {
         let group = format!("/aws/lambda/{STACK}-{function}");
-        let mut pages = self.cloudwatch.filter_log_events().log_group_name(group).into_paginator().send();
+        let mut pages = self
+            .cloudwatch
+            .filter_log_events()
+            .log_group_name(group)
+            .into_paginator()
+            .send();
         let mut lines = Vec::new();
         while let Some(page) = pages.next().await {
             match page {
-                Ok(page) => lines.extend(page.events.unwrap_or_default().into_iter().filter_map(|event| event.message)),
-                Err(error) if error.as_service_error().is_some_and(FilterLogEventsError::is_resource_not_found_exception) => break,
+                Ok(page) => lines.extend(
+                    page.events
+                        .unwrap_or_default()
+                        .into_iter()
+                        .filter_map(|event| event.message),
+                ),
+                Err(error)
+                    if error
+                        .as_service_error()
+                        .is_some_and(FilterLogEventsError::is_resource_not_found_exception) =>
+                {
+                    break;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(lines.iter().flat_map(|message| message.lines()).map(str::to_owned).collect())
+        Ok(lines
+            .iter()
+            .flat_map(|message| message.lines())
+            .map(str::to_owned)
+            .collect())
     }
 
     /// All lines that the listeners have written, those that are gone included.
@@ -235,9 +287,15 @@ impl Stack {
         let end = |path: &Path| {
             let text = fs::read_to_string(path).unwrap_or_default();
             let from = text.len().saturating_sub(20_000);
-            format!("--- {}\n{}\n", path.display(), &text[text.ceil_char_boundary(from)..])
+            format!(
+                "--- {}\n{}\n",
+                path.display(),
+                &text[text.ceil_char_boundary(from)..]
+            )
         };
-        [self.aws.ministack.log(), self.listener.service.log()].map(end).concat()
+        [self.aws.ministack.log(), self.listener.service.log()]
+            .map(end)
+            .concat()
     }
 
     /// Waits until a part ends by itself.
@@ -257,19 +315,41 @@ impl Stack {
     }
 }
 
-async fn start_listener(command: &mut Command, name: &'static str, logs: &Path) -> Result<Listening> {
+async fn start_listener(
+    command: &mut Command,
+    name: &'static str,
+    logs: &Path,
+) -> Result<Listening> {
     let health = SocketAddr::from(([127, 0, 0, 1], free_port(0)));
-    let mut service = Service::start(name, command.env("HEALTH_ADDRESS", health.to_string()), logs)?;
-    service.ready(|| answers(format!("http://{health}/readyz"))).await?;
+    let mut service = Service::start(
+        name,
+        command.env("HEALTH_ADDRESS", health.to_string()),
+        logs,
+    )?;
+    service
+        .ready(|| answers(format!("http://{health}/readyz")))
+        .await?;
     Ok(Listening { service, health })
 }
 
 /// Puts the given key into the secret, or takes the one that is there. Answers its pubkey.
-async fn service_key(config: &clients::SdkConfig, secret: &str, given: Option<&Keys>) -> Result<String> {
+async fn service_key(
+    config: &clients::SdkConfig,
+    secret: &str,
+    given: Option<&Keys>,
+) -> Result<String> {
     let client = aws_sdk_secretsmanager::Client::new(config);
     if let Some(keys) = given {
         step("storing the given service key");
-        client.put_secret_value().secret_id(secret).secret_string(keys.secret_key().to_secret_hex()).send().await?;
+        client
+            .put_secret_value()
+            .secret_id(secret)
+            .secret_string(keys.secret_key().to_secret_hex())
+            .send()
+            .await?;
     }
-    Ok(nostr_push_aws::secrets::service_key(config, secret).await?.public_key().to_hex())
+    Ok(nostr_push_aws::secrets::service_key(config, secret)
+        .await?
+        .public_key()
+        .to_hex())
 }

@@ -1,5 +1,11 @@
-//! The listener's image: built from scratch, without a daemon where there is none, and its program started in it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
+//! The listener's image: built from scratch, without a daemon where there is none, and its program
+//! started in it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says so when something is wrong"
+)]
 
 use std::{path::Path, process::Stdio};
 
@@ -8,7 +14,12 @@ use tokio::process::Command;
 
 /// Whether a command succeeds.
 async fn succeeds(command: &mut Command) -> bool {
-    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().await;
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .await;
     status.is_ok_and(|status| status.success())
 }
 
@@ -29,8 +40,7 @@ async fn has_buildah() -> bool {
         let install = "apt-get install -y -qq buildah || { apt-get update -qq && apt-get install -y -qq buildah; }";
         succeeds(Command::new("sh").args(["-c", install])).await;
     }
-    let probe =
-        "c=$(buildah --storage-driver vfs from scratch) && buildah --storage-driver vfs mount $c && buildah --storage-driver vfs rm $c";
+    let probe = "c=$(buildah --storage-driver vfs from scratch) && buildah --storage-driver vfs mount $c && buildah --storage-driver vfs rm $c";
     succeeds(Command::new("sh").args(["-c", probe])).await
 }
 
@@ -43,27 +53,67 @@ async fn the_image_is_built_and_holds_a_listener_that_starts() {
         );
     }
     let name = "nostr-push-listener:test";
-    run(Command::new(root().join("infra/image/build")).arg(architecture()).arg(name).stdout(Stdio::null()), "infra/image/build")
-        .await
-        .unwrap();
+    run(
+        Command::new(root().join("infra/image/build"))
+            .arg(architecture())
+            .arg(name)
+            .stdout(Stdio::null()),
+        "infra/image/build",
+    )
+    .await
+    .unwrap();
     if docker {
-        return refuses_to_start(Command::new("docker").args(["run", "--rm", "--read-only", name])).await;
+        return refuses_to_start(Command::new("docker").args(["run", "--rm", "--read-only", name]))
+            .await;
     }
     let output = buildah(&["from", name]).output().await.unwrap();
     let container = String::from_utf8(output.stdout).unwrap().trim().to_owned();
-    let inspected = buildah(&["inspect", "--type", "image", name]).output().await.unwrap();
+    let inspected = buildah(&["inspect", "--type", "image", name])
+        .output()
+        .await
+        .unwrap();
     let inspected: serde_json::Value = serde_json::from_slice(&inspected.stdout).unwrap();
     assert_eq!(inspected["OCIv1"]["config"]["User"], "65532:65532");
-    assert_eq!(inspected["OCIv1"]["config"]["Entrypoint"], serde_json::json!(["/listener"]));
-    let mounted = String::from_utf8(buildah(&["mount", &container]).output().await.unwrap().stdout).unwrap().trim().to_owned();
+    assert_eq!(
+        inspected["OCIv1"]["config"]["Entrypoint"],
+        serde_json::json!(["/listener"])
+    );
+    let mounted = String::from_utf8(
+        buildah(&["mount", &container])
+            .output()
+            .await
+            .unwrap()
+            .stdout,
+    )
+    .unwrap()
+    .trim()
+    .to_owned();
     let mut files: Vec<String> = Vec::new();
     list(Path::new(&mounted), "", &mut files);
     files.sort();
-    assert_eq!(files, ["/etc/ssl/certs/ca-certificates.crt", "/listener"], "nothing else is in it");
-    // In its own root as its own user, which is as far as a machine without a container runtime goes.
-    refuses_to_start(Command::new("/usr/sbin/chroot").args(["--userspec=65532:65532", &mounted, "/listener"])).await;
-    buildah(&["rm", &container]).stdout(Stdio::null()).status().await.unwrap();
-    buildah(&["rmi", name]).stdout(Stdio::null()).status().await.unwrap();
+    assert_eq!(
+        files,
+        ["/etc/ssl/certs/ca-certificates.crt", "/listener"],
+        "nothing else is in it"
+    );
+    // In its own root as its own user, which is as far as a machine without a container runtime
+    // goes.
+    refuses_to_start(Command::new("/usr/sbin/chroot").args([
+        "--userspec=65532:65532",
+        &mounted,
+        "/listener",
+    ]))
+    .await;
+    buildah(&["rm", &container])
+        .stdout(Stdio::null())
+        .status()
+        .await
+        .unwrap();
+    buildah(&["rmi", name])
+        .stdout(Stdio::null())
+        .status()
+        .await
+        .unwrap();
 }
 
 /// Without its variables it says which are missing: so it runs, with no library but its own.
@@ -71,19 +121,33 @@ async fn refuses_to_start(command: &mut Command) {
     let output = command.env_clear().output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success());
-    for variable in ["RELAYS", "TABLE_PREFIX", "CONTROL_QUEUE_URL", "EVENT_QUEUE_URL", "SERVICE_KEY_SECRET"] {
+    for variable in [
+        "RELAYS",
+        "TABLE_PREFIX",
+        "CONTROL_QUEUE_URL",
+        "EVENT_QUEUE_URL",
+        "SERVICE_KEY_SECRET",
+    ] {
         assert!(said.contains(variable), "{variable}: {said}");
     }
 }
 
 fn architecture() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" }
+    if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "x86_64"
+    }
 }
 
 /// The files below a folder.
 fn list(folder: &Path, name: &str, files: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
         let name = format!("{name}/{}", entry.file_name().to_string_lossy());
-        if entry.file_type().unwrap().is_dir() { list(&entry.path(), &name, files) } else { files.push(name) }
+        if entry.file_type().unwrap().is_dir() {
+            list(&entry.path(), &name, files)
+        } else {
+            files.push(name)
+        }
     }
 }

@@ -36,7 +36,8 @@ pub(crate) enum Command {
     Set {
         /// The app's id.
         app: String,
-        /// For example `max_pushes=20`, `content=minimal`, `triggers=[{"kinds":[1],"#p":["$owner"]}]`.
+        /// For example `max_pushes=20`, `content=minimal`,
+        /// `triggers=[{"kinds":[1],"#p":["$owner"]}]`.
         #[arg(required = true, value_name = "OPTION=VALUE")]
         options: Vec<String>,
     },
@@ -85,23 +86,46 @@ pub(crate) async fn run(operator: &Operator, command: Command) -> Result<()> {
             let lines: Vec<String> = apps
                 .iter()
                 .map(|app| {
-                    let platforms: Vec<&str> = app.platforms.keys().map(|platform| platform.as_str()).collect();
-                    format!("{}  {}  {}", app.app, platforms.join(","), Value::from(options_of(app)))
+                    let platforms: Vec<&str> = app
+                        .platforms
+                        .keys()
+                        .map(|platform| platform.as_str())
+                        .collect();
+                    format!(
+                        "{}  {}  {}",
+                        app.app,
+                        platforms.join(","),
+                        Value::from(options_of(app))
+                    )
                 })
                 .collect();
-            operator.answer(&json!(apps), if lines.is_empty() { "no apps: pushctl app add".to_owned() } else { lines.join("\n") });
+            operator.answer(
+                &json!(apps),
+                if lines.is_empty() {
+                    "no apps: pushctl app add".to_owned()
+                } else {
+                    lines.join("\n")
+                },
+            );
             Ok(())
         }
         Command::Set { app, options } => {
             let changed = with_options(&operator.app(&app).await?, &options)?;
             operator.store.put_app(&changed).await?;
-            operator.answer(&json!(changed), format!("{app}: {}; the functions see it within a minute", Value::from(options_of(&changed))));
+            operator.answer(
+                &json!(changed),
+                format!(
+                    "{app}: {}; the functions see it within a minute",
+                    Value::from(options_of(&changed))
+                ),
+            );
             Ok(())
         }
         Command::Remove { app, yes } => {
             let stored = operator.app(&app).await?;
             ensure!(yes, "this removes all devices of {app}: say --yes");
-            // The row last: whoever is interrupted here can say it again. Control events meanwhile wait in their queue.
+            // The row last: whoever is interrupted here can say it again. Control events meanwhile
+            // wait in their queue.
             for arn in stored.platforms.values() {
                 operator.sns.delete_platform_application(arn).await?;
             }
@@ -116,19 +140,32 @@ async fn add(operator: &Operator, arguments: Add) -> Result<()> {
     ensure!(
         !arguments.app.is_empty()
             && arguments.app.len() <= 200
-            && arguments.app.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)),
+            && arguments
+                .app
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)),
         "an app's id is up to 200 letters, digits, dots, underscores and hyphens (SNS allows no others)"
     );
     let mut platforms: Vec<(Platform, HashMap<String, String>)> = Vec::new();
     if let Some(file) = &arguments.apns_key {
         let key = read(file)?;
-        ensure!(key.contains("PRIVATE KEY"), "{} is no .p8 signing key", file.display());
+        ensure!(
+            key.contains("PRIVATE KEY"),
+            "{} is no .p8 signing key",
+            file.display()
+        );
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let attributes = HashMap::from([
             ("PlatformCredential".to_owned(), key),
             ("PlatformPrincipal".to_owned(), text(&arguments.apns_key_id)),
-            ("ApplePlatformTeamID".to_owned(), text(&arguments.apns_team_id)),
-            ("ApplePlatformBundleID".to_owned(), text(&arguments.apns_bundle_id)),
+            (
+                "ApplePlatformTeamID".to_owned(),
+                text(&arguments.apns_team_id),
+            ),
+            (
+                "ApplePlatformBundleID".to_owned(),
+                text(&arguments.apns_bundle_id),
+            ),
         ]);
         platforms.push((Platform::Apns, attributes.clone()));
         if arguments.apns_sandbox {
@@ -137,26 +174,55 @@ async fn add(operator: &Operator, arguments: Add) -> Result<()> {
     }
     if let Some(file) = &arguments.fcm_service_account {
         let account = read(file)?;
-        let parsed: Value = serde_json::from_str(&account).with_context(|| format!("{} is no JSON", file.display()))?;
-        ensure!(parsed["type"] == "service_account", "{} is no service account's key", file.display());
-        platforms.push((Platform::Fcm, HashMap::from([("PlatformCredential".to_owned(), account)])));
+        let parsed: Value = serde_json::from_str(&account)
+            .with_context(|| format!("{} is no JSON", file.display()))?;
+        ensure!(
+            parsed["type"] == "service_account",
+            "{} is no service account's key",
+            file.display()
+        );
+        platforms.push((
+            Platform::Fcm,
+            HashMap::from([("PlatformCredential".to_owned(), account)]),
+        ));
     }
     let earlier = operator.store.app(&arguments.app).await?;
-    let mut app = with_options(&earlier.unwrap_or_else(|| App::named(&arguments.app)), &arguments.options)?;
+    let mut app = with_options(
+        &earlier.unwrap_or_else(|| App::named(&arguments.app)),
+        &arguments.options,
+    )?;
     if platforms.is_empty() && app.platforms.is_empty() {
         bail!("an app needs --apns-key or --fcm-service-account");
     }
-    let topic = operator.deployed().await?.output("EndpointEventsTopic")?.to_owned();
+    let topic = operator
+        .deployed()
+        .await?
+        .output("EndpointEventsTopic")?
+        .to_owned();
     for (platform, mut attributes) in platforms {
-        for event in ["EventEndpointDeleted", "EventEndpointUpdated", "EventDeliveryFailure"] {
+        for event in [
+            "EventEndpointDeleted",
+            "EventEndpointUpdated",
+            "EventDeliveryFailure",
+        ] {
             attributes.insert(event.to_owned(), topic.clone());
         }
-        eprintln!("{}: platform application for {}", app.app, platform.as_str());
-        let arn = operator.sns.platform_application(&app.app, platform, app.platforms.get(&platform), attributes).await?;
+        eprintln!(
+            "{}: platform application for {}",
+            app.app,
+            platform.as_str()
+        );
+        let arn = operator
+            .sns
+            .platform_application(&app.app, platform, app.platforms.get(&platform), attributes)
+            .await?;
         app.platforms.insert(platform, arn);
     }
     operator.store.put_app(&app).await?;
-    operator.answer(&json!(app), format!("{} is there; the functions see it within a minute", app.app));
+    operator.answer(
+        &json!(app),
+        format!("{} is there; the functions see it within a minute", app.app),
+    );
     Ok(())
 }
 
@@ -166,18 +232,33 @@ fn read(file: &PathBuf) -> Result<String> {
 
 /// The options that differ from the defaults.
 fn options_of(app: &App) -> Map<String, Value> {
-    let (Ok(Value::Object(app)), Ok(Value::Object(default))) = (serde_json::to_value(app), serde_json::to_value(App::default())) else {
+    let (Ok(Value::Object(app)), Ok(Value::Object(default))) = (
+        serde_json::to_value(app),
+        serde_json::to_value(App::default()),
+    ) else {
         return Map::new();
     };
-    app.into_iter().filter(|(name, value)| OPTIONS.contains(&name.as_str()) && default.get(name) != Some(value)).collect()
+    app.into_iter()
+        .filter(|(name, value)| {
+            OPTIONS.contains(&name.as_str()) && default.get(name) != Some(value)
+        })
+        .collect()
 }
 
 /// The app with these options set.
 fn with_options(app: &App, options: &[String]) -> Result<App> {
-    let Value::Object(mut fields) = serde_json::to_value(app)? else { bail!("an app is an object") };
+    let Value::Object(mut fields) = serde_json::to_value(app)? else {
+        bail!("an app is an object")
+    };
     for option in options {
-        let (name, value) = option.split_once('=').with_context(|| format!("{option} is not OPTION=VALUE"))?;
-        ensure!(OPTIONS.contains(&name), "there is no option {name}: {}", OPTIONS.join(", "));
+        let (name, value) = option
+            .split_once('=')
+            .with_context(|| format!("{option} is not OPTION=VALUE"))?;
+        ensure!(
+            OPTIONS.contains(&name),
+            "there is no option {name}: {}",
+            OPTIONS.join(", ")
+        );
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
         if value.is_null() {
             fields.remove(name);
@@ -187,7 +268,8 @@ fn with_options(app: &App, options: &[String]) -> Result<App> {
     }
     let app: App = serde_json::from_value(fields.into()).context("a value is of the wrong kind")?;
     // What control would only say when somebody registers.
-    app.triggers_for(Keys::generate().public_key()).context("triggers: not all are filters")?;
+    app.triggers_for(Keys::generate().public_key())
+        .context("triggers: not all are filters")?;
     Ok(app)
 }
 
@@ -198,15 +280,39 @@ mod tests {
     use super::*;
 
     fn set(app: &App, options: &[&str]) -> Result<App, String> {
-        with_options(app, &options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>()).map_err(|error| format!("{error:#}"))
+        with_options(
+            app,
+            &options
+                .iter()
+                .map(|option| (*option).to_owned())
+                .collect::<Vec<_>>(),
+        )
+        .map_err(|error| format!("{error:#}"))
     }
 
     #[test]
     fn options_are_set_unset_and_checked() {
-        let app = set(&App::named("demo"), &["max_pushes=5", "content=minimal", r##"triggers=[{"kinds":[1],"#p":["$owner"]}]"##]).unwrap();
-        assert_eq!((app.max_pushes, app.content, app.triggers.len()), (Some(5), Content::Minimal, 1));
-        assert_eq!(options_of(&app).keys().collect::<Vec<_>>(), ["content", "max_pushes", "triggers"]);
-        assert_eq!(set(&app, &["max_pushes=null", "content=null", "triggers=null"]), Ok(App::named("demo")));
+        let app = set(
+            &App::named("demo"),
+            &[
+                "max_pushes=5",
+                "content=minimal",
+                r##"triggers=[{"kinds":[1],"#p":["$owner"]}]"##,
+            ],
+        )
+        .unwrap();
+        assert_eq!(
+            (app.max_pushes, app.content, app.triggers.len()),
+            (Some(5), Content::Minimal, 1)
+        );
+        assert_eq!(
+            options_of(&app).keys().collect::<Vec<_>>(),
+            ["content", "max_pushes", "triggers"]
+        );
+        assert_eq!(
+            set(&app, &["max_pushes=null", "content=null", "triggers=null"]),
+            Ok(App::named("demo"))
+        );
         for (bad, says) in [
             ("nonsense", "OPTION=VALUE"),
             ("app=other", "no option app"),
@@ -228,7 +334,12 @@ mod tests {
         });
         let app: App = serde_json::from_value(all.clone()).unwrap();
         assert_eq!(serde_json::to_value(app).unwrap(), all);
-        let fields: Vec<&String> = all.as_object().unwrap().keys().filter(|name| !["app", "platforms"].contains(&name.as_str())).collect();
+        let fields: Vec<&String> = all
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|name| !["app", "platforms"].contains(&name.as_str()))
+            .collect();
         assert_eq!(fields.len(), OPTIONS.len());
         assert!(fields.iter().all(|name| OPTIONS.contains(&name.as_str())));
     }

@@ -1,6 +1,8 @@
-//! `pushctl cost`: dollars a month, from what was counted on the local stack and AWS's list prices. It asks AWS nothing.
+//! `pushctl cost`: dollars a month, from what was counted on the local stack and AWS's list prices.
+//! It asks AWS nothing.
 //!
-//! `counted.json` is made by `cargo bench -p nostr-push-local --bench requests`; `docs/cost.md` explains the model.
+//! `counted.json` is made by `cargo bench -p nostr-push-local --bench requests`; `docs/cost.md`
+//! explains the model.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -14,15 +16,31 @@ const COUNTED: &str = include_str!("counted.json");
 /// Of which region and day the prices are.
 const PRICED: &str = "us-east-1, arm64, as published in 2025";
 
-/// AWS's list prices, without free tiers: so many dollars for so many of what, and the page of AWS that says so.
+/// AWS's list prices, without free tiers: so many dollars for so many of what, and the page of AWS
+/// that says so.
 const PRICES: [(f64, u32, &str, &str); 17] = [
     (0.40, 1_000_000, "sqs request", "sqs/pricing"),
     (0.20, 1_000_000, "lambda request", "lambda/pricing"),
     (13.3334, 1_000_000, "lambda GB-second", "lambda/pricing"),
-    (0.125, 1_000_000, "dynamodb read unit", "dynamodb/pricing/on-demand"),
-    (0.625, 1_000_000, "dynamodb write unit", "dynamodb/pricing/on-demand"),
+    (
+        0.125,
+        1_000_000,
+        "dynamodb read unit",
+        "dynamodb/pricing/on-demand",
+    ),
+    (
+        0.625,
+        1_000_000,
+        "dynamodb write unit",
+        "dynamodb/pricing/on-demand",
+    ),
     (0.25, 1, "dynamodb GB-month", "dynamodb/pricing/on-demand"),
-    (0.20, 1, "dynamodb GB-month of recovery", "dynamodb/pricing/on-demand"),
+    (
+        0.20,
+        1,
+        "dynamodb GB-month of recovery",
+        "dynamodb/pricing/on-demand",
+    ),
     (0.50, 1_000_000, "sns request", "sns/pricing"),
     (0.50, 1_000_000, "sns push", "sns/pricing"),
     (0.032_38, 1, "fargate vCPU-hour", "fargate/pricing"),
@@ -41,8 +59,8 @@ const DAYS: f64 = HOURS / 24.0;
 /// How long a claim is kept after a push, in days.
 const CLAIMED: f64 = 4.0;
 
-/// Requests a month that Lambda makes to an idle queue: five pollers that each wait 20 s (AWS Lambda's developer guide,
-/// "Using Lambda with Amazon SQS").
+/// Requests a month that Lambda makes to an idle queue: five pollers that each wait 20 s (AWS
+/// Lambda's developer guide, "Using Lambda with Amazon SQS").
 const IDLE_POLLS: f64 = 5.0 * 3.0 * 60.0 * HOURS;
 
 /// How many alarms the template deploys.
@@ -113,30 +131,61 @@ struct Bill {
 
 impl Bill {
     fn add(&mut self, stage: &'static str, service: &'static str, price: &str, n: f64) {
-        let price = PRICES.iter().find(|(_, _, what, _)| *what == price).map_or(f64::NAN, |(dollars, of, ..)| dollars / f64::from(*of));
+        let price = PRICES
+            .iter()
+            .find(|(_, _, what, _)| *what == price)
+            .map_or(f64::NAN, |(dollars, of, ..)| dollars / f64::from(*of));
         if n > 0.0 {
             *self.lines.entry((stage, service)).or_default() += n * price;
         }
     }
 
-    /// `n` times what was counted, `batch` of them at a time: those share requests to queues, invocations, their time, and what is logged once for each.
+    /// `n` times what was counted, `batch` of them at a time: those share requests to queues,
+    /// invocations, their time, and what is logged once for each.
     fn add_usage(&mut self, counted: &BTreeMap<String, Usage>, n: f64, batch: f64) {
         for (stage, usage) in counted {
-            let stage = STAGES.into_iter().find(|known| known == stage).unwrap_or("listener");
+            let stage = STAGES
+                .into_iter()
+                .find(|known| known == stage)
+                .unwrap_or("listener");
             // Lambda itself receives and deletes once for each invocation.
-            self.add(stage, "SQS", "sqs request", n / batch * (usage.sqs + 2.0 * usage.invocations));
-            self.add(stage, "Lambda", "lambda request", n / batch * usage.invocations);
-            self.add(stage, "Lambda", "lambda GB-second", n / batch * usage.gb_seconds);
+            self.add(
+                stage,
+                "SQS",
+                "sqs request",
+                n / batch * (usage.sqs + 2.0 * usage.invocations),
+            );
+            self.add(
+                stage,
+                "Lambda",
+                "lambda request",
+                n / batch * usage.invocations,
+            );
+            self.add(
+                stage,
+                "Lambda",
+                "lambda GB-second",
+                n / batch * usage.gb_seconds,
+            );
             self.add(stage, "DynamoDB", "dynamodb read unit", n * usage.reads);
             self.add(stage, "DynamoDB", "dynamodb write unit", n * usage.writes);
             self.add(stage, "SNS", "sns request", n * usage.sns);
             self.add(stage, "SNS", "sns push", n * usage.pushes);
-            self.add(stage, "CloudWatch", "log GB", (n * usage.log_bytes + n / batch * usage.log_bytes_of_invocation) / 1e9);
+            self.add(
+                stage,
+                "CloudWatch",
+                "log GB",
+                (n * usage.log_bytes + n / batch * usage.log_bytes_of_invocation) / 1e9,
+            );
         }
     }
 
     fn sum(&self, wanted: impl Fn(&str, &str) -> bool) -> f64 {
-        self.lines.iter().filter(|((stage, service), _)| wanted(stage, service)).map(|(_, dollars)| dollars).sum()
+        self.lines
+            .iter()
+            .filter(|((stage, service), _)| wanted(stage, service))
+            .map(|(_, dollars)| dollars)
+            .sum()
     }
 }
 
@@ -158,20 +207,55 @@ fn bill(arguments: &Arguments) -> Result<Bill> {
     let (tasks, batch) = (f64::from(arguments.tasks), f64::from(arguments.batch));
     let pushes = users * arguments.pushes;
     let mut bill = Bill::default();
-    bill.add_usage(&counted.event, users * arguments.events.unwrap_or(arguments.pushes) * DAYS, batch);
+    bill.add_usage(
+        &counted.event,
+        users * arguments.events.unwrap_or(arguments.pushes) * DAYS,
+        batch,
+    );
     bill.add_usage(&counted.push, pushes * DAYS, batch);
-    bill.add_usage(&counted.heartbeat, users * arguments.heartbeats * DAYS, batch);
-    bill.add_usage(&counted.registration, users * arguments.registrations, batch);
+    bill.add_usage(
+        &counted.heartbeat,
+        users * arguments.heartbeats * DAYS,
+        batch,
+    );
+    bill.add_usage(
+        &counted.registration,
+        users * arguments.registrations,
+        batch,
+    );
     bill.add_usage(&counted.idle_hour, tasks * HOURS, 1.0);
-    bill.add("listener", "Fargate", "fargate vCPU-hour", tasks * VCPUS * HOURS);
-    bill.add("listener", "Fargate", "fargate GB-hour", tasks * GIGABYTES * HOURS);
+    bill.add(
+        "listener",
+        "Fargate",
+        "fargate vCPU-hour",
+        tasks * VCPUS * HOURS,
+    );
+    bill.add(
+        "listener",
+        "Fargate",
+        "fargate GB-hour",
+        tasks * GIGABYTES * HOURS,
+    );
     bill.add("listener", "Fargate", "public IPv4 hour", tasks * HOURS);
     for function in ["control", "matcher", "deliver", "feedback"] {
         bill.add(function, "SQS", "sqs request", IDLE_POLLS);
     }
-    for (rows, bytes) in [(users, counted.bytes_of_registration), (pushes * CLAIMED, counted.bytes_of_push)] {
-        bill.add("tables", "DynamoDB", "dynamodb GB-month", rows * bytes / 1e9);
-        bill.add("tables", "DynamoDB", "dynamodb GB-month of recovery", rows * bytes / 1e9);
+    for (rows, bytes) in [
+        (users, counted.bytes_of_registration),
+        (pushes * CLAIMED, counted.bytes_of_push),
+    ] {
+        bill.add(
+            "tables",
+            "DynamoDB",
+            "dynamodb GB-month",
+            rows * bytes / 1e9,
+        );
+        bill.add(
+            "tables",
+            "DynamoDB",
+            "dynamodb GB-month of recovery",
+            rows * bytes / 1e9,
+        );
     }
     bill.add("operator", "CloudWatch", "metric", counted.metrics);
     bill.add("operator", "CloudWatch", "alarm", ALARMS);
@@ -181,8 +265,18 @@ fn bill(arguments: &Arguments) -> Result<Bill> {
 }
 
 /// The rows and columns of the answer.
-const STAGES: [&str; 7] = ["listener", "control", "matcher", "deliver", "feedback", "tables", "operator"];
-const SERVICES: [&str; 7] = ["Fargate", "SQS", "Lambda", "DynamoDB", "SNS", "CloudWatch", "Secrets Manager"];
+const STAGES: [&str; 7] = [
+    "listener", "control", "matcher", "deliver", "feedback", "tables", "operator",
+];
+const SERVICES: [&str; 7] = [
+    "Fargate",
+    "SQS",
+    "Lambda",
+    "DynamoDB",
+    "SNS",
+    "CloudWatch",
+    "Secrets Manager",
+];
 
 fn answer(bill: &Bill) -> Value {
     let lines = bill.lines.iter().map(|((stage, service), dollars)| json!({"stage": stage, "service": service, "dollars": dollars}));
@@ -192,7 +286,15 @@ fn answer(bill: &Bill) -> Value {
 /// A table in Markdown.
 fn table(arguments: &Arguments, bill: &Bill) -> Result<String> {
     let mut text = String::new();
-    let Arguments { users, pushes, heartbeats, registrations, batch, tasks, .. } = arguments;
+    let Arguments {
+        users,
+        pushes,
+        heartbeats,
+        registrations,
+        batch,
+        tasks,
+        ..
+    } = arguments;
     let events = arguments.events.unwrap_or(*pushes);
     writeln!(
         text,
@@ -202,16 +304,31 @@ fn table(arguments: &Arguments, bill: &Bill) -> Result<String> {
     writeln!(text, "| $ a month | {} | all |", SERVICES.join(" | "))?;
     writeln!(text, "|---|{}", "---:|".repeat(SERVICES.len() + 1))?;
     for stage in STAGES {
-        let cells = SERVICES.map(|service| dollars(bill.sum(|of, by| of == stage && by == service)));
-        writeln!(text, "| {stage} | {} | {} |", cells.join(" | "), dollars(bill.sum(|of, _| of == stage)))?;
+        let cells =
+            SERVICES.map(|service| dollars(bill.sum(|of, by| of == stage && by == service)));
+        writeln!(
+            text,
+            "| {stage} | {} | {} |",
+            cells.join(" | "),
+            dollars(bill.sum(|of, _| of == stage))
+        )?;
     }
     let cells = SERVICES.map(|service| dollars(bill.sum(|_, by| by == service)));
-    writeln!(text, "| **all** | {} | **{}** |", cells.join(" | "), dollars(bill.sum(|_, _| true)))?;
+    writeln!(
+        text,
+        "| **all** | {} | **{}** |",
+        cells.join(" | "),
+        dollars(bill.sum(|_, _| true))
+    )?;
     Ok(text)
 }
 
 fn dollars(n: f64) -> String {
-    if n == 0.0 { String::new() } else { format!("{n:.2}") }
+    if n == 0.0 {
+        String::new()
+    } else {
+        format!("{n:.2}")
+    }
 }
 
 #[cfg(test)]
@@ -244,19 +361,35 @@ mod tests {
             .flat_map(|stage| SERVICES.map(|service| (stage, service)))
             .map(|(stage, service)| bill.sum(|of, by| of == *stage && by == service))
             .sum();
-        assert!(total > 0.0 && (total - shown).abs() < 1e-9, "{total} {shown}");
-        assert!(bill.lines.values().all(|dollars| dollars.is_finite()), "every price is known");
+        assert!(
+            total > 0.0 && (total - shown).abs() < 1e-9,
+            "{total} {shown}"
+        );
+        assert!(
+            bill.lines.values().all(|dollars| dollars.is_finite()),
+            "every price is known"
+        );
     }
 
     #[test]
     fn what_grows_costs_more_and_batches_cost_less() {
         let users = total("--users 100000");
-        for more in ["--pushes 40", "--events 40", "--heartbeats 60", "--registrations 8", "--tasks 2"] {
+        for more in [
+            "--pushes 40",
+            "--events 40",
+            "--heartbeats 60",
+            "--registrations 8",
+            "--tasks 2",
+        ] {
             assert!(total(&format!("--users 100000 {more}")) > users, "{more}");
         }
         assert!(total("--users 100000 --batch 10") < users);
         // Nothing but what stands still is the same for all.
-        let (none, one, two) = (total("--users 0"), total("--users 1000"), total("--users 2000"));
+        let (none, one, two) = (
+            total("--users 0"),
+            total("--users 1000"),
+            total("--users 2000"),
+        );
         assert!(((two - none) - 2.0 * (one - none)).abs() < 1e-6);
     }
 
@@ -264,10 +397,27 @@ mod tests {
     #[test]
     fn the_counts_are_of_a_push() {
         let counted: Counted = serde_json::from_str(COUNTED).unwrap();
-        let (listener, matcher, deliver) = (&counted.event["listener"], &counted.event["matcher"], &counted.push["deliver"]);
-        assert!((listener.sqs, matcher.sqs, deliver.pushes) == (1.0, 1.0, 1.0), "one message to each queue, and one push");
-        for stage in [matcher, deliver, &counted.registration["control"], &counted.heartbeat["control"]] {
-            assert!(stage.invocations >= 1.0 && stage.gb_seconds > 0.0 && stage.reads > 0.0 && stage.log_bytes > 0.0);
+        let (listener, matcher, deliver) = (
+            &counted.event["listener"],
+            &counted.event["matcher"],
+            &counted.push["deliver"],
+        );
+        assert!(
+            (listener.sqs, matcher.sqs, deliver.pushes) == (1.0, 1.0, 1.0),
+            "one message to each queue, and one push"
+        );
+        for stage in [
+            matcher,
+            deliver,
+            &counted.registration["control"],
+            &counted.heartbeat["control"],
+        ] {
+            assert!(
+                stage.invocations >= 1.0
+                    && stage.gb_seconds > 0.0
+                    && stage.reads > 0.0
+                    && stage.log_bytes > 0.0
+            );
         }
         assert!(deliver.writes >= 2.0 && counted.heartbeat["control"].writes < 1.0);
         assert!(counted.idle_hour["listener"].reads > 0.0 && counted.metrics > 10.0);
@@ -276,7 +426,11 @@ mod tests {
     #[test]
     fn the_docs_show_what_is_computed() {
         let docs = include_str!("../../../docs/cost.md");
-        for line in ["--users 1000", "--users 100000", "--users 1000000 --batch 10 --tasks 2"] {
+        for line in [
+            "--users 1000",
+            "--users 100000",
+            "--users 1000000 --batch 10 --tasks 2",
+        ] {
             let arguments = arguments(line);
             let table = table(&arguments, &bill(&arguments).unwrap()).unwrap();
             assert!(docs.contains(&table), "pushctl cost {line}\n{table}");

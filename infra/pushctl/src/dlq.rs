@@ -1,5 +1,5 @@
-//! `pushctl dlq`: the dead-letter queues. Redriving sends to the queue before it deletes: dying in between repeats a
-//! message, which every stage takes, and loses none.
+//! `pushctl dlq`: the dead-letter queues. Redriving sends to the queue before it deletes: dying in
+//! between repeats a message, which every stage takes, and loses none.
 
 use anyhow::{Context, Result};
 use aws_sdk_sqs::{
@@ -35,16 +35,27 @@ pub(crate) enum Command {
 }
 
 pub(crate) async fn run(operator: &Operator, command: &Command) -> Result<()> {
-    let queues = Queues { client: Client::new(&operator.aws), stack: &operator.stack };
+    let queues = Queues {
+        client: Client::new(&operator.aws),
+        stack: &operator.stack,
+    };
     match command {
         Command::List => {
             let mut counts = Vec::new();
             for queue in QUEUES {
                 counts.push((queue, queues.dead(queue).await?));
             }
-            let lines: Vec<String> = counts.iter().map(|(queue, n)| format!("{queue}: {n}")).collect();
+            let lines: Vec<String> = counts
+                .iter()
+                .map(|(queue, n)| format!("{queue}: {n}"))
+                .collect();
             operator.answer(
-                &json!(counts.into_iter().map(|(queue, n)| (queue.to_owned(), json!(n))).collect::<serde_json::Map<_, _>>()),
+                &json!(
+                    counts
+                        .into_iter()
+                        .map(|(queue, n)| (queue.to_owned(), json!(n)))
+                        .collect::<serde_json::Map<_, _>>()
+                ),
                 lines.join("\n"),
             );
         }
@@ -66,7 +77,10 @@ pub(crate) async fn run(operator: &Operator, command: &Command) -> Result<()> {
             operator.answer(&json!(shown), serde_json::to_string_pretty(&shown)?);
         }
         Command::Redrive { queue } => {
-            let (from, to) = (queues.url(&format!("{queue}-dead")).await?, queues.url(queue).await?);
+            let (from, to) = (
+                queues.url(&format!("{queue}-dead")).await?,
+                queues.url(queue).await?,
+            );
             let mut moved = 0;
             loop {
                 let messages = queues.receive(&from, 120).await?;
@@ -75,7 +89,14 @@ pub(crate) async fn run(operator: &Operator, command: &Command) -> Result<()> {
                 }
                 for message in messages {
                     let body = message.body.unwrap_or_default();
-                    queues.client.send_message().queue_url(&to).message_body(body).send().await.context("the queue takes no message")?;
+                    queues
+                        .client
+                        .send_message()
+                        .queue_url(&to)
+                        .message_body(body)
+                        .send()
+                        .await
+                        .context("the queue takes no message")?;
                     let receipt = message.receipt_handle.unwrap_or_default();
                     queues
                         .client
@@ -89,7 +110,10 @@ pub(crate) async fn run(operator: &Operator, command: &Command) -> Result<()> {
                 }
                 eprintln!("{queue}: {moved} sent back so far");
             }
-            operator.answer(&json!({"queue": queue, "moved": moved}), format!("{queue}: {moved} sent back"));
+            operator.answer(
+                &json!({"queue": queue, "moved": moved}),
+                format!("{queue}: {moved} sent back"),
+            );
         }
     }
     Ok(())
@@ -104,7 +128,13 @@ pub(crate) struct Queues<'a> {
 impl Queues<'_> {
     async fn url(&self, name: &str) -> Result<String> {
         let name = format!("{}-{name}", self.stack);
-        let answer = self.client.get_queue_url().queue_name(&name).send().await.with_context(|| format!("there is no queue {name}"))?;
+        let answer = self
+            .client
+            .get_queue_url()
+            .queue_name(&name)
+            .send()
+            .await
+            .with_context(|| format!("there is no queue {name}"))?;
         answer.queue_url.context("no URL")
     }
 
@@ -112,13 +142,32 @@ impl Queues<'_> {
     pub(crate) async fn dead(&self, queue: &str) -> Result<u64> {
         let url = self.url(&format!("{queue}-dead")).await?;
         let count = QueueAttributeName::ApproximateNumberOfMessages;
-        let answer = self.client.get_queue_attributes().queue_url(url).attribute_names(count.clone()).send().await?;
-        Ok(answer.attributes.and_then(|attributes| attributes.get(&count)?.parse().ok()).unwrap_or_default())
+        let answer = self
+            .client
+            .get_queue_attributes()
+            .queue_url(url)
+            .attribute_names(count.clone())
+            .send()
+            .await?;
+        Ok(answer
+            .attributes
+            .and_then(|attributes| attributes.get(&count)?.parse().ok())
+            .unwrap_or_default())
     }
 
     async fn receive(&self, url: &str, hidden: i32) -> Result<Vec<Message>> {
-        let request =
-            self.client.receive_message().queue_url(url).max_number_of_messages(10).visibility_timeout(hidden).wait_time_seconds(1);
-        Ok(request.send().await.context("the queue gives no message")?.messages.unwrap_or_default())
+        let request = self
+            .client
+            .receive_message()
+            .queue_url(url)
+            .max_number_of_messages(10)
+            .visibility_timeout(hidden)
+            .wait_time_seconds(1);
+        Ok(request
+            .send()
+            .await
+            .context("the queue gives no message")?
+            .messages
+            .unwrap_or_default())
     }
 }

@@ -1,5 +1,6 @@
-//! `pushctl explain`: the matcher's and deliver's own code, on the tables as they are, with everything that writes or sends
-//! taken out. So it cannot explain anything that the functions would not do.
+//! `pushctl explain`: the matcher's and deliver's own code, on the tables as they are, with
+//! everything that writes or sends taken out. So it cannot explain anything that the functions
+//! would not do.
 
 use std::{
     collections::HashSet,
@@ -26,8 +27,8 @@ use nostr_push_core::{
     order::Order,
     owner::Owner,
     ports::{
-        Admission, Answer, Apps, Claim, Claims, DelayQueue, Devices, IndexReader, MuteLists, Outcome, Page, Presences, Publisher, Push,
-        Queue, Rates, Subscriptions, seconds,
+        Admission, Answer, Apps, Claim, Claims, DelayQueue, Devices, IndexReader, MuteLists,
+        Outcome, Page, Presences, Publisher, Push, Queue, Rates, Subscriptions, seconds,
     },
     presence::Presence,
     subscription::Subscription,
@@ -50,15 +51,25 @@ pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()
     if arguments.event.as_os_str() == "-" {
         std::io::stdin().read_to_string(&mut text)?;
     } else {
-        text = std::fs::read_to_string(&arguments.event).with_context(|| format!("cannot read {}", arguments.event.display()))?;
+        text = std::fs::read_to_string(&arguments.event)
+            .with_context(|| format!("cannot read {}", arguments.event.display()))?;
     }
     let event: Event = serde_json::from_str(&text).context("this is no Nostr event")?;
-    ensure!(event.verify().is_ok(), "its id or its signature is wrong: the listener would drop it (bad_signature)");
+    ensure!(
+        event.verify().is_ok(),
+        "its id or its signature is wrong: the listener would drop it (bad_signature)"
+    );
     let now = clients::now();
-    let dry = Dry { store: &operator.store, queued: Mutex::default(), published: Mutex::default() };
+    let dry = Dry {
+        store: &operator.store,
+        queued: Mutex::default(),
+        published: Mutex::default(),
+    };
     let mut seen = HashSet::new();
-    let hits: Vec<IndexKey> =
-        keys_of(&event).map(nostr_push_core::index_key::KeyRef::to_owned).filter(|key| seen.insert(key.to_string())).collect();
+    let hits: Vec<IndexKey> = keys_of(&event)
+        .map(nostr_push_core::index_key::KeyRef::to_owned)
+        .filter(|key| seen.insert(key.to_string()))
+        .collect();
     let mut content = Content {
         relay: "wss://explain.invalid".to_owned(),
         received_at: now,
@@ -72,7 +83,9 @@ pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()
     loop {
         matched.push(matcher::handler::handle(&dry, &dry, content.clone(), seconds(now)).await?);
         let mut rest = None;
-        for queued in std::mem::take(&mut *dry.queued.lock().unwrap_or_else(PoisonError::into_inner)) {
+        for queued in
+            std::mem::take(&mut *dry.queued.lock().unwrap_or_else(PoisonError::into_inner))
+        {
             match queued {
                 Queued::Delivery(delivery) => deliveries.push(*delivery),
                 Queued::Rest(content) => rest = Some(*content),
@@ -99,9 +112,14 @@ pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()
 
 /// What deliver would do with one delivery.
 async fn explain(dry: &Dry<'_>, outgoing: &Outgoing, now: Millis) -> Result<Value> {
-    let attempt = Attempt { holder: "explain".to_owned(), now, lease: Duration::from_secs(60) };
+    let attempt = Attempt {
+        holder: "explain".to_owned(),
+        now,
+        lease: Duration::from_secs(60),
+    };
     let delivered = deliver::handler::handle(dry, dry, dry, outgoing, &attempt).await?;
-    let published = std::mem::take(&mut *dry.published.lock().unwrap_or_else(PoisonError::into_inner));
+    let published =
+        std::mem::take(&mut *dry.published.lock().unwrap_or_else(PoisonError::into_inner));
     let (outcome, reason) = match &delivered {
         Delivered::Dropped(reason) => ("dropped", (*reason).to_owned()),
         Delivered::Waiting(wait) => ("waits", format!("the app looks open: {} s", wait.as_secs())),
@@ -109,10 +127,18 @@ async fn explain(dry: &Dry<'_>, outgoing: &Outgoing, now: Millis) -> Result<Valu
         Delivered::Again { reason, .. } => ("again", (*reason).to_owned()),
     };
     let owner = outgoing.owner();
-    let reasons = if let Outgoing::Event(delivery) = outgoing { delivery.reasons.clone() } else { Vec::new() };
-    let message =
-        published.first().and_then(|push| serde_json::from_str::<Value>(&push.message).ok()).map(|message| message["default"].clone());
-    Ok(json!({"app": owner.app, "recipient": owner.pubkey, "found_by": reasons, "outcome": outcome, "reason": reason, "title": message}))
+    let reasons = if let Outgoing::Event(delivery) = outgoing {
+        delivery.reasons.clone()
+    } else {
+        Vec::new()
+    };
+    let message = published
+        .first()
+        .and_then(|push| serde_json::from_str::<Value>(&push.message).ok())
+        .map(|message| message["default"].clone());
+    Ok(
+        json!({"app": owner.app, "recipient": owner.pubkey, "found_by": reasons, "outcome": outcome, "reason": reason, "title": message}),
+    )
 }
 
 enum Queued {
@@ -227,7 +253,10 @@ impl Rates for Dry<'_> {
 
 impl Publisher for Dry<'_> {
     async fn publish(&self, _: &str, push: &Push) -> Outcome {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner).push(push.clone());
+        self.published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(push.clone());
         Outcome::Delivered
     }
 }
@@ -240,16 +269,26 @@ impl DelayQueue<Outgoing> for Dry<'_> {
 
 impl Queue<Outgoing> for Dry<'_> {
     async fn send(&self, messages: &[Outgoing]) -> Answer<()> {
-        let queued = messages.iter().map(|outgoing| Queued::Delivery(Box::new(outgoing.clone())));
-        self.queued.lock().unwrap_or_else(PoisonError::into_inner).extend(queued);
+        let queued = messages
+            .iter()
+            .map(|outgoing| Queued::Delivery(Box::new(outgoing.clone())));
+        self.queued
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(queued);
         Ok(())
     }
 }
 
 impl Queue<Content> for Dry<'_> {
     async fn send(&self, messages: &[Content]) -> Answer<()> {
-        let queued = messages.iter().map(|content| Queued::Rest(Box::new(content.clone())));
-        self.queued.lock().unwrap_or_else(PoisonError::into_inner).extend(queued);
+        let queued = messages
+            .iter()
+            .map(|content| Queued::Rest(Box::new(content.clone())));
+        self.queued
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(queued);
         Ok(())
     }
 }

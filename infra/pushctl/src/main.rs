@@ -1,14 +1,15 @@
-//! `pushctl`: the operator's command line. It speaks to AWS with the caller's own credentials and region, or to the local
-//! stack when `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_SNS` name it.
+//! `pushctl`: the operator's command line. It speaks to AWS with the caller's own credentials and
+//! region, or to the local stack when `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_SNS` name it.
 //!
-//! - [`operator`]: what every command has: the stack's tables, SNS, its outputs and parameters, and how it answers
+//! - [`operator`]: what every command has: the stack's tables, SNS, its outputs and parameters, and
+//!   how it answers
 //! - [`app`], [`key`], [`announce`]: setting up
 //! - [`owner`], [`explain`], [`send_test`]: why somebody gets a push, or none
 //! - [`doctor`], [`dlq`], [`reconcile`]: keeping it well
 //! - [`cost`]: what it costs
 //!
-//! It exits with 0 when all is well, 1 when something failed, 2 when it was called wrongly, and 3 when `doctor` found
-//! something.
+//! It exits with 0 when all is well, 1 when something failed, 2 when it was called wrongly, and 3
+//! when `doctor` found something.
 
 mod announce;
 mod app;
@@ -36,7 +37,12 @@ struct Arguments {
     #[command(subcommand)]
     command: Command,
     /// The name of the stack.
-    #[arg(long, default_value = "nostr-push", global = true, env = "NOSTR_PUSH_STACK")]
+    #[arg(
+        long,
+        default_value = "nostr-push",
+        global = true,
+        env = "NOSTR_PUSH_STACK"
+    )]
     stack: String,
     /// Answers in JSON, on one line.
     #[arg(long, global = true)]
@@ -51,12 +57,14 @@ enum Command {
     /// The service's key.
     #[command(subcommand)]
     Key(key::Command),
-    /// Publishes who the service is: profile (kind 0), relay list (10002) and the kinds it serves (31990, NIP-89).
+    /// Publishes who the service is: profile (kind 0), relay list (10002) and the kinds it serves
+    /// (31990, NIP-89).
     Announce(announce::Arguments),
     /// What is stored of a pubkey.
     #[command(subcommand)]
     Owner(owner::Command),
-    /// Who would get an event, and what would happen at each step. Sends nothing and writes nothing.
+    /// Who would get an event, and what would happen at each step. Sends nothing and writes
+    /// nothing.
     Explain(explain::Arguments),
     /// Sends a push to all devices of a pubkey.
     SendTest(send_test::Arguments),
@@ -78,9 +86,14 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // One TLS provider for the AWS SDK and the relays: two in one process panic at the first connection.
+    // One TLS provider for the AWS SDK and the relays: two in one process panic at the first
+    // connection.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let Arguments { command, stack, json } = Arguments::parse();
+    let Arguments {
+        command,
+        stack,
+        json,
+    } = Arguments::parse();
     match run(command, stack, json).await {
         Ok(code) => code,
         Err(error) => {
@@ -92,7 +105,12 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command, stack: String, json: bool) -> Result<ExitCode> {
     if let Command::Completions { shell } = command {
-        clap_complete::generate(shell, &mut Arguments::command(), "pushctl", &mut std::io::stdout());
+        clap_complete::generate(
+            shell,
+            &mut Arguments::command(),
+            "pushctl",
+            &mut std::io::stdout(),
+        );
         return Ok(ExitCode::SUCCESS);
     }
     if let Command::Cost(arguments) = command {

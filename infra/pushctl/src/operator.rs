@@ -26,7 +26,13 @@ impl Operator {
     pub(crate) async fn new(stack: String, json: bool) -> Self {
         let aws = clients::config("pushctl").await;
         let (store, sns) = (Store::new(&aws, &stack), Sns::new(&aws));
-        Self { aws, stack, store, sns, json }
+        Self {
+            aws,
+            stack,
+            store,
+            sns,
+            json,
+        }
     }
 
     /// The answer: as JSON, or as text for people.
@@ -41,20 +47,50 @@ impl Operator {
     /// The outputs and parameters of the deployed stack.
     pub(crate) async fn deployed(&self) -> Result<Deployed> {
         let client = aws_sdk_cloudformation::Client::new(&self.aws);
-        let answer = client.describe_stacks().stack_name(&self.stack).send().await;
-        let answer = answer.with_context(|| format!("stack {} cannot be described: is it deployed in this region?", self.stack))?;
-        let stack = answer.stacks.unwrap_or_default().into_iter().next().context("no such stack")?;
+        let answer = client
+            .describe_stacks()
+            .stack_name(&self.stack)
+            .send()
+            .await;
+        let answer = answer.with_context(|| {
+            format!(
+                "stack {} cannot be described: is it deployed in this region?",
+                self.stack
+            )
+        })?;
+        let stack = answer
+            .stacks
+            .unwrap_or_default()
+            .into_iter()
+            .next()
+            .context("no such stack")?;
         let pair = |key: Option<String>, value: Option<String>| Some((key?, value?));
         Ok(Deployed {
-            status: stack.stack_status.map(|status| status.as_str().to_owned()).unwrap_or_default(),
-            outputs: stack.outputs.unwrap_or_default().into_iter().filter_map(|o| pair(o.output_key, o.output_value)).collect(),
-            parameters: stack.parameters.unwrap_or_default().into_iter().filter_map(|p| pair(p.parameter_key, p.parameter_value)).collect(),
+            status: stack
+                .stack_status
+                .map(|status| status.as_str().to_owned())
+                .unwrap_or_default(),
+            outputs: stack
+                .outputs
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|o| pair(o.output_key, o.output_value))
+                .collect(),
+            parameters: stack
+                .parameters
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|p| pair(p.parameter_key, p.parameter_value))
+                .collect(),
         })
     }
 
     /// The app of this id.
     pub(crate) async fn app(&self, app: &str) -> Result<App> {
-        self.store.app(app).await?.with_context(|| format!("there is no app {app}: pushctl app list"))
+        self.store
+            .app(app)
+            .await?
+            .with_context(|| format!("there is no app {app}: pushctl app list"))
     }
 
     /// The service's key.
@@ -77,13 +113,24 @@ pub(crate) struct Deployed {
 
 impl Deployed {
     pub(crate) fn output(&self, name: &str) -> Result<&str> {
-        self.outputs.get(name).map(String::as_str).with_context(|| format!("the stack has no output {name}: deploy this version of it"))
+        self.outputs
+            .get(name)
+            .map(String::as_str)
+            .with_context(|| format!("the stack has no output {name}: deploy this version of it"))
     }
 
     /// The relays that the listener watches.
     pub(crate) fn relays(&self) -> Vec<String> {
-        let relays = self.parameters.get("Relays").map(String::as_str).unwrap_or_default();
-        relays.split(',').map(|relay| relay.trim().to_owned()).filter(|relay| !relay.is_empty()).collect()
+        let relays = self
+            .parameters
+            .get("Relays")
+            .map(String::as_str)
+            .unwrap_or_default();
+        relays
+            .split(',')
+            .map(|relay| relay.trim().to_owned())
+            .filter(|relay| !relay.is_empty())
+            .collect()
     }
 }
 

@@ -1,4 +1,5 @@
-//! `pushctl owner show`: what is stored of a pubkey, under each app. Tokens are not: they are in SNS alone.
+//! `pushctl owner show`: what is stored of a pubkey, under each app. Tokens are not: they are in
+//! SNS alone.
 
 use anyhow::Result;
 use nostr::key::PublicKey;
@@ -33,8 +34,16 @@ pub(crate) async fn run(operator: &Operator, command: &Command) -> Result<()> {
     let store = &operator.store;
     let now = seconds(clients::now());
     let mut apps = Vec::new();
-    for app in store.all_apps().await?.into_iter().filter(|app| arguments.app.as_ref().is_none_or(|wanted| *wanted == app.app)) {
-        let owner = Owner { app: app.app.clone(), pubkey: arguments.pubkey };
+    for app in store.all_apps().await?.into_iter().filter(|app| {
+        arguments
+            .app
+            .as_ref()
+            .is_none_or(|wanted| *wanted == app.app)
+    }) {
+        let owner = Owner {
+            app: app.app.clone(),
+            pubkey: arguments.pubkey,
+        };
         let view = device::view(store, &owner).await?;
         let devices: Vec<Value> = view
             .of_owner()
@@ -61,7 +70,10 @@ pub(crate) async fn run(operator: &Operator, command: &Command) -> Result<()> {
         });
         apps.push(json!({"app": app.app, "devices": devices, "subscriptions": subscriptions, "settings": settings, "presence": presence}));
     }
-    let muted = store.mute_list(&arguments.pubkey).await?.map_or(0, |list| list.entries.len());
+    let muted = store
+        .mute_list(&arguments.pubkey)
+        .await?
+        .map_or(0, |list| list.entries.len());
     let answer = json!({"pubkey": arguments.pubkey, "muted": muted, "apps": apps});
     operator.answer(&answer, serde_json::to_string_pretty(&answer)?);
     Ok(())

@@ -1,5 +1,5 @@
-//! Endpoints that no device has: a process died right after SNS had made one, or somebody deleted rows by hand. They cost
-//! nothing and receive nothing, but they hold somebody's token.
+//! Endpoints that no device has: a process died right after SNS had made one, or somebody deleted
+//! rows by hand. They cost nothing and receive nothing, but they hold somebody's token.
 
 use std::time::Duration;
 
@@ -19,8 +19,9 @@ pub(crate) struct Arguments {
     /// Removes what it finds.
     #[arg(long)]
     remove: bool,
-    /// How long before an endpoint is removed that nobody has, in seconds. Control makes an endpoint before it writes its
-    /// row, and needs its time in between; and the index lags behind the table.
+    /// How long before an endpoint is removed that nobody has, in seconds. Control makes an
+    /// endpoint before it writes its row, and needs its time in between; and the index lags behind
+    /// the table.
     #[arg(long, default_value_t = 120)]
     grace: u64,
 }
@@ -36,7 +37,12 @@ pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()
                 let page = sns.endpoints(application, next).await?;
                 endpoints += page.arns.len();
                 orphans.extend(without_device(store, page.arns).await?);
-                eprintln!("{} {}: {endpoints} endpoints so far, {} without a device", app.app, platform.as_str(), orphans.len());
+                eprintln!(
+                    "{} {}: {endpoints} endpoints so far, {} without a device",
+                    app.app,
+                    platform.as_str(),
+                    orphans.len()
+                );
                 next = page.next;
                 if next.is_none() {
                     break;
@@ -46,16 +52,30 @@ pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()
     }
     let mut removed = Vec::new();
     if arguments.remove && !orphans.is_empty() {
-        eprintln!("waiting {} s: some may just be getting their device", arguments.grace);
+        eprintln!(
+            "waiting {} s: some may just be getting their device",
+            arguments.grace
+        );
         tokio::time::sleep(Duration::from_secs(arguments.grace)).await;
         for arn in without_device(store, orphans.clone()).await? {
             sns.delete(&arn).await?;
             removed.push(arn);
         }
     }
-    let summary = format!("{endpoints} endpoints, {} without a device, {} removed", orphans.len(), removed.len());
-    let lines: Vec<&str> = orphans.iter().map(String::as_str).chain([summary.as_str()]).collect();
-    operator.answer(&json!({"endpoints": endpoints, "without_device": orphans, "removed": removed}), lines.join("\n"));
+    let summary = format!(
+        "{endpoints} endpoints, {} without a device, {} removed",
+        orphans.len(),
+        removed.len()
+    );
+    let lines: Vec<&str> = orphans
+        .iter()
+        .map(String::as_str)
+        .chain([summary.as_str()])
+        .collect();
+    operator.answer(
+        &json!({"endpoints": endpoints, "without_device": orphans, "removed": removed}),
+        lines.join("\n"),
+    );
     Ok(())
 }
 
@@ -65,5 +85,9 @@ async fn without_device(store: &Store, arns: Vec<String>) -> Answer<Vec<String>>
         let device = store.device_of_endpoint(&arn).await?;
         Ok(device.is_none().then_some(arn))
     });
-    asked.buffered(CONCURRENCY).try_filter_map(|orphan| async move { Ok(orphan) }).try_collect().await
+    asked
+        .buffered(CONCURRENCY)
+        .try_filter_map(|orphan| async move { Ok(orphan) })
+        .try_collect()
+        .await
 }

@@ -32,7 +32,10 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()> {
     let app = operator.app(&arguments.app).await?;
-    let owner = Owner { app: app.app.clone(), pubkey: arguments.pubkey };
+    let owner = Owner {
+        app: app.app.clone(),
+        pubkey: arguments.pubkey,
+    };
     let now = seconds(clients::now());
     let view = device::view(&operator.store, &owner).await?;
     // Signed by nobody that anybody knows: no app shall take it for a note of somebody's.
@@ -67,7 +70,12 @@ pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()
         };
         results.push(json!({"device": device.id.token_hash.get(..8), "platform": registration.platform, "result": result}));
     }
-    ensure!(!results.is_empty(), "this pubkey has no device under {}: pushctl owner show {}", arguments.app, arguments.pubkey);
+    ensure!(
+        !results.is_empty(),
+        "this pubkey has no device under {}: pushctl owner show {}",
+        arguments.app,
+        arguments.pubkey
+    );
     let lines: Vec<String> = results
         .iter()
         .map(|result| {
@@ -80,6 +88,11 @@ pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()
         })
         .collect();
     operator.answer(&json!(results), lines.join("\n"));
-    ensure!(results.iter().any(|result| result["result"] == "accepted by SNS"), "no device got it");
+    ensure!(
+        results
+            .iter()
+            .any(|result| result["result"] == "accepted by SNS"),
+        "no device got it"
+    );
     Ok(())
 }

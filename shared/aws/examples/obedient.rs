@@ -11,11 +11,21 @@ use nostr_push_aws::{
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
     let telemetry = Telemetry::init("obedient");
-    let visibility = Visibility::new(&clients::config("obedient").await, "http://127.0.0.1:9/0/none".to_owned());
-    batch::run(telemetry, visibility, async |record: Record<String>| obey(&record.message)).await
+    let visibility = Visibility::new(
+        &clients::config("obedient").await,
+        "http://127.0.0.1:9/0/none".to_owned(),
+    );
+    batch::run(telemetry, visibility, async |record: Record<String>| {
+        obey(&record.message)
+    })
+    .await
 }
 
 fn obey(order: &str) -> Result<(), Retry> {
     assert_ne!(order, "panic", "as ordered");
-    if order == "fail" { Err(Retry::default()) } else { Ok(()) }
+    if order == "fail" {
+        Err(Retry::default())
+    } else {
+        Ok(())
+    }
 }

@@ -1,4 +1,5 @@
-//! Reading environment variables. A stage's `config.rs` asks for all it needs and is told of every bad one at once.
+//! Reading environment variables. A stage's `config.rs` asks for all it needs and is told of every
+//! bad one at once.
 
 use std::fmt::Display;
 
@@ -33,7 +34,12 @@ impl Environment {
     }
 
     /// A variable that may be missing, read by `parse`.
-    pub fn optional<T, E: Display>(&mut self, name: &str, default: T, parse: impl Fn(&str) -> Result<T, E>) -> T {
+    pub fn optional<T, E: Display>(
+        &mut self,
+        name: &str,
+        default: T,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> T {
         match std::env::var(name) {
             Ok(value) if !value.is_empty() => parse(&value).unwrap_or_else(|error| {
                 self.problems.push(format!("{name}: {error}"));
@@ -58,6 +64,10 @@ impl Environment {
     /// # Errors
     /// All that was.
     pub fn finish<T>(self, config: T) -> Result<T, BadEnvironment> {
-        if self.problems.is_empty() { Ok(config) } else { Err(BadEnvironment(self.problems)) }
+        if self.problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(BadEnvironment(self.problems))
+        }
     }
 }

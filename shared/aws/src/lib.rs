@@ -1,5 +1,5 @@
-//! The only place that names an AWS SDK. One file per table and per service, each implementing the ports of
-//! `nostr_push_core::ports`.
+//! The only place that names an AWS SDK. One file per table and per service, each implementing the
+//! ports of `nostr_push_core::ports`.
 //!
 //! - [`clients`]: how the SDK is configured
 //! - [`dynamodb`]: the [`dynamodb::Store`], and what its tables share

@@ -14,8 +14,15 @@ use crate::clients::unavailable;
 pub async fn service_key(config: &SdkConfig, secret_id: &str) -> Result<Keys, Unavailable> {
     const DEPENDENCY: &str = "secretsmanager.get_secret_value";
     let client = aws_sdk_secretsmanager::Client::new(config);
-    let secret = client.get_secret_value().secret_id(secret_id).send().await.map_err(unavailable(DEPENDENCY))?;
+    let secret = client
+        .get_secret_value()
+        .secret_id(secret_id)
+        .send()
+        .await
+        .map_err(unavailable(DEPENDENCY))?;
     let value = SecretString::from(secret.secret_string.unwrap_or_default());
-    Keys::parse(value.expose_secret().trim())
-        .map_err(|_| Unavailable { dependency: DEPENDENCY, why: "the secret is neither 64 hex characters nor an nsec".to_owned() })
+    Keys::parse(value.expose_secret().trim()).map_err(|_| Unavailable {
+        dependency: DEPENDENCY,
+        why: "the secret is neither 64 hex characters nor an nsec".to_owned(),
+    })
 }

@@ -16,7 +16,8 @@ use crate::clients::unavailable;
 /// The most messages in one request (an SQS limit).
 const MAX_BATCH: usize = 10;
 
-/// The most bytes of all bodies in one request. SQS takes 1 MiB (1,048,576 bytes); the rest is for the ids.
+/// The most bytes of all bodies in one request. SQS takes 1 MiB (1,048,576 bytes); the rest is for
+/// the ids.
 const MAX_BATCH_BYTES: usize = 1024 * 1024 - 4096;
 
 /// How often entries that SQS refused by its own fault are sent again at once.
@@ -33,7 +34,11 @@ pub struct Queue<T> {
 impl<T> Queue<T> {
     /// The queue with this URL.
     pub fn new(config: &SdkConfig, url: String) -> Self {
-        Self { client: Client::new(config), url, message: PhantomData }
+        Self {
+            client: Client::new(config),
+            url,
+            message: PhantomData,
+        }
     }
 }
 
@@ -51,29 +56,49 @@ impl<T: Serialize + Send + Sync> ports::Queue<T> for Queue<T> {
 impl<T: Serialize + Send + Sync> ports::DelayQueue<T> for Queue<T> {
     async fn send_after(&self, message: &T, delay: Duration) -> Answer<()> {
         const SEND: &str = "sqs.send_message";
-        let body = message::encode(message).map_err(|error| Unavailable { dependency: SEND, why: error.to_string() })?;
+        let body = message::encode(message).map_err(|error| Unavailable {
+            dependency: SEND,
+            why: error.to_string(),
+        })?;
         let seconds = i32::try_from(delay.min(MAX_DELAY).as_secs()).unwrap_or(i32::MAX);
-        let request = self.client.send_message().queue_url(&self.url).message_body(body).delay_seconds(seconds);
+        let request = self
+            .client
+            .send_message()
+            .queue_url(&self.url)
+            .message_body(body)
+            .delay_seconds(seconds);
         request.send().await.map_err(unavailable(SEND)).map(drop)
     }
 }
 
 impl<T> Queue<T> {
     async fn send_batch(&self, bodies: Vec<String>) -> Answer<()> {
-        let mut left: Vec<(String, String)> = bodies.into_iter().enumerate().map(|(n, body)| (n.to_string(), body)).collect();
+        let mut left: Vec<(String, String)> = bodies
+            .into_iter()
+            .enumerate()
+            .map(|(n, body)| (n.to_string(), body))
+            .collect();
         let mut why = String::new();
         for _ in 0..ATTEMPTS {
             let mut request = self.client.send_message_batch().queue_url(&self.url);
             for (id, body) in &left {
-                let entry = SendMessageBatchRequestEntry::builder().id(id).message_body(body).build();
+                let entry = SendMessageBatchRequestEntry::builder()
+                    .id(id)
+                    .message_body(body)
+                    .build();
                 request = request.entries(entry.map_err(|error| failed(error.to_string()))?);
             }
-            let answer = request.send().await.map_err(unavailable("sqs.send_message_batch"))?;
+            let answer = request
+                .send()
+                .await
+                .map_err(unavailable("sqs.send_message_batch"))?;
             // A batch can be accepted in part.
             left.retain(|(id, _)| answer.failed().iter().any(|entry| entry.id() == id));
             match answer.failed().first() {
                 None => return Ok(()),
-                Some(entry) => why = format!("{}: {}", entry.code(), entry.message().unwrap_or_default()),
+                Some(entry) => {
+                    why = format!("{}: {}", entry.code(), entry.message().unwrap_or_default())
+                }
             }
         }
         Err(failed(why))
@@ -81,7 +106,10 @@ impl<T> Queue<T> {
 }
 
 fn failed(why: String) -> Unavailable {
-    Unavailable { dependency: "sqs.send_message_batch", why }
+    Unavailable {
+        dependency: "sqs.send_message_batch",
+        why,
+    }
 }
 
 /// Splits bodies into requests within the limits of SQS, keeping their order.
@@ -113,13 +141,23 @@ pub struct Visibility {
 impl Visibility {
     /// For the queue with this URL.
     pub fn new(config: &SdkConfig, url: String) -> Self {
-        Self { client: Client::new(config), url }
+        Self {
+            client: Client::new(config),
+            url,
+        }
     }
 
-    /// Hides the message for this time from now. Should that fail, it stays hidden for the queue's own time.
+    /// Hides the message for this time from now. Should that fail, it stays hidden for the queue's
+    /// own time.
     pub(crate) async fn hide(&self, message: &SqsMessage, time: Duration) {
-        let seconds = i32::try_from(time.as_secs()).unwrap_or(i32::MAX).min(12 * 60 * 60);
-        let request = self.client.change_message_visibility().queue_url(&self.url).set_receipt_handle(message.receipt_handle.clone());
+        let seconds = i32::try_from(time.as_secs())
+            .unwrap_or(i32::MAX)
+            .min(12 * 60 * 60);
+        let request = self
+            .client
+            .change_message_visibility()
+            .queue_url(&self.url)
+            .set_receipt_handle(message.receipt_handle.clone());
         if let Err(error) = request.visibility_timeout(seconds).send().await {
             tracing::warn!(
                 error = crate::clients::chain(&error),

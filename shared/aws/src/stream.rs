@@ -10,18 +10,28 @@ use crate::dynamodb::devices;
 /// The source of the stream's records, as Lambda names it.
 pub const SOURCE: &str = "aws:dynamodb";
 
-/// The devices that ended by themselves (DynamoDB's TTL, or by hand), and those that deliver gave up. Rosters, and devices
-/// without an endpoint, leave nothing.
+/// The devices that ended by themselves (DynamoDB's TTL, or by hand), and those that deliver gave
+/// up. Rosters, and devices without an endpoint, leave nothing.
 pub fn retired(event: Event) -> Vec<Retired> {
     event.records.into_iter().filter_map(retired_in).collect()
 }
 
 fn retired_in(record: EventRecord) -> Option<Retired> {
     let removed = record.event_name == "REMOVE";
-    let image = if removed { record.change.old_image } else { record.change.new_image };
+    let image = if removed {
+        record.change.old_image
+    } else {
+        record.change.new_image
+    };
     let device = devices::in_stream(image)?;
-    let registration = device.registration.filter(|r| r.endpoint_arn.is_some() && (removed || r.state == State::Gone))?;
-    Some(Retired { app: device.id.app, token_hash: device.id.token_hash, registration })
+    let registration = device
+        .registration
+        .filter(|r| r.endpoint_arn.is_some() && (removed || r.state == State::Gone))?;
+    Some(Retired {
+        app: device.id.app,
+        token_hash: device.id.token_hash,
+        registration,
+    })
 }
 
 #[cfg(test)]
@@ -43,7 +53,11 @@ mod tests {
                 "endpoint_arn": endpoint,
             }},
         });
-        let which = if name == "REMOVE" { "OldImage" } else { "NewImage" };
+        let which = if name == "REMOVE" {
+            "OldImage"
+        } else {
+            "NewImage"
+        };
         json!({
             "eventID": "1", "eventName": name, "eventVersion": "1.1", "eventSource": SOURCE, "awsRegion": "us-east-1",
             "dynamodb": {"Keys": {"device": {"S": "demo#hash"}}, which: image, "SequenceNumber": "1", "SizeBytes": 1, "StreamViewType": "NEW_AND_OLD_IMAGES"},
@@ -53,7 +67,8 @@ mod tests {
     #[test]
     fn what_leaves_an_endpoint_behind_is_found_and_nothing_else() {
         let mut roster = record("REMOVE", "active", None);
-        roster["dynamodb"]["OldImage"] = json!({"device": {"S": "owner:demo#x"}, "devices": {"L": []}});
+        roster["dynamodb"]["OldImage"] =
+            json!({"device": {"S": "owner:demo#x"}, "devices": {"L": []}});
         let records = json!({"Records": [
             record("REMOVE", "active", Some("arn:1")),
             record("MODIFY", "gone", Some("arn:2")),
@@ -63,8 +78,14 @@ mod tests {
             roster,
         ]});
         let found = retired(serde_json::from_value(records).unwrap());
-        let arns: Vec<_> = found.iter().filter_map(|retired| retired.registration.endpoint_arn.as_deref()).collect();
+        let arns: Vec<_> = found
+            .iter()
+            .filter_map(|retired| retired.registration.endpoint_arn.as_deref())
+            .collect();
         assert_eq!(arns, ["arn:1", "arn:2"]);
-        assert_eq!((found[0].app.as_str(), found[0].token_hash.as_str()), ("demo", "hash"));
+        assert_eq!(
+            (found[0].app.as_str(), found[0].token_hash.as_str()),
+            ("demo", "hash")
+        );
     }
 }

@@ -1,14 +1,16 @@
-//! Logs and metrics. Logs: `tracing` as JSON lines. Metrics: CloudWatch embedded metric format, also JSON lines.
+//! Logs and metrics. Logs: `tracing` as JSON lines. Metrics: CloudWatch embedded metric format,
+//! also JSON lines.
 //!
-//! One counter serves all stages: `Events`, by `Stage`, `Outcome` and `Reason`. By `Stage` alone: `Latency` in milliseconds,
-//! from the relay's delivery to this stage's outcome; `PushFailures`, 1 for each push that failed and 0 for each that did
-//! not; `RelaysWatched` and `RelaysConnected`.
+//! One counter serves all stages: `Events`, by `Stage`, `Outcome` and `Reason`. By `Stage` alone:
+//! `Latency` in milliseconds, from the relay's delivery to this stage's outcome; `PushFailures`, 1
+//! for each push that failed and 0 for each that did not; `RelaysWatched` and `RelaysConnected`.
 
 use metrics_cloudwatch_embedded::{Builder, Collector};
 use nostr_push_core::Millis;
 use tracing_subscriber::EnvFilter;
 
-/// The CloudWatch namespace of all metrics, unless `TABLE_PREFIX` names a stack: two in one account are counted apart.
+/// The CloudWatch namespace of all metrics, unless `TABLE_PREFIX` names a stack: two in one account
+/// are counted apart.
 const NAMESPACE: &str = "nostr-push";
 
 /// Where a stage counts what became of its input.
@@ -19,13 +21,19 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Sets up logging (level by `LOG_LEVEL`, default `info`) and metrics for this process. Once per process.
+    /// Sets up logging (level by `LOG_LEVEL`, default `info`) and metrics for this process. Once
+    /// per process.
     ///
     /// # Panics
     /// When called twice.
-    #[expect(clippy::expect_used, reason = "two recorders in one process is a programming error")]
+    #[expect(
+        clippy::expect_used,
+        reason = "two recorders in one process is a programming error"
+    )]
     pub fn init(stage: &'static str) -> Self {
-        let level = std::env::var("LOG_LEVEL").unwrap_or_else(|_| "info".to_owned()).to_lowercase();
+        let level = std::env::var("LOG_LEVEL")
+            .unwrap_or_else(|_| "info".to_owned())
+            .to_lowercase();
         tracing_subscriber::fmt()
             .json()
             .flatten_event(true)
@@ -35,7 +43,11 @@ impl Telemetry {
             .with_span_list(false)
             .init();
         let namespace = std::env::var("TABLE_PREFIX").unwrap_or_else(|_| NAMESPACE.to_owned());
-        let collector = Builder::new().cloudwatch_namespace(namespace).with_dimension("Stage", stage).init().expect("init is called once");
+        let collector = Builder::new()
+            .cloudwatch_namespace(namespace)
+            .with_dimension("Stage", stage)
+            .init()
+            .expect("init is called once");
         Self { stage, collector }
     }
 
@@ -46,7 +58,10 @@ impl Telemetry {
 
     /// Notes how long it took from the relay's delivery to now.
     pub fn latency(&self, received_at: Millis, now: Millis) {
-        #[expect(clippy::cast_precision_loss, reason = "latencies are far below 2^52 ms")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "latencies are far below 2^52 ms"
+        )]
         metrics::histogram!("Latency").record(now.saturating_sub(received_at) as f64);
     }
 

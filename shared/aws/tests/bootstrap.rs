@@ -1,5 +1,10 @@
 //! The partial-batch loop in a real process.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says so when something is wrong"
+)]
 
 use std::path::PathBuf;
 
@@ -8,7 +13,10 @@ use nostr_push_testkit::runtime_api::Bootstrap;
 /// Cargo builds the examples of a package before it runs its tests, beside them.
 fn obedient() -> PathBuf {
     let test = std::env::current_exe().expect("this test has a path");
-    test.ancestors().nth(2).expect("target/debug/deps/…").join("examples/obedient")
+    test.ancestors()
+        .nth(2)
+        .expect("target/debug/deps/…")
+        .join("examples/obedient")
 }
 
 #[tokio::test]
@@ -33,7 +41,8 @@ async fn a_bad_record_or_a_panic_fails_alone_and_the_process_serves_on() {
             .await;
         let mut failed = failed.unwrap();
         failed.sort();
-        // The malformed one is dropped: it would fail for ever. The newer one waits for who can read it.
+        // The malformed one is dropped: it would fail for ever. The newer one waits for who can
+        // read it.
         assert_eq!(failed, ["failing", "newer", "panicking"]);
     }
 }

@@ -12,8 +12,8 @@ use crate::{
     presence,
 };
 
-/// The kinds that settings of dialect H ask for when they name none and the app has no default of its own: notes,
-/// messages, reposts, reactions, wraps and zaps.
+/// The kinds that settings of dialect H ask for when they name none and the app has no default of
+/// its own: notes, messages, reposts, reactions, wraps and zaps.
 const DEFAULT_KINDS: [u16; 6] = [1, 4, 6, 7, 1059, 9735];
 
 /// The most pushes a minute to one recipient, unless the app says otherwise.
@@ -60,7 +60,8 @@ pub struct App {
     pub app: String,
     /// The ARN of the SNS platform application per platform.
     pub platforms: BTreeMap<Platform, String>,
-    /// Filter templates that become subscriptions of every owner with a device; `"$owner"` stands for the pubkey.
+    /// Filter templates that become subscriptions of every owner with a device; `"$owner"` stands
+    /// for the pubkey.
     #[serde(default)]
     pub triggers: Vec<Value>,
     /// Whether filters with no `ids`, `authors` or tag are allowed (they match the whole network).
@@ -69,11 +70,12 @@ pub struct App {
     /// How much of an event's own words stands in title and body.
     #[serde(default)]
     pub content: Content,
-    /// Whether the iOS app ships the phrases of `docs/protocol.md` in its `Localizable.strings`, so that iOS itself
-    /// translates them. Without them iOS would show the bare keys.
+    /// Whether the iOS app ships the phrases of `docs/protocol.md` in its `Localizable.strings`, so
+    /// that iOS itself translates them. Without them iOS would show the bare keys.
     #[serde(default)]
     pub localized: bool,
-    /// The most pushes a minute to one recipient, above which the rest becomes one summary; at least 1. Default 30.
+    /// The most pushes a minute to one recipient, above which the rest becomes one summary; at
+    /// least 1. Default 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_pushes: Option<u32>,
     /// Events that mention more people than this do not notify. Off by default.
@@ -88,7 +90,8 @@ pub struct App {
     /// Dialect H: whether `authors` (a contact list) restricts who may notify by a mention.
     #[serde(default)]
     pub contacts_only: bool,
-    /// Dialect H: what clients write before an APNs token in `deviceId`, such as the app's bundle id.
+    /// Dialect H: what clients write before an APNs token in `deviceId`, such as the app's bundle
+    /// id.
     #[serde(default)]
     pub token_prefixes: Vec<String>,
 }
@@ -96,7 +99,10 @@ pub struct App {
 impl App {
     /// An app with this id, and neither platforms nor options.
     pub fn named(app: &str) -> Self {
-        Self { app: app.to_owned(), ..Self::default() }
+        Self {
+            app: app.to_owned(),
+            ..Self::default()
+        }
     }
 
     /// The most pushes a minute to one recipient.
@@ -111,20 +117,25 @@ impl App {
 
     /// The kinds of settings that name none, sorted.
     pub fn default_kinds(&self) -> Vec<u16> {
-        let mut kinds = self.default_kinds.clone().unwrap_or_else(|| DEFAULT_KINDS.to_vec());
+        let mut kinds = self
+            .default_kinds
+            .clone()
+            .unwrap_or_else(|| DEFAULT_KINDS.to_vec());
         kinds.sort_unstable();
         kinds.dedup();
         kinds
     }
 
-    /// The platform of a token that named none: the app's only one, else 64 or more hex characters alone are an
-    /// APNs token and anything else FCM. `None` when the app has no such platform.
+    /// The platform of a token that named none: the app's only one, else 64 or more hex characters
+    /// alone are an APNs token and anything else FCM. `None` when the app has no such platform.
     pub fn platform_of(&self, named: Option<Platform>, token: &str) -> Option<Platform> {
         let looks_like_apns = is_apns_token(token);
         let platform = match named {
             Some(platform) => platform,
             None if self.platforms.len() == 1 => *self.platforms.keys().next()?,
-            None if looks_like_apns && self.platforms.contains_key(&Platform::Apns) => Platform::Apns,
+            None if looks_like_apns && self.platforms.contains_key(&Platform::Apns) => {
+                Platform::Apns
+            }
             None if looks_like_apns => Platform::ApnsSandbox,
             None => Platform::Fcm,
         };
@@ -134,9 +145,12 @@ impl App {
     /// The fixed triggers, as filters of this owner.
     ///
     /// # Errors
-    /// A template that is no filter: the operator's mistake, named when the app is configured and again here.
+    /// A template that is no filter: the operator's mistake, named when the app is configured and
+    /// again here.
     pub fn triggers_for(&self, owner: PublicKey) -> Result<Vec<Filter>, BadFilter> {
-        let read = |template| Ok(Filter::from_json(&with_owner(template, &owner.to_hex()))?.addressed(owner));
+        let read = |template| {
+            Ok(Filter::from_json(&with_owner(template, &owner.to_hex()))?.addressed(owner))
+        };
         self.triggers.iter().map(read).collect()
     }
 }
@@ -151,7 +165,10 @@ fn with_owner(template: &Value, owner: &str) -> Value {
     match template {
         Value::String(text) if text == "$owner" => Value::String(owner.to_owned()),
         Value::Array(items) => items.iter().map(|item| with_owner(item, owner)).collect(),
-        Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), with_owner(value, owner))).collect(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(key, value)| (key.clone(), with_owner(value, owner)))
+            .collect(),
         other => other.clone(),
     }
 }
@@ -161,23 +178,44 @@ mod tests {
     use super::*;
 
     fn app(platforms: &[Platform]) -> App {
-        App { platforms: platforms.iter().map(|p| (*p, p.as_str().to_owned())).collect(), ..App::default() }
+        App {
+            platforms: platforms
+                .iter()
+                .map(|p| (*p, p.as_str().to_owned()))
+                .collect(),
+            ..App::default()
+        }
     }
 
     #[test]
     fn a_token_without_a_platform_goes_to_the_only_one_or_by_its_form() {
         let hex = "a".repeat(64);
-        assert_eq!(app(&[Platform::Fcm]).platform_of(None, &hex), Some(Platform::Fcm));
+        assert_eq!(
+            app(&[Platform::Fcm]).platform_of(None, &hex),
+            Some(Platform::Fcm)
+        );
         let both = app(&[Platform::Apns, Platform::Fcm]);
         assert_eq!(both.platform_of(None, &hex), Some(Platform::Apns));
         assert_eq!(both.platform_of(None, &hex[1..]), Some(Platform::Fcm));
-        assert_eq!(both.platform_of(None, &format!("{hex}:x")), Some(Platform::Fcm));
-        assert_eq!(app(&[Platform::ApnsSandbox, Platform::Fcm]).platform_of(None, &hex), Some(Platform::ApnsSandbox));
+        assert_eq!(
+            both.platform_of(None, &format!("{hex}:x")),
+            Some(Platform::Fcm)
+        );
+        assert_eq!(
+            app(&[Platform::ApnsSandbox, Platform::Fcm]).platform_of(None, &hex),
+            Some(Platform::ApnsSandbox)
+        );
     }
 
     #[test]
     fn a_platform_the_app_does_not_have_is_none() {
-        assert_eq!(app(&[Platform::Fcm]).platform_of(Some(Platform::Apns), "t"), None);
-        assert_eq!(app(&[Platform::Apns, Platform::ApnsSandbox]).platform_of(None, "short"), None);
+        assert_eq!(
+            app(&[Platform::Fcm]).platform_of(Some(Platform::Apns), "t"),
+            None
+        );
+        assert_eq!(
+            app(&[Platform::Apns, Platform::ApnsSandbox]).platform_of(None, "short"),
+            None
+        );
     }
 }

@@ -1,11 +1,13 @@
 //! Push tokens: the rows that hold them, and the rules by which they are registered and removed.
 //!
-//! The rules are pure: they take the rows as read and say what to write. The store writes only if the rows are still
-//! as they were read (their `version`), and otherwise the caller reads and decides again. So two writers racing come
-//! to the state that one after the other would have reached, and the rules below are all there is to prove.
+//! The rules are pure: they take the rows as read and say what to write. The store writes only if
+//! the rows are still as they were read (their `version`), and otherwise the caller reads and
+//! decides again. So two writers racing come to the state that one after the other would have
+//! reached, and the rules below are all there is to prove.
 //!
-//! What they keep: the latest registration of a token decides whose it is; it is in force unless its owner removed
-//! that token, or all tokens, later. Whatever order the events arrive in, and however often.
+//! What they keep: the latest registration of a token decides whose it is; it is in force unless
+//! its owner removed that token, or all tokens, later. Whatever order the events arrive in, and
+//! however often.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,14 +36,16 @@ pub const MAX_DEVICES: usize = 20;
 /// The longest token, in bytes.
 pub const MAX_TOKEN: usize = 4 * 1024;
 
-/// How long whoever removes a device has to delete its endpoint before a registration of the same token goes ahead.
-/// Longer than a function can run, so nobody deletes an endpoint that somebody has just taken over.
+/// How long whoever removes a device has to delete its endpoint before a registration of the same
+/// token goes ahead. Longer than a function can run, so nobody deletes an endpoint that somebody
+/// has just taken over.
 pub const REMOVING_LEASE: Seconds = 120;
 
 /// How many owners' removals a device row remembers. One suffices but for tokens that change hands.
 const MAX_REMOVALS: usize = 20;
 
-/// Hashes tokens under a key derived from the service secret, so that a leaked table names no token.
+/// Hashes tokens under a key derived from the service secret, so that a leaked table names no
+/// token.
 #[derive(Clone)]
 pub struct TokenHasher(Hmac<Sha256>);
 
@@ -53,7 +57,8 @@ impl TokenHasher {
     pub fn new(service_secret: &[u8]) -> Self {
         let mut key = [0; 32];
         // 32 bytes is far below HKDF's limit of 255 blocks, and HMAC takes a key of any length.
-        let filled = Hkdf::<Sha256>::new(None, service_secret).expand(b"nostr-push token hash v1", &mut key);
+        let filled =
+            Hkdf::<Sha256>::new(None, service_secret).expand(b"nostr-push token hash v1", &mut key);
         debug_assert!(filled.is_ok());
         #[expect(clippy::expect_used, reason = "see Panics")]
         Self(Hmac::new_from_slice(&key).expect("any key length"))
@@ -63,7 +68,10 @@ impl TokenHasher {
     pub fn device(&self, app: &str, token: &str) -> DeviceId {
         let mut mac = self.0.clone();
         mac.update(token.as_bytes());
-        DeviceId { app: app.to_owned(), token_hash: hex(&mac.finalize().into_bytes()) }
+        DeviceId {
+            app: app.to_owned(),
+            token_hash: hex(&mac.finalize().into_bytes()),
+        }
     }
 }
 
@@ -117,10 +125,12 @@ pub struct Registration {
     /// Whether by settings of dialect H, and so until the next settings name another.
     #[serde(default)]
     pub by_settings: bool,
-    /// When it came into force, by the clock of whoever applied it: what SNS said of the endpoint before is old news.
+    /// When it came into force, by the clock of whoever applied it: what SNS said of the endpoint
+    /// before is old news.
     #[serde(default)]
     pub registered_at: Seconds,
-    /// Events that mention more people than this are not for this device: settings of dialect H asked for that.
+    /// Events that mention more people than this are not for this device: settings of dialect H
+    /// asked for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_mentions: Option<u16>,
     /// Whose it was before, if another's: what followed from it there must be brought in line.
@@ -151,19 +161,31 @@ pub struct Device {
 
 impl Device {
     fn new(id: DeviceId) -> Self {
-        Self { id, registration: None, removals: BTreeMap::new(), expires_at: 0, version: 0 }
+        Self {
+            id,
+            registration: None,
+            removals: BTreeMap::new(),
+            expires_at: 0,
+            version: 0,
+        }
     }
 
     /// The registration, when it is this owner's and in force now.
     pub fn active_for(&self, owner: &Owner, now: Seconds) -> Option<&Registration> {
-        self.registration.as_ref().filter(|r| r.owner == *owner && r.state == State::Active && r.valid_until > now)
+        self.registration
+            .as_ref()
+            .filter(|r| r.owner == *owner && r.state == State::Active && r.valid_until > now)
     }
 
     fn remember_removal(&mut self, owner: PublicKey, order: Order, now: Seconds) {
         let removal = self.removals.entry(owner.to_hex()).or_insert(order);
         *removal = removal.latest(order);
         if self.removals.len() > MAX_REMOVALS
-            && let Some(oldest) = self.removals.iter().min_by_key(|(_, order)| order.created_at).map(|(owner, _)| owner.clone())
+            && let Some(oldest) = self
+                .removals
+                .iter()
+                .min_by_key(|(_, order)| order.created_at)
+                .map(|(owner, _)| owner.clone())
         {
             self.removals.remove(&oldest);
         }
@@ -189,12 +211,21 @@ pub struct Roster {
 impl Roster {
     /// The roster of an owner nobody has heard of.
     pub fn new(owner: Owner) -> Self {
-        Self { owner, devices: BTreeSet::new(), removed_all: None, expires_at: 0, version: 0 }
+        Self {
+            owner,
+            devices: BTreeSet::new(),
+            removed_all: None,
+            expires_at: 0,
+            version: 0,
+        }
     }
 
     /// The devices it names.
     pub fn device_ids(&self) -> impl Iterator<Item = DeviceId> + '_ {
-        self.devices.iter().map(|hash| DeviceId { app: self.owner.app.clone(), token_hash: hash.clone() })
+        self.devices.iter().map(|hash| DeviceId {
+            app: self.owner.app.clone(),
+            token_hash: hash.clone(),
+        })
     }
 }
 
@@ -210,23 +241,31 @@ pub struct View {
 impl View {
     /// The devices whose latest registration is the owner's, whatever has become of it.
     pub fn of_owner(&self) -> impl Iterator<Item = (&Device, &Registration)> {
-        let registrations = self.devices.iter().filter_map(|device| Some((device, device.registration.as_ref()?)));
+        let registrations = self
+            .devices
+            .iter()
+            .filter_map(|device| Some((device, device.registration.as_ref()?)));
         registrations.filter(|(_, registration)| registration.owner == self.roster.owner)
     }
 
     /// The owner's devices in force now.
     pub fn active(&self, now: Seconds) -> impl Iterator<Item = (&Device, &Registration)> {
-        self.devices.iter().filter_map(move |device| Some((device, device.active_for(&self.roster.owner, now)?)))
+        self.devices
+            .iter()
+            .filter_map(move |device| Some((device, device.active_for(&self.roster.owner, now)?)))
     }
 }
 
-/// Reads the owner's devices as they are now. Consistently: a token that has just passed to another owner must not
-/// count as this one's.
+/// Reads the owner's devices as they are now. Consistently: a token that has just passed to another
+/// owner must not count as this one's.
 ///
 /// # Errors
 /// The store failed.
 pub async fn view(store: &impl Devices, owner: &Owner) -> Answer<View> {
-    let roster = store.roster(owner).await?.unwrap_or_else(|| Roster::new(owner.clone()));
+    let roster = store
+        .roster(owner)
+        .await?
+        .unwrap_or_else(|| Roster::new(owner.clone()));
     let ids: Vec<DeviceId> = roster.device_ids().collect();
     let devices = store.devices(&ids).await?;
     Ok(View { roster, devices })
@@ -260,14 +299,21 @@ pub enum Registered {
     OverQuota,
     /// The endpoint of the removed registration is being deleted: try again later.
     Wait,
-    /// The token moves to another platform: write this row, delete the endpoint it had there, and register again.
+    /// The token moves to another platform: write this row, delete the endpoint it had there, and
+    /// register again.
     Retire(Box<Device>),
     /// Write these rows. The device lacks its endpoint when the registration is in force.
     Write(Box<(Device, Roster)>),
 }
 
 /// Decides on a registration of a token, given its row (if any) and what the owner has.
-pub fn register(event: &Register, id: &DeviceId, row: Option<&Device>, view: &View, now: Seconds) -> Registered {
+pub fn register(
+    event: &Register,
+    id: &DeviceId,
+    row: Option<&Device>,
+    view: &View,
+    now: Seconds,
+) -> Registered {
     let current = row.and_then(|row| row.registration.as_ref());
     if let Some(current) = current {
         if current.order == event.order {
@@ -287,13 +333,20 @@ pub fn register(event: &Register, id: &DeviceId, row: Option<&Device>, view: &Vi
     }
     let mut device = row.cloned().unwrap_or_else(|| Device::new(id.clone()));
     let removal = device.removals.get(&event.owner.pubkey.to_hex());
-    let removed = removal.into_iter().chain(&view.roster.removed_all).any(|removal| removal.supersedes(&event.order));
-    let others = view.active(now).filter(|(other, _)| other.id != *id).count();
+    let removed = removal
+        .into_iter()
+        .chain(&view.roster.removed_all)
+        .any(|removal| removal.supersedes(&event.order));
+    let others = view
+        .active(now)
+        .filter(|(other, _)| other.id != *id)
+        .count();
     if !removed && others >= MAX_DEVICES {
         return Registered::OverQuota;
     }
     let mut roster = view.roster.clone();
-    // An endpoint that is left from an earlier registration is deleted on the way, as for any removal.
+    // An endpoint that is left from an earlier registration is deleted on the way, as for any
+    // removal.
     let left = current.and_then(|current| current.endpoint_arn.clone());
     device.registration = Some(Registration {
         owner: event.owner.clone(),
@@ -302,29 +355,50 @@ pub fn register(event: &Register, id: &DeviceId, row: Option<&Device>, view: &Vi
         by_settings: event.by_settings,
         registered_at: now,
         max_mentions: event.max_mentions,
-        taken_from: current.map(|current| current.owner.clone()).filter(|owner| *owner != event.owner),
+        taken_from: current
+            .map(|current| current.owner.clone())
+            .filter(|owner| *owner != event.owner),
         state: match (removed, &left) {
             (false, _) => State::Active,
-            (true, Some(_)) => State::Removing { until: now + REMOVING_LEASE },
+            (true, Some(_)) => State::Removing {
+                until: now + REMOVING_LEASE,
+            },
             (true, None) => State::Removed,
         },
         endpoint_arn: left,
         valid_until: event.valid_until,
     });
-    device.expires_at = device.expires_at.max(event.valid_until).max(now + REMOVAL_KEPT);
+    device.expires_at = device
+        .expires_at
+        .max(event.valid_until)
+        .max(now + REMOVAL_KEPT);
     if !removed {
         // Those whose removal is not finished stay: whoever takes it over finds them here.
-        let kept = view.of_owner().filter(|(_, r)| r.valid_until > now && matches!(r.state, State::Active | State::Removing { .. }));
-        roster.devices = kept.map(|(device, _)| device.id.token_hash.clone()).collect();
+        let kept = view.of_owner().filter(|(_, r)| {
+            r.valid_until > now && matches!(r.state, State::Active | State::Removing { .. })
+        });
+        roster.devices = kept
+            .map(|(device, _)| device.id.token_hash.clone())
+            .collect();
         roster.devices.insert(id.token_hash.clone());
-        roster.expires_at = roster.expires_at.max(event.valid_until).max(now + REMOVAL_KEPT);
+        roster.expires_at = roster
+            .expires_at
+            .max(event.valid_until)
+            .max(now + REMOVAL_KEPT);
     }
     Registered::Write(Box::new((device, roster)))
 }
 
-/// Decides on the removal of one token by `owner`: the row to write. Only its owner's registration, and only an
-/// older one, is removed; the removal is remembered in any case, for the registration that is still on its way.
-pub fn remove(owner: &Owner, order: Order, id: &DeviceId, row: Option<&Device>, now: Seconds) -> Option<Device> {
+/// Decides on the removal of one token by `owner`: the row to write. Only its owner's registration,
+/// and only an older one, is removed; the removal is remembered in any case, for the registration
+/// that is still on its way.
+pub fn remove(
+    owner: &Owner,
+    order: Order,
+    id: &DeviceId,
+    row: Option<&Device>,
+    now: Seconds,
+) -> Option<Device> {
     let mut device = row.cloned().unwrap_or_else(|| Device::new(id.clone()));
     device.remember_removal(owner.pubkey, order, now);
     start_removing(&mut device, owner, order, now);
@@ -332,10 +406,12 @@ pub fn remove(owner: &Owner, order: Order, id: &DeviceId, row: Option<&Device>, 
     (row != Some(&device)).then_some(device)
 }
 
-/// Decides on the removal of all of the owner's tokens: the roster to write before the devices are removed one by
-/// one with [`remove_in_roster`]. `None` for a repeat.
+/// Decides on the removal of all of the owner's tokens: the roster to write before the devices are
+/// removed one by one with [`remove_in_roster`]. `None` for a repeat.
 pub fn remove_all(order: Order, roster: &Roster, now: Seconds) -> Option<Roster> {
-    let removed_all = roster.removed_all.map_or(order, |earlier| earlier.latest(order));
+    let removed_all = roster
+        .removed_all
+        .map_or(order, |earlier| earlier.latest(order));
     (roster.removed_all != Some(removed_all)).then(|| Roster {
         removed_all: Some(removed_all),
         expires_at: roster.expires_at.max(now + REMOVAL_KEPT),
@@ -343,8 +419,8 @@ pub fn remove_all(order: Order, roster: &Roster, now: Seconds) -> Option<Roster>
     })
 }
 
-/// The row to write for one device of a roster whose devices were all removed at `order`; `None` when there is
-/// nothing to do.
+/// The row to write for one device of a roster whose devices were all removed at `order`; `None`
+/// when there is nothing to do.
 pub fn remove_in_roster(owner: &Owner, order: Order, row: &Device, now: Seconds) -> Option<Device> {
     let mut device = row.clone();
     start_removing(&mut device, owner, order, now);
@@ -352,35 +428,56 @@ pub fn remove_in_roster(owner: &Owner, order: Order, row: &Device, now: Seconds)
 }
 
 fn start_removing(device: &mut Device, owner: &Owner, order: Order, now: Seconds) {
-    let Some(current) = device.registration.as_mut().filter(|r| r.owner == *owner && order.supersedes(&r.order)) else { return };
+    let Some(current) = device
+        .registration
+        .as_mut()
+        .filter(|r| r.owner == *owner && order.supersedes(&r.order))
+    else {
+        return;
+    };
     current.state = match current.state {
-        State::Active | State::Gone => State::Removing { until: now + REMOVING_LEASE },
+        State::Active | State::Gone => State::Removing {
+            until: now + REMOVING_LEASE,
+        },
         // Whoever began it died: take it over.
-        State::Removing { until } if until <= now => State::Removing { until: now + REMOVING_LEASE },
+        State::Removing { until } if until <= now => State::Removing {
+            until: now + REMOVING_LEASE,
+        },
         other => other,
     };
     device.expires_at = device.expires_at.max(now + REMOVAL_KEPT);
 }
 
-/// The row of a device whose endpoint is to go, whatever its owner said: it has ended, the platform gave it up, or it
-/// moves to another one. `None` when it has no endpoint, or somebody is just deleting it.
+/// The row of a device whose endpoint is to go, whatever its owner said: it has ended, the platform
+/// gave it up, or it moves to another one. `None` when it has no endpoint, or somebody is just
+/// deleting it.
 pub fn retire(row: &Device, now: Seconds) -> Option<Device> {
     let mut device = row.clone();
-    let current = device.registration.as_mut().filter(|r| r.endpoint_arn.is_some())?;
+    let current = device
+        .registration
+        .as_mut()
+        .filter(|r| r.endpoint_arn.is_some())?;
     if matches!(current.state, State::Removing { until } if until > now) {
         return None;
     }
-    current.state = State::Removing { until: now + REMOVING_LEASE };
+    current.state = State::Removing {
+        until: now + REMOVING_LEASE,
+    };
     device.expires_at = device.expires_at.max(now + REMOVAL_KEPT);
     Some(device)
 }
 
-/// Writes the row of a device that is being removed, if it is still as it was read, and deletes the endpoint. Answers
-/// whether it wrote.
+/// Writes the row of a device that is being removed, if it is still as it was read, and deletes the
+/// endpoint. Answers whether it wrote.
 ///
 /// # Errors
-/// The store or SNS failed. The lease that may have been written keeps others away until it is over.
-pub async fn remove_endpoint(store: &impl Devices, sns: &impl Endpoints, mut device: Device) -> Answer<bool> {
+/// The store or SNS failed. The lease that may have been written keeps others away until it is
+/// over.
+pub async fn remove_endpoint(
+    store: &impl Devices,
+    sns: &impl Endpoints,
+    mut device: Device,
+) -> Answer<bool> {
     let written = store.commit(Some(&device), None).await?;
     if written {
         device.version += 1;
@@ -389,17 +486,31 @@ pub async fn remove_endpoint(store: &impl Devices, sns: &impl Endpoints, mut dev
     Ok(written)
 }
 
-/// Deletes the endpoint of a device that is being removed. For whoever wrote that state, and nobody else.
+/// Deletes the endpoint of a device that is being removed. For whoever wrote that state, and nobody
+/// else.
 ///
 /// # Errors
 /// The store or SNS failed.
-pub async fn finish_removal(store: &impl Devices, sns: &impl Endpoints, device: Device) -> Answer<()> {
-    let Some(registration) = device.registration.as_ref().filter(|r| matches!(r.state, State::Removing { .. })) else { return Ok(()) };
+pub async fn finish_removal(
+    store: &impl Devices,
+    sns: &impl Endpoints,
+    device: Device,
+) -> Answer<()> {
+    let Some(registration) = device
+        .registration
+        .as_ref()
+        .filter(|r| matches!(r.state, State::Removing { .. }))
+    else {
+        return Ok(());
+    };
     if let Some(arn) = &registration.endpoint_arn {
         sns.delete(arn).await?;
     }
     // If the row has changed, somebody newer has taken it over, and it is theirs to keep right.
-    store.commit(Some(&finish_removing(&device)), None).await.map(drop)
+    store
+        .commit(Some(&finish_removing(&device)), None)
+        .await
+        .map(drop)
 }
 
 /// The row after its endpoint has been deleted.
@@ -412,8 +523,8 @@ fn finish_removing(row: &Device) -> Device {
     device
 }
 
-/// The row after the platform said that the token is dead. Meant for the row as it was when it was published to:
-/// the store's version check keeps a newer registration out of it.
+/// The row after the platform said that the token is dead. Meant for the row as it was when it was
+/// published to: the store's version check keeps a newer registration out of it.
 pub fn gone(row: &Device) -> Device {
     let mut device = row.clone();
     if let Some(registration) = &mut device.registration {
@@ -431,8 +542,16 @@ mod tests {
         let hasher = TokenHasher::new(b"secret");
         let device = hasher.device("demo", "token");
         assert_eq!(device, TokenHasher::new(b"secret").device("demo", "token"));
-        assert_ne!(device.token_hash, TokenHasher::new(b"other").device("demo", "token").token_hash);
-        assert_ne!(device.token_hash, hasher.device("demo", "token2").token_hash);
+        assert_ne!(
+            device.token_hash,
+            TokenHasher::new(b"other")
+                .device("demo", "token")
+                .token_hash
+        );
+        assert_ne!(
+            device.token_hash,
+            hasher.device("demo", "token2").token_hash
+        );
         assert_eq!(device.token_hash.len(), 64);
         assert_eq!(format!("{hasher:?}"), "TokenHasher(redacted)");
     }

@@ -1,7 +1,8 @@
-//! A stored filter: a NIP-01 filter in canonical form, so that equal filters have one identity, and matched exactly.
+//! A stored filter: a NIP-01 filter in canonical form, so that equal filters have one identity, and
+//! matched exactly.
 //!
-//! `since`, `until`, `limit` and `search` say which past events to send; a push is about the next one, so they are
-//! left out. Unknown fields are ignored.
+//! `since`, `until`, `limit` and `search` say which past events to send; a push is about the next
+//! one, so they are left out. Unknown fields are ignored.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -16,7 +17,8 @@ use crate::{
     is_private,
 };
 
-/// The longest tag value a filter may hold, in bytes: an index key must fit a DynamoDB partition key (2,048 bytes).
+/// The longest tag value a filter may hold, in bytes: an index key must fit a DynamoDB partition
+/// key (2,048 bytes).
 pub const MAX_TAG_VALUE: usize = 512;
 
 /// Why a filter was refused. Every one of them is `bad_payload` to the client.
@@ -50,9 +52,10 @@ impl Filter {
     /// Reads a NIP-01 filter.
     ///
     /// # Errors
-    /// [`BadFilter`] on anything but an object whose known fields are non-empty arrays: ids, pubkeys and the values
-    /// of `#e` and `#p` exact lowercase 64-hex, kinds 0 to 65535, other tag values at most [`MAX_TAG_VALUE`] bytes.
-    /// (An empty list would match nothing: no client means that.)
+    /// [`BadFilter`] on anything but an object whose known fields are non-empty arrays: ids,
+    /// pubkeys and the values of `#e` and `#p` exact lowercase 64-hex, kinds 0 to 65535, other tag
+    /// values at most [`MAX_TAG_VALUE`] bytes. (An empty list would match nothing: no client means
+    /// that.)
     pub fn from_json(json: &Value) -> Result<Self, BadFilter> {
         let fields = json.as_object().ok_or(BadFilter::NotAnObject)?;
         let mut filter = Self::default();
@@ -61,21 +64,32 @@ impl Filter {
             match field.as_str() {
                 "ids" => filter.ids = Some(list(value, hex_key).ok_or_else(bad)?),
                 "authors" => filter.authors = Some(list(value, hex_key).ok_or_else(bad)?),
-                "kinds" => filter.kinds = Some(list(value, |v| u16::try_from(v.as_u64()?).ok()).ok_or_else(bad)?),
+                "kinds" => {
+                    filter.kinds =
+                        Some(list(value, |v| u16::try_from(v.as_u64()?).ok()).ok_or_else(bad)?)
+                }
                 _ => {
-                    let Some(letter) = tag_letter(field) else { continue };
+                    let Some(letter) = tag_letter(field) else {
+                        continue;
+                    };
                     let read = |v: &Value| tag_value(letter, v.as_str()?);
-                    filter.tags.insert(letter, list(value, read).ok_or_else(bad)?);
+                    filter
+                        .tags
+                        .insert(letter, list(value, read).ok_or_else(bad)?);
                 }
             }
         }
         Ok(filter)
     }
 
-    /// A filter over private kinds alone with no `#p` means "addressed to me", so it gets `#p: [owner]`.
+    /// A filter over private kinds alone with no `#p` means "addressed to me", so it gets `#p:
+    /// [owner]`.
     #[must_use]
     pub fn addressed(mut self, owner: PublicKey) -> Self {
-        let private = self.kinds.as_ref().is_some_and(|kinds| kinds.iter().all(|kind| is_private(*kind)));
+        let private = self
+            .kinds
+            .as_ref()
+            .is_some_and(|kinds| kinds.iter().all(|kind| is_private(*kind)));
         if private && !self.tags.contains_key(&'p') {
             self.tags.insert('p', vec![owner.to_hex()]);
         }
@@ -98,40 +112,67 @@ impl Filter {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Under which keys it is indexed: one dimension, the most selective it has (`ids`, else the tag with the fewest
-    /// values, else `authors`, and of mute lists alone theirs, else `kinds`), one key per value. None only for the empty
-    /// filter.
+    /// Under which keys it is indexed: one dimension, the most selective it has (`ids`, else the
+    /// tag with the fewest values, else `authors`, and of mute lists alone theirs, else `kinds`),
+    /// one key per value. None only for the empty filter.
     pub fn index_keys(&self) -> Vec<IndexKey> {
         let tag = self.tags.iter().min_by_key(|(_, values)| values.len());
         if let Some(ids) = &self.ids {
             ids.iter().copied().map(IndexKey::Id).collect()
         } else if let Some((letter, values)) = tag {
-            values.iter().map(|value| IndexKey::Tag(*letter, TagValue::from(value.as_str()))).collect()
+            values
+                .iter()
+                .map(|value| IndexKey::Tag(*letter, TagValue::from(value.as_str())))
+                .collect()
         } else if let Some(authors) = &self.authors {
-            let key = if self.kinds.as_deref() == Some(&[MUTE_LIST]) { IndexKey::MuteList } else { IndexKey::Author };
+            let key = if self.kinds.as_deref() == Some(&[MUTE_LIST]) {
+                IndexKey::MuteList
+            } else {
+                IndexKey::Author
+            };
             authors.iter().copied().map(key).collect()
         } else {
-            self.kinds.iter().flatten().copied().map(IndexKey::Kind).collect()
+            self.kinds
+                .iter()
+                .flatten()
+                .copied()
+                .map(IndexKey::Kind)
+                .collect()
         }
     }
 
-    /// Whether the event matches, and may reach `recipient`: an event of a private kind reaches only whom it names
-    /// in a `p` tag, unless the filter asks for other addressees by `#p` itself (an owner's alias keys).
+    /// Whether the event matches, and may reach `recipient`: an event of a private kind reaches
+    /// only whom it names in a `p` tag, unless the filter asks for other addressees by `#p` itself
+    /// (an owner's alias keys).
     pub fn matches_for(&self, event: &Event, recipient: &PublicKey) -> bool {
-        let named = || event.tags.iter().any(|tag| is_p_tag_of(tag.as_slice(), recipient));
-        self.matches(event) && (!is_private(event.kind.as_u16()) || self.tags.contains_key(&'p') || named())
+        let named = || {
+            event
+                .tags
+                .iter()
+                .any(|tag| is_p_tag_of(tag.as_slice(), recipient))
+        };
+        self.matches(event)
+            && (!is_private(event.kind.as_u16()) || self.tags.contains_key(&'p') || named())
     }
 
     /// Whether the event matches, as NIP-01 says.
     pub fn matches(&self, event: &Event) -> bool {
-        let holds = |list: &Option<Keys>, key: &[u8; 32]| list.as_ref().is_none_or(|list| list.binary_search(key).is_ok());
+        let holds = |list: &Option<Keys>, key: &[u8; 32]| {
+            list.as_ref()
+                .is_none_or(|list| list.binary_search(key).is_ok())
+        };
         let kind = event.kind.as_u16();
         holds(&self.ids, event.id.as_bytes())
             && holds(&self.authors, event.pubkey.as_bytes())
-            && self.kinds.as_ref().is_none_or(|kinds| kinds.binary_search(&kind).is_ok())
+            && self
+                .kinds
+                .as_ref()
+                .is_none_or(|kinds| kinds.binary_search(&kind).is_ok())
             && self.tags.iter().all(|(letter, wanted)| {
                 event.tags.iter().any(|tag| match tag.as_slice() {
-                    [name, value, ..] => is_letter(name, *letter) && wanted.binary_search(value).is_ok(),
+                    [name, value, ..] => {
+                        is_letter(name, *letter) && wanted.binary_search(value).is_ok()
+                    }
                     _ => false,
                 })
             })
@@ -148,7 +189,8 @@ impl Serialize for Filter {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let hexes = |keys: &Keys| keys.iter().map(|key| hex(key)).collect::<Vec<_>>();
         let mut map = serializer.serialize_map(None)?;
-        // In the order of their bytes: '#' stands before every letter, and upper case before lower case.
+        // In the order of their bytes: '#' stands before every letter, and upper case before lower
+        // case.
         for (letter, values) in &self.tags {
             map.serialize_entry(&format!("#{letter}"), values)?;
         }
@@ -197,7 +239,11 @@ fn is_p_tag_of(tag: &[String], pubkey: &PublicKey) -> bool {
 
 /// A non-empty JSON array, each value read, sorted, without repeats.
 fn list<T: Ord>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
-    let mut items = value.as_array()?.iter().map(read).collect::<Option<Vec<T>>>()?;
+    let mut items = value
+        .as_array()?
+        .iter()
+        .map(read)
+        .collect::<Option<Vec<T>>>()?;
     items.sort_unstable();
     items.dedup();
     (!items.is_empty()).then_some(items)
@@ -235,11 +281,13 @@ const NIBBLE: [u8; 256] = {
 /// Lowercase hex.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 #[cfg(test)]
@@ -260,8 +308,14 @@ mod tests {
             &json!({"#t": ["a", "b", "a"], "limit": 3, "since": 5, "until": 9, "search": "x", "#p": [key], "kinds": [1, 7], "foo": 1}),
         );
         assert_eq!(a.identity(), b.identity());
-        assert_eq!(a.to_json(), format!(r##"{{"#p":["{key}"],"#t":["a","b"],"kinds":[1,7]}}"##));
-        assert_ne!(a.identity(), filter(&json!({"kinds": [1], "#p": [key]})).identity());
+        assert_eq!(
+            a.to_json(),
+            format!(r##"{{"#p":["{key}"],"#t":["a","b"],"kinds":[1,7]}}"##)
+        );
+        assert_ne!(
+            a.identity(),
+            filter(&json!({"kinds": [1], "#p": [key]})).identity()
+        );
     }
 
     #[test]
@@ -294,8 +348,15 @@ mod tests {
         let owner = nostr::key::Keys::generate().public_key();
         let addressed = filter(&json!({"kinds": [1059, 4]})).addressed(owner);
         assert_eq!(addressed.tags[&'p'], [owner.to_hex()]);
-        assert_eq!(addressed.identity(), filter(&json!({"kinds": [4, 1059], "#p": [owner.to_hex()]})).identity());
-        assert!(filter(&json!({"kinds": [1, 4]})).addressed(owner).is_broad());
+        assert_eq!(
+            addressed.identity(),
+            filter(&json!({"kinds": [4, 1059], "#p": [owner.to_hex()]})).identity()
+        );
+        assert!(
+            filter(&json!({"kinds": [1, 4]}))
+                .addressed(owner)
+                .is_broad()
+        );
         let alias = json!({"kinds": [4], "#p": ["ab".repeat(32)]});
         assert_eq!(filter(&alias).addressed(owner), filter(&alias));
     }
@@ -303,10 +364,25 @@ mod tests {
     #[test]
     fn the_most_selective_dimension_is_indexed() {
         let (a, b) = ("ab".repeat(32), "cd".repeat(32));
-        let keys = |json: Value| filter(&json).index_keys().iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(keys(json!({"ids": [a], "#p": [b], "kinds": [1]})), [format!("id:{a}")]);
-        assert_eq!(keys(json!({"#p": [a, b], "#h": ["group"], "authors": [a]})), ["#h:group"]);
-        assert_eq!(keys(json!({"authors": [b, a], "kinds": [1]})), [format!("author:{a}"), format!("author:{b}")]);
+        let keys = |json: Value| {
+            filter(&json)
+                .index_keys()
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            keys(json!({"ids": [a], "#p": [b], "kinds": [1]})),
+            [format!("id:{a}")]
+        );
+        assert_eq!(
+            keys(json!({"#p": [a, b], "#h": ["group"], "authors": [a]})),
+            ["#h:group"]
+        );
+        assert_eq!(
+            keys(json!({"authors": [b, a], "kinds": [1]})),
+            [format!("author:{a}"), format!("author:{b}")]
+        );
         assert_eq!(keys(json!({"kinds": [7, 1]})), ["kind:1", "kind:7"]);
         assert_eq!(keys(json!({})), [""; 0]);
     }
@@ -314,7 +390,14 @@ mod tests {
     #[test]
     fn hex_is_exact() {
         assert_eq!(decode_hex(&"0f".repeat(32)), Some([0x0f; 32]));
-        for bad in ["", "0f", &"0F".repeat(32), &"0g".repeat(32), &"é0".repeat(32), &"0f".repeat(33)] {
+        for bad in [
+            "",
+            "0f",
+            &"0F".repeat(32),
+            &"0g".repeat(32),
+            &"é0".repeat(32),
+            &"0f".repeat(33),
+        ] {
             assert_eq!(decode_hex(bad), None);
         }
     }

@@ -1,7 +1,7 @@
 //! The values by which an event finds a subscription.
 //!
-//! Both an owned key and a borrowed one exist, with the same hash: the listener asks about every tag of every event
-//! a relay sends, and must not allocate for the answer "nobody".
+//! Both an owned key and a borrowed one exist, with the same hash: the listener asks about every
+//! tag of every event a relay sends, and must not allocate for the answer "nobody".
 
 use std::{
     fmt,
@@ -40,8 +40,8 @@ pub enum IndexKey {
     Id([u8; 32]),
     /// `author:<hex>`: the event's pubkey.
     Author([u8; 32]),
-    /// `mute_list:<hex>`: the pubkey of a mute list (kind 10000). Every owner's is in use, and would bring all they write
-    /// if it were their `author:`.
+    /// `mute_list:<hex>`: the pubkey of a mute list (kind 10000). Every owner's is in use, and
+    /// would bring all they write if it were their `author:`.
     MuteList([u8; 32]),
     /// `#<letter>:<value>`: the value of a single-letter tag.
     Tag(char, TagValue),
@@ -116,8 +116,8 @@ impl Equivalent<IndexKey> for KeyRef<'_> {
     }
 }
 
-/// The index keys of an event: its id, author, kind, whose mute list it is, and the first value of each single-letter tag. A key may come
-/// more than once when the event repeats a tag.
+/// The index keys of an event: its id, author, kind, whose mute list it is, and the first value of
+/// each single-letter tag. A key may come more than once when the event repeats a tag.
 pub fn keys_of(event: &Event) -> impl Iterator<Item = KeyRef<'_>> {
     let tags = event.tags.iter().filter_map(|tag| match tag.as_slice() {
         [name, value, ..] => tag_key(name, value),
@@ -125,12 +125,21 @@ pub fn keys_of(event: &Event) -> impl Iterator<Item = KeyRef<'_>> {
     });
     let (author, kind) = (event.pubkey.as_bytes(), event.kind.as_u16());
     let mute_list = (kind == MUTE_LIST).then_some(KeyRef::MuteList(author));
-    [KeyRef::Id(event.id.as_bytes()), KeyRef::Author(author), KeyRef::Kind(kind)].into_iter().chain(mute_list).chain(tags)
+    [
+        KeyRef::Id(event.id.as_bytes()),
+        KeyRef::Author(author),
+        KeyRef::Kind(kind),
+    ]
+    .into_iter()
+    .chain(mute_list)
+    .chain(tags)
 }
 
 /// No filter can hold a longer value, so a longer one is no key.
 fn tag_key<'a>(name: &str, value: &'a str) -> Option<KeyRef<'a>> {
-    let [letter @ (b'a'..=b'z' | b'A'..=b'Z')] = name.as_bytes() else { return None };
+    let [letter @ (b'a'..=b'z' | b'A'..=b'Z')] = name.as_bytes() else {
+        return None;
+    };
     let letter = char::from(*letter);
     match decode_hex(value) {
         Some(bytes) => Some(KeyRef::TagHex(letter, bytes)),
@@ -167,7 +176,10 @@ impl FromStr for IndexKey {
             "author" => decode_hex(value).map(Self::Author),
             "mute_list" => decode_hex(value).map(Self::MuteList),
             "kind" => value.parse().ok().map(Self::Kind),
-            tag => tag.strip_prefix('#').and_then(|name| tag_key(name, value)).map(KeyRef::to_owned),
+            tag => tag
+                .strip_prefix('#')
+                .and_then(|name| tag_key(name, value))
+                .map(KeyRef::to_owned),
         }
         .ok_or(NotAnIndexKey)
     }
@@ -181,7 +193,9 @@ impl Serialize for IndexKey {
 
 impl<'de> Deserialize<'de> for IndexKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 

@@ -1,7 +1,9 @@
-//! The set of all index keys in use: what the listener asks about every event before it checks a signature.
+//! The set of all index keys in use: what the listener asks about every event before it checks a
+//! signature.
 //!
-//! It is made for a million subscriptions in little memory: rows stand in slabs and are found through tables of their
-//! numbers, a subscription is known by a hash of its name, and equal lists of kinds are one.
+//! It is made for a million subscriptions in little memory: rows stand in slabs and are found
+//! through tables of their numbers, a subscription is known by a hash of its name, and equal lists
+//! of kinds are one.
 
 use std::{collections::HashSet, hash::BuildHasher, sync::Arc};
 
@@ -22,7 +24,8 @@ const REMOVAL_KEPT: Seconds = 10 * 60;
 
 /// Which index keys and kinds are in use, and by how many subscriptions.
 ///
-/// Fed with rows of the change feed in any order and any number of times: the row with the later order wins.
+/// Fed with rows of the change feed in any order and any number of times: the row with the later
+/// order wins.
 #[derive(Debug, Default)]
 pub struct Interest {
     subscriptions: Slab<Held>,
@@ -54,7 +57,8 @@ struct Held {
     /// The order, as far as it is needed: the time, and the first bytes of the event's id.
     order: (Seconds, u64),
     valid_until: Seconds,
-    /// Empty once removed: the order alone must stay for a while, or an older row read late would bring the keys back.
+    /// Empty once removed: the order alone must stay for a while, or an older row read late would
+    /// bring the keys back.
     keys: Keys,
     /// `None`: every kind.
     kinds: Option<Arc<[u16]>>,
@@ -84,7 +88,8 @@ impl Interest {
         let held = self.find(name);
         if let Some(held) = held.and_then(|held| self.subscriptions.get_mut(held as usize)) {
             let order = order_of(row);
-            let supersedes = order.0 > held.order.0 || (order.0 == held.order.0 && order.1 < held.order.1);
+            let supersedes =
+                order.0 > held.order.0 || (order.0 == held.order.0 && order.1 < held.order.1);
             if !supersedes {
                 return false;
             }
@@ -96,7 +101,11 @@ impl Interest {
             }
         }
         let before = self.version;
-        let new = if active { self.hold(row, name) } else { removed(row, name, now) };
+        let new = if active {
+            self.hold(row, name)
+        } else {
+            removed(row, name, now)
+        };
         match held {
             Some(held) => {
                 let old = std::mem::replace(&mut self.subscriptions[held as usize], new);
@@ -107,14 +116,25 @@ impl Interest {
         self.version != before
     }
 
-    /// Forgets the subscriptions that are over, among `count` of them from the number `from` on. Answers where to go on,
-    /// `None` at the end: a million are looked through in parts, so that nobody waits for all of them.
+    /// Forgets the subscriptions that are over, among `count` of them from the number `from` on.
+    /// Answers where to go on, `None` at the end: a million are looked through in parts, so that
+    /// nobody waits for all of them.
     pub fn expire(&mut self, now: Seconds, from: usize, count: usize) -> Option<usize> {
-        let end = self.subscriptions.capacity().min(from.saturating_add(count));
+        let end = self
+            .subscriptions
+            .capacity()
+            .min(from.saturating_add(count));
         for number in from..end {
-            if self.subscriptions.get(number).is_some_and(|held| held.valid_until <= now) {
+            if self
+                .subscriptions
+                .get(number)
+                .is_some_and(|held| held.valid_until <= now)
+            {
                 let held = self.subscriptions.remove(number);
-                if let Ok(entry) = self.by_name.find_entry(held.name[0], |n| *n as usize == number) {
+                if let Ok(entry) = self
+                    .by_name
+                    .find_entry(held.name[0], |n| *n as usize == number)
+                {
                     entry.remove();
                 }
                 self.let_go(&held);
@@ -127,8 +147,16 @@ impl Interest {
         let keys = row.filter.index_keys();
         let of_mute_lists = matches!(keys.first(), Some(IndexKey::MuteList(_)));
         let mut numbers: Vec<u32> = keys.into_iter().map(|key| self.use_key(key)).collect();
-        let keys = if numbers.len() == 1 { Keys::One(numbers.remove(0)) } else { Keys::Many(numbers.into()) };
-        let kinds = if of_mute_lists { Some(&[][..]) } else { row.filter.kinds.as_deref() };
+        let keys = if numbers.len() == 1 {
+            Keys::One(numbers.remove(0))
+        } else {
+            Keys::Many(numbers.into())
+        };
+        let kinds = if of_mute_lists {
+            Some(&[][..])
+        } else {
+            row.filter.kinds.as_deref()
+        };
         let kinds = kinds.map(|kinds| self.kind_list(kinds));
         match &kinds {
             None => {
@@ -143,7 +171,13 @@ impl Interest {
                 }
             }
         }
-        Held { name, order: order_of(row), valid_until: row.valid_until, keys, kinds }
+        Held {
+            name,
+            order: order_of(row),
+            valid_until: row.valid_until,
+            keys,
+            kinds,
+        }
     }
 
     fn let_go(&mut self, held: &Held) {
@@ -186,26 +220,43 @@ impl Interest {
     }
 
     fn find(&self, name: Name) -> Option<u32> {
-        self.by_name.find(name[0], |n| self.subscriptions.get(*n as usize).is_some_and(|held| held.name == name)).copied()
+        self.by_name
+            .find(name[0], |n| {
+                self.subscriptions
+                    .get(*n as usize)
+                    .is_some_and(|held| held.name == name)
+            })
+            .copied()
     }
 
     fn insert(&mut self, held: Held) {
         let name = held.name;
         let number = number(self.subscriptions.insert(held));
         let subscriptions = &self.subscriptions;
-        self.by_name.insert_unique(name[0], number, |n| subscriptions.get(*n as usize).map_or(0, |held| held.name[0]));
+        self.by_name.insert_unique(name[0], number, |n| {
+            subscriptions
+                .get(*n as usize)
+                .map_or(0, |held| held.name[0])
+        });
     }
 
     fn use_key(&mut self, key: IndexKey) -> u32 {
         let hash = self.hasher.hash_one(&key);
-        if let Some(number) = self.by_key.find(hash, |n| self.keys.get(*n as usize).is_some_and(|entry| entry.key == key)) {
+        if let Some(number) = self.by_key.find(hash, |n| {
+            self.keys
+                .get(*n as usize)
+                .is_some_and(|entry| entry.key == key)
+        }) {
             self.keys[*number as usize].uses += 1;
             return *number;
         }
         self.mute_lists += u32::from(matches!(key, IndexKey::MuteList(_)));
         let number = number(self.keys.insert(Key { key, uses: 1 }));
         let (keys, hasher) = (&self.keys, &self.hasher);
-        self.by_key.insert_unique(hash, number, |n| keys.get(*n as usize).map_or(0, |entry| hasher.hash_one(&entry.key)));
+        self.by_key.insert_unique(hash, number, |n| {
+            keys.get(*n as usize)
+                .map_or(0, |entry| hasher.hash_one(&entry.key))
+        });
         self.version += 1;
         number
     }
@@ -230,7 +281,8 @@ impl Interest {
         let kind = event.kind.as_u16();
         let wanted = self.wants_kind(kind);
         if wanted || kind == MUTE_LIST {
-            let considered = keys_of(event).filter(|key| wanted || matches!(key, KeyRef::MuteList(_)));
+            let considered =
+                keys_of(event).filter(|key| wanted || matches!(key, KeyRef::MuteList(_)));
             for key in considered.filter(|key| self.holds(key)) {
                 let key = key.to_owned();
                 if !hits.contains(&key) {
@@ -246,7 +298,11 @@ impl Interest {
     }
 
     fn holds(&self, key: &KeyRef<'_>) -> bool {
-        let same = |n: &u32| self.keys.get(*n as usize).is_some_and(|entry| key.equivalent(&entry.key));
+        let same = |n: &u32| {
+            self.keys
+                .get(*n as usize)
+                .is_some_and(|entry| key.equivalent(&entry.key))
+        };
         self.by_key.find(self.hasher.hash_one(key), same).is_some()
     }
 
@@ -295,16 +351,37 @@ fn number(slab: usize) -> u32 {
 
 fn removed(row: &Subscription, name: Name, now: Seconds) -> Held {
     let keys = Keys::Many(Box::default());
-    Held { name, order: order_of(row), valid_until: now + REMOVAL_KEPT, keys, kinds: None }
+    Held {
+        name,
+        order: order_of(row),
+        valid_until: now + REMOVAL_KEPT,
+        keys,
+        kinds: None,
+    }
 }
 
 fn order_of(row: &Subscription) -> (Seconds, u64) {
     let id = row.order.event_id.as_bytes();
-    (row.order.created_at, id.iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte)))
+    (
+        row.order.created_at,
+        id.iter()
+            .take(8)
+            .fold(0, |n, byte| n << 8 | u64::from(*byte)),
+    )
 }
 
 fn name_of(row: &Subscription) -> Name {
-    let digest = Sha256::new().chain_update(row.owner.to_string()).chain_update("#").chain_update(&row.subscription).finalize();
-    let word = |from: usize| digest.iter().skip(from).take(8).fold(0, |n, byte| n << 8 | u64::from(*byte));
+    let digest = Sha256::new()
+        .chain_update(row.owner.to_string())
+        .chain_update("#")
+        .chain_update(&row.subscription)
+        .finalize();
+    let word = |from: usize| {
+        digest
+            .iter()
+            .skip(from)
+            .take(8)
+            .fold(0, |n, byte| n << 8 | u64::from(*byte))
+    };
     [word(0), word(8)]
 }

@@ -1,4 +1,5 @@
-//! What two stages must agree on. No AWS, no tokio, no clock, no environment: `now` is always an argument.
+//! What two stages must agree on. No AWS, no tokio, no clock, no environment: `now` is always an
+//! argument.
 //!
 //! - [`order`]: which of two control events wins
 //! - [`filter`]: a stored filter in canonical form, its identity, and exact matching
@@ -37,8 +38,9 @@ pub type Millis = u64;
 /// One day, in seconds.
 pub const DAY: Seconds = 24 * 60 * 60;
 
-/// The kinds whose events are for their addressee only: NIP-04 messages, NIP-59 wraps and the rumours and seals
-/// inside them. They match only a recipient they name, never carry text into a notification, and may be backdated.
+/// The kinds whose events are for their addressee only: NIP-04 messages, NIP-59 wraps and the
+/// rumours and seals inside them. They match only a recipient they name, never carry text into a
+/// notification, and may be backdated.
 pub const PRIVATE_KINDS: [u16; 5] = [4, 13, 14, 1059, 21059];
 
 /// The kind of mute lists (NIP-51).

@@ -1,5 +1,5 @@
-//! What stands in the queues between the stages. Every message says its version: a stage that meets a newer one than
-//! it knows leaves it in the queue for the deployment that does.
+//! What stands in the queues between the stages. Every message says its version: a stage that meets
+//! a newer one than it knows leaves it in the queue for the deployment that does.
 
 use nostr::{event::Event, key::PublicKey};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -16,7 +16,8 @@ pub const MAX_TAGS: usize = 2_000;
 /// The longest relay URL, in bytes.
 pub const MAX_RELAY_URL: usize = 512;
 
-/// Content longer than this is cut in a [`Delivery`], in bytes: no push can carry it (4,096 bytes in all).
+/// Content longer than this is cut in a [`Delivery`], in bytes: no push can carry it (4,096 bytes
+/// in all).
 pub const MAX_DELIVERED_CONTENT: usize = 4_096;
 
 /// The version of every message below.
@@ -68,7 +69,8 @@ pub struct Delivery {
     pub app: String,
     /// The owner to whom it is delivered.
     pub recipient: PublicKey,
-    /// By which dimensions the event was found: `#p`, `author` …, merged over all matching subscriptions.
+    /// By which dimensions the event was found: `#p`, `author` …, merged over all matching
+    /// subscriptions.
     pub reasons: Vec<String>,
     /// The relay that sent it first.
     pub relay: String,
@@ -77,7 +79,8 @@ pub struct Delivery {
     /// Whether the event's content was cut to [`MAX_DELIVERED_CONTENT`].
     #[serde(default)]
     pub cut: bool,
-    /// Whether it has waited because the recipient's app looked open. Its latency is then no measure of the service.
+    /// Whether it has waited because the recipient's app looked open. Its latency is then no
+    /// measure of the service.
     #[serde(default)]
     pub waited: bool,
     /// The event.
@@ -98,12 +101,19 @@ impl Outgoing {
     /// For whom it is.
     pub fn owner(&self) -> Owner {
         match self {
-            Self::Event(delivery) => Owner { app: delivery.app.clone(), pubkey: delivery.recipient },
-            Self::Summary(summary) => Owner { app: summary.app.clone(), pubkey: summary.recipient },
+            Self::Event(delivery) => Owner {
+                app: delivery.app.clone(),
+                pubkey: delivery.recipient,
+            },
+            Self::Summary(summary) => Owner {
+                app: summary.app.clone(),
+                pubkey: summary.recipient,
+            },
         }
     }
 
-    /// What tells it from everything else for the same recipient under the same app: the event's id, or the minute.
+    /// What tells it from everything else for the same recipient under the same app: the event's
+    /// id, or the minute.
     pub fn id(&self) -> String {
         match self {
             Self::Event(delivery) => delivery.event.id.to_hex(),
@@ -123,7 +133,10 @@ impl Outgoing {
     #[must_use]
     pub fn waited(self) -> Self {
         match self {
-            Self::Event(delivery) => Self::Event(Box::new(Delivery { waited: true, ..*delivery })),
+            Self::Event(delivery) => Self::Event(Box::new(Delivery {
+                waited: true,
+                ..*delivery
+            })),
             Self::Summary(summary) => Self::Summary(summary),
         }
     }
@@ -147,7 +160,8 @@ impl Summary {
     }
 }
 
-/// To feedback, from the stream of `devices`: a row that ended by itself, or that deliver gave up, as it was.
+/// To feedback, from the stream of `devices`: a row that ended by itself, or that deliver gave up,
+/// as it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retired {
     /// The app's id.
@@ -192,7 +206,9 @@ impl Feedback {
     pub fn read(body: &str) -> Result<Self, Unreadable> {
         match decode(body) {
             Ok(retired) => Ok(Self::Retired(Box::new(retired))),
-            Err(Unreadable::Malformed) => serde_json::from_str(body).map(Self::Endpoint).map_err(|_| Unreadable::Malformed),
+            Err(Unreadable::Malformed) => serde_json::from_str(body)
+                .map(Self::Endpoint)
+                .map_err(|_| Unreadable::Malformed),
             Err(newer) => Err(newer),
         }
     }
@@ -219,10 +235,18 @@ pub fn encode<T: Serialize>(message: &T) -> Result<String, serde_json::Error> {
         v: u32,
         m: &'a T,
     }
-    let body = serde_json::to_string(&Versioned { v: VERSION, m: message })?;
-    // SQS takes no U+FFFE and U+FFFF, and would refuse the batch for ever. In JSON they stand in strings only, where
-    // they may be escaped; what is read from it is the same.
-    Ok(if body.contains(['\u{fffe}', '\u{ffff}']) { body.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff") } else { body })
+    let body = serde_json::to_string(&Versioned {
+        v: VERSION,
+        m: message,
+    })?;
+    // SQS takes no U+FFFE and U+FFFF, and would refuse the batch for ever. In JSON they stand in
+    // strings only, where they may be escaped; what is read from it is the same.
+    Ok(if body.contains(['\u{fffe}', '\u{ffff}']) {
+        body.replace('\u{fffe}', "\\ufffe")
+            .replace('\u{ffff}', "\\uffff")
+    } else {
+        body
+    })
 }
 
 /// Reads a message written by [`encode`].
@@ -249,19 +273,38 @@ mod tests {
 
     #[test]
     fn characters_that_sqs_refuses_are_escaped_and_read_back() {
-        let position = Position { hit: 0, after: Some("a\u{fffe}b\u{ffff}\u{0}".to_owned()) };
+        let position = Position {
+            hit: 0,
+            after: Some("a\u{fffe}b\u{ffff}\u{0}".to_owned()),
+        };
         let body = encode(&position).unwrap();
-        assert!(body.chars().all(|c| c >= ' ' && !matches!(c, '\u{fffe}' | '\u{ffff}')), "{body}");
+        assert!(
+            body.chars()
+                .all(|c| c >= ' ' && !matches!(c, '\u{fffe}' | '\u{ffff}')),
+            "{body}"
+        );
         assert_eq!(decode::<Position>(&body).unwrap(), position);
     }
 
     #[test]
     fn a_newer_version_is_told_apart_from_garbage() {
-        let position = Position { hit: 2, after: Some("x".to_owned()) };
-        assert_eq!(decode::<Position>(&encode(&position).unwrap()).unwrap(), position);
-        assert!(matches!(decode::<Position>(r#"{"v":2,"m":{"other":1}}"#), Err(Unreadable::Version(2))));
+        let position = Position {
+            hit: 2,
+            after: Some("x".to_owned()),
+        };
+        assert_eq!(
+            decode::<Position>(&encode(&position).unwrap()).unwrap(),
+            position
+        );
+        assert!(matches!(
+            decode::<Position>(r#"{"v":2,"m":{"other":1}}"#),
+            Err(Unreadable::Version(2))
+        ));
         for bad in ["", "{", r#"{"v":1,"m":{}}"#, r#"{"m":{"hit":1}}"#, "\u{0}"] {
-            assert!(matches!(decode::<Position>(bad), Err(Unreadable::Malformed)), "{bad}");
+            assert!(
+                matches!(decode::<Position>(bad), Err(Unreadable::Malformed)),
+                "{bad}"
+            );
         }
     }
 }

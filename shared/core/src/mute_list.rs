@@ -1,7 +1,7 @@
 //! What an owner does not want to hear of: the public part of a mute list (NIP-51, kind 10000).
 //!
-//! Entries are kept short, because every delivery reads them: pubkeys and ids by their first eight bytes, which nobody
-//! makes collide for the sake of being muted.
+//! Entries are kept short, because every delivery reads them: pubkeys and ids by their first eight
+//! bytes, which nobody makes collide for the sake of being muted.
 
 use std::collections::BTreeSet;
 
@@ -37,7 +37,8 @@ pub struct MuteList {
 }
 
 impl MuteList {
-    /// Reads a list. Of one that is too long the entries that were added last are kept: clients append.
+    /// Reads a list. Of one that is too long the entries that were added last are kept: clients
+    /// append.
     pub fn of(event: &Event, now: Seconds) -> Self {
         let mut entries = BTreeSet::new();
         let mut bytes = 0;
@@ -48,17 +49,25 @@ impl MuteList {
             }
             entries.insert(entry);
         }
-        Self { pubkey: event.pubkey, order: Order::of(event), entries, expires_at: now + LIFETIME }
+        Self {
+            pubkey: event.pubkey,
+            order: Order::of(event),
+            entries,
+            expires_at: now + LIFETIME,
+        }
     }
 
-    /// Whether the event is none that the owner wants to hear of: by whom it is from (`sender`, where another signs for
-    /// him, and its author), a hashtag, the thread it belongs to, or a word in it.
+    /// Whether the event is none that the owner wants to hear of: by whom it is from (`sender`,
+    /// where another signs for him, and its author), a hashtag, the thread it belongs to, or a word
+    /// in it.
     pub fn suppresses(&self, event: &Event, sender: Option<&PublicKey>) -> bool {
         let has = |prefix: &str, value: &str| self.entries.contains(&format!("{prefix}:{value}"));
         let by = |pubkey: &PublicKey| has("p", &pubkey.to_hex()[..16]);
         let tagged = |tag: &Tag| match tag.as_slice() {
             [name, value, ..] if name == "t" => has("t", &value.to_lowercase()),
-            [name, value, ..] if matches!(name.as_str(), "e" | "E") => value.get(..16).is_some_and(|id| has("e", id)),
+            [name, value, ..] if matches!(name.as_str(), "e" | "E") => {
+                value.get(..16).is_some_and(|id| has("e", id))
+            }
             _ => false,
         };
         by(&event.pubkey)
@@ -70,7 +79,11 @@ impl MuteList {
 
     /// Not in what is encrypted: there any word may stand by chance.
     fn has_word(&self, event: &Event) -> bool {
-        let mut words = self.entries.iter().filter_map(|entry| entry.strip_prefix("word:")).peekable();
+        let mut words = self
+            .entries
+            .iter()
+            .filter_map(|entry| entry.strip_prefix("word:"))
+            .peekable();
         if is_private(event.kind.as_u16()) || words.peek().is_none() {
             return false;
         }
@@ -80,10 +93,14 @@ impl MuteList {
 }
 
 fn entry(tag: &Tag) -> Option<String> {
-    let [name, value, ..] = tag.as_slice() else { return None };
+    let [name, value, ..] = tag.as_slice() else {
+        return None;
+    };
     match name.as_str() {
         "p" | "e" => decode_hex(value).map(|_| format!("{name}:{}", &value[..16])),
-        "t" | "word" if !value.trim().is_empty() && value.len() <= MAX_WORD => Some(format!("{name}:{}", value.trim().to_lowercase())),
+        "t" | "word" if !value.trim().is_empty() && value.len() <= MAX_WORD => {
+            Some(format!("{name}:{}", value.trim().to_lowercase()))
+        }
         _ => None,
     }
 }

@@ -31,7 +31,10 @@ impl FromStr for Owner {
     fn from_str(text: &str) -> Result<Self, NotAnOwner> {
         let (app, pubkey) = text.rsplit_once('#').ok_or(NotAnOwner)?;
         let pubkey = PublicKey::from_hex(pubkey).map_err(|_| NotAnOwner)?;
-        Ok(Self { app: app.to_owned(), pubkey })
+        Ok(Self {
+            app: app.to_owned(),
+            pubkey,
+        })
     }
 }
 
@@ -43,6 +46,8 @@ impl Serialize for Owner {
 
 impl<'de> Deserialize<'de> for Owner {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
     }
 }

@@ -1,15 +1,16 @@
 //! When an owner's app was last known to be open, and what that means for a delivery.
 //!
-//! A phone that dies still looks online for a while. So an event that comes while the app looks open waits until the
-//! app has either given another sign of life, and then it had the event itself, or has been silent for the timeout,
-//! and then it is pushed. Nothing is lost in between; the doubtful case is always the push.
+//! A phone that dies still looks online for a while. So an event that comes while the app looks
+//! open waits until the app has either given another sign of life, and then it had the event
+//! itself, or has been silent for the timeout, and then it is pushed. Nothing is lost in between;
+//! the doubtful case is always the push.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{DAY, Millis, Seconds, order::Order};
 
-/// How long an app counts as open after its last heartbeat, unless the app's settings say otherwise: above the
-/// slowest known heartbeat of three minutes.
+/// How long an app counts as open after its last heartbeat, unless the app's settings say
+/// otherwise: above the slowest known heartbeat of three minutes.
 pub const DEFAULT_TIMEOUT: Seconds = 210;
 
 /// The last sign of life of one owner's app.
@@ -20,8 +21,8 @@ pub struct Presence {
     pub order: Order,
     /// Whether the app said that it is open, or that it is going away.
     pub online: bool,
-    /// When the app was open for certain: when it signed the event, but never after the event was received. A phone
-    /// whose clock is ahead must not look open for longer than it is.
+    /// When the app was open for certain: when it signed the event, but never after the event was
+    /// received. A phone whose clock is ahead must not look open for longer than it is.
     pub last_seen: Seconds,
     /// Whether a delivery waits for the next sign of life, so that it must be written.
     #[serde(default)]
@@ -31,30 +32,45 @@ pub struct Presence {
 impl Presence {
     /// What an event received at `received_at` says.
     pub fn of(order: Order, online: bool, received_at: Millis) -> Self {
-        Self { order, online, last_seen: order.created_at.min(received_at / 1000), awaited: false }
+        Self {
+            order,
+            online,
+            last_seen: order.created_at.min(received_at / 1000),
+            awaited: false,
+        }
     }
 
-    /// Whether it must be written over what is stored: a change always, a heartbeat only when a delivery waits for it or
-    /// a third of the timeout has passed.
+    /// Whether it must be written over what is stored: a change always, a heartbeat only when a
+    /// delivery waits for it or a third of the timeout has passed.
     ///
-    /// A third is safe. A phone that beats more often than that is written before two thirds are over; one that beats
-    /// less often is written at each beat. In both cases the stored sign of life moves before the timeout passes, for as
-    /// long as the phone's interval and its delay together are below the timeout.
+    /// A third is safe. A phone that beats more often than that is written before two thirds are
+    /// over; one that beats less often is written at each beat. In both cases the stored sign of
+    /// life moves before the timeout passes, for as long as the phone's interval and its delay
+    /// together are below the timeout.
     pub fn matters(&self, stored: Option<&Self>, timeout: Seconds) -> bool {
         stored.is_none_or(|stored| {
             let old = self.last_seen >= stored.last_seen + timeout / 3;
-            self.order.supersedes(&stored.order) && (old || stored.awaited || self.online != stored.online)
+            self.order.supersedes(&stored.order)
+                && (old || stored.awaited || self.online != stored.online)
         })
     }
 
-    /// When DynamoDB may drop the row: when it can neither make a delivery wait nor win over an event that comes late.
+    /// When DynamoDB may drop the row: when it can neither make a delivery wait nor win over an
+    /// event that comes late.
     pub fn expires_at(&self, timeout: Seconds) -> Seconds {
         self.order.created_at.max(self.last_seen) + timeout.max(DAY)
     }
 
     /// What becomes of a delivery whose event was received at `received_at`.
-    pub fn decide(presence: Option<&Self>, received_at: Millis, now: Millis, timeout: Seconds) -> Decision {
-        let Some(presence) = presence else { return Decision::Push };
+    pub fn decide(
+        presence: Option<&Self>,
+        received_at: Millis,
+        now: Millis,
+        timeout: Seconds,
+    ) -> Decision {
+        let Some(presence) = presence else {
+            return Decision::Push;
+        };
         let silent_at = (presence.last_seen + timeout) * 1000;
         if presence.last_seen * 1000 > received_at {
             Decision::Seen
@@ -87,7 +103,10 @@ mod tests {
     const START: Seconds = 1_800_000_000;
 
     fn order(created_at: Seconds, id: u8) -> Order {
-        Order { created_at, event_id: EventId::from_byte_array([id; 32]) }
+        Order {
+            created_at,
+            event_id: EventId::from_byte_array([id; 32]),
+        }
     }
 
     fn sign(at: Seconds, online: bool) -> Presence {
@@ -100,7 +119,10 @@ mod tests {
 
     #[test]
     fn who_never_beats_is_offline() {
-        assert_eq!(Presence::decide(None, START * 1000, START * 1000, DEFAULT_TIMEOUT), Decision::Push);
+        assert_eq!(
+            Presence::decide(None, START * 1000, START * 1000, DEFAULT_TIMEOUT),
+            Decision::Push
+        );
     }
 
     #[test]
@@ -110,8 +132,14 @@ mod tests {
         assert_eq!(decide(open, START + 10, START + 209), Decision::Wait(1));
         assert_eq!(decide(open, START + 10, START + 210), Decision::Push);
         assert_eq!(decide(open, START - 1, START + 5), Decision::Seen);
-        assert_eq!(decide(sign(START, false), START + 10, START + 10), Decision::Push);
-        assert_eq!(decide(sign(START + 20, false), START + 10, START + 30), Decision::Seen);
+        assert_eq!(
+            decide(sign(START, false), START + 10, START + 10),
+            Decision::Push
+        );
+        assert_eq!(
+            decide(sign(START + 20, false), START + 10, START + 30),
+            Decision::Seen
+        );
         // In the same second nobody knows which came first: better a push too many.
         assert_eq!(decide(sign(START, false), START, START), Decision::Push);
     }
@@ -130,15 +158,40 @@ mod tests {
         assert!(stored.matters(None, DEFAULT_TIMEOUT));
         assert!(!sign(START + 69, true).matters(Some(&stored), DEFAULT_TIMEOUT));
         assert!(sign(START + 70, true).matters(Some(&stored), DEFAULT_TIMEOUT));
-        assert!(sign(START + 1, false).matters(Some(&stored), DEFAULT_TIMEOUT), "going away is news");
-        assert!(!sign(START - 100, false).matters(Some(&stored), DEFAULT_TIMEOUT), "an older one never");
-        assert!(sign(START + 1, true).matters(Some(&Presence { awaited: true, ..stored }), DEFAULT_TIMEOUT), "and what is waited for");
-        assert!(!stored.matters(Some(&stored), DEFAULT_TIMEOUT), "nor the same again");
-        let tie = Presence { order: order(START, 0), ..sign(START, false) };
-        assert!(tie.matters(Some(&stored), DEFAULT_TIMEOUT), "on a tie the smaller id");
+        assert!(
+            sign(START + 1, false).matters(Some(&stored), DEFAULT_TIMEOUT),
+            "going away is news"
+        );
+        assert!(
+            !sign(START - 100, false).matters(Some(&stored), DEFAULT_TIMEOUT),
+            "an older one never"
+        );
+        assert!(
+            sign(START + 1, true).matters(
+                Some(&Presence {
+                    awaited: true,
+                    ..stored
+                }),
+                DEFAULT_TIMEOUT
+            ),
+            "and what is waited for"
+        );
+        assert!(
+            !stored.matters(Some(&stored), DEFAULT_TIMEOUT),
+            "nor the same again"
+        );
+        let tie = Presence {
+            order: order(START, 0),
+            ..sign(START, false)
+        };
+        assert!(
+            tie.matters(Some(&stored), DEFAULT_TIMEOUT),
+            "on a tie the smaller id"
+        );
     }
 
-    /// Stores what matters, as control does, and asks at each wake, as deliver does. Answers when the event is pushed.
+    /// Stores what matters, as control does, and asks at each wake, as deliver does. Answers when
+    /// the event is pushed.
     fn pushed_at(beats: &[(Seconds, bool)], event: Seconds, timeout: Seconds) -> Option<Seconds> {
         let mut stored: Option<Presence> = None;
         let mut beats = beats.iter().peekable();
@@ -150,17 +203,27 @@ mod tests {
                     stored = Some(beat);
                 }
             }
-            match Presence::decide(stored.as_ref(), event * 1000 + 500, now * 1000 + 600, timeout) {
+            match Presence::decide(
+                stored.as_ref(),
+                event * 1000 + 500,
+                now * 1000 + 600,
+                timeout,
+            ) {
                 Decision::Push => return Some(now),
                 Decision::Seen => return None,
                 Decision::Wait(wait) => now += wait,
             }
-            stored = stored.map(|stored| Presence { awaited: true, ..stored });
+            stored = stored.map(|stored| Presence {
+                awaited: true,
+                ..stored
+            });
         }
     }
 
     fn every(interval: Seconds, from: Seconds, until: Seconds) -> Vec<(Seconds, bool)> {
-        (0..=(until - from) / interval).map(|n| (from + n * interval, true)).collect()
+        (0..=(until - from) / interval)
+            .map(|n| (from + n * interval, true))
+            .collect()
     }
 
     proptest! {

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DAY, Millis, Seconds, filter::Filter, index_key::IndexKey, order::Order, owner::Owner};
+use crate::{
+    DAY, Millis, Seconds, filter::Filter, index_key::IndexKey, order::Order, owner::Owner,
+};
 
 /// The most subscriptions of one (owner, app), derived ones not counted.
 pub const MAX_SUBSCRIPTIONS: usize = 50;
@@ -13,8 +15,8 @@ pub const MAX_RELAYS: usize = 10;
 /// The most index keys of one subscription.
 pub const MAX_INDEX_KEYS: usize = 1_000;
 
-/// How long a removal is remembered at least. Control events older than this are refused as stale, so nothing that
-/// it must win over can come later.
+/// How long a removal is remembered at least. Control events older than this are refused as stale,
+/// so nothing that it must win over can come later.
 pub const REMOVAL_KEPT: Seconds = 7 * DAY + 15 * 60;
 
 /// Whether a subscription is in force.
@@ -32,8 +34,8 @@ pub enum State {
 pub struct Subscription {
     /// Whose it is.
     pub owner: Owner,
-    /// The filter's identity; for a fixed trigger `trigger:` and the identity, for settings of dialect H `settings:` and
-    /// the identity, so that none replaces the other.
+    /// The filter's identity; for a fixed trigger `trigger:` and the identity, for settings of
+    /// dialect H `settings:` and the identity, so that none replaces the other.
     pub subscription: String,
     /// The filter; a removal keeps it, because its index rows are found by it.
     pub filter: Filter,
@@ -65,21 +67,26 @@ impl Subscription {
 
     /// Its rows in `filter_index`.
     pub fn index_rows(&self) -> impl Iterator<Item = IndexRow> + '_ {
-        self.filter.index_keys().into_iter().map(|index_key| IndexRow {
-            index_key,
-            owner: self.owner.clone(),
-            subscription: self.subscription.clone(),
-            filter: Some(self.filter.clone()),
-            order: self.order,
-            since: self.since,
-            valid_until: self.valid_until,
-        })
+        self.filter
+            .index_keys()
+            .into_iter()
+            .map(|index_key| IndexRow {
+                index_key,
+                owner: self.owner.clone(),
+                subscription: self.subscription.clone(),
+                filter: Some(self.filter.clone()),
+                order: self.order,
+                since: self.since,
+                valid_until: self.valid_until,
+            })
     }
 
-    /// Whether it follows from something else (a fixed trigger, settings of dialect H, having a device), and is no filter that the owner
-    /// sent by itself.
+    /// Whether it follows from something else (a fixed trigger, settings of dialect H, having a
+    /// device), and is no filter that the owner sent by itself.
     pub fn is_derived(&self) -> bool {
-        [TRIGGER, SETTINGS, MUTE_LIST].iter().any(|prefix| self.subscription.starts_with(prefix))
+        [TRIGGER, SETTINGS, MUTE_LIST]
+            .iter()
+            .any(|prefix| self.subscription.starts_with(prefix))
     }
 }
 
@@ -89,7 +96,8 @@ pub const TRIGGER: &str = "trigger:";
 /// What the identity of a subscription that settings of dialect H ask for starts with.
 pub const SETTINGS: &str = "settings:";
 
-/// The identity of the subscription that brings an owner's own mute list, and no push: its author is its recipient.
+/// The identity of the subscription that brings an owner's own mute list, and no push: its author
+/// is its recipient.
 pub const MUTE_LIST: &str = "mute_list:";
 
 /// One row of `filter_index`.

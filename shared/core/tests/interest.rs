@@ -1,5 +1,10 @@
 //! The interest against a model that keeps every row.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says so when something is wrong"
+)]
 
 use std::collections::BTreeMap;
 

@@ -35,7 +35,9 @@ use serde_json::Value;
 /// # Panics
 /// Never with a valid key.
 pub fn event(keys: &Keys, kind: u16, created_at: u64, tags: &[&[&str]], content: &str) -> Event {
-    let tags = tags.iter().map(|tag| Tag::parse(tag.iter().copied()).expect("a tag has a name"));
+    let tags = tags
+        .iter()
+        .map(|tag| Tag::parse(tag.iter().copied()).expect("a tag has a name"));
     EventBuilder::new(Kind::from_u16(kind), content)
         .tags(tags)
         .custom_created_at(Timestamp::from_secs(created_at))
@@ -66,19 +68,34 @@ pub fn subscription(owner: &Owner, filter: &Value) -> Subscription {
 ///
 /// # Panics
 /// Never with valid keys.
-pub fn control_event(keys: &Keys, service: PublicKey, kind: u16, created_at: u64, tags: &[&[&str]], plaintext: &str) -> Event {
-    let content = nip44::encrypt(keys.secret_key(), &service, plaintext, nip44::Version::V2).expect("encrypts");
+pub fn control_event(
+    keys: &Keys,
+    service: PublicKey,
+    kind: u16,
+    created_at: u64,
+    tags: &[&[&str]],
+    plaintext: &str,
+) -> Event {
+    let content = nip44::encrypt(keys.secret_key(), &service, plaintext, nip44::Version::V2)
+        .expect("encrypts");
     let service = service.to_hex();
     let p: &[&str] = &["p", &service];
     let tags: Vec<&[&str]> = std::iter::once(p).chain(tags.iter().copied()).collect();
     event(keys, kind, created_at, &tags, &content)
 }
 
-/// An event of dialect H (kind 22456): encrypted to the service by NIP-04, with these tags besides `p`.
+/// An event of dialect H (kind 22456): encrypted to the service by NIP-04, with these tags besides
+/// `p`.
 ///
 /// # Panics
 /// Never with valid keys.
-pub fn dialect_h_event(keys: &Keys, service: PublicKey, created_at: u64, tags: &[&[&str]], plaintext: &str) -> Event {
+pub fn dialect_h_event(
+    keys: &Keys,
+    service: PublicKey,
+    created_at: u64,
+    tags: &[&[&str]],
+    plaintext: &str,
+) -> Event {
     let content = nip04::encrypt(keys.secret_key(), &service, plaintext).expect("encrypts");
     let service = service.to_hex();
     let p: &[&str] = &["p", &service];
@@ -86,17 +103,24 @@ pub fn dialect_h_event(keys: &Keys, service: PublicKey, created_at: u64, tags: &
     event(keys, 22456, created_at, &tags, &content)
 }
 
-/// The wished port if nobody has it, else another one (0: any). Below the ports that the system gives to outgoing
-/// connections: one of those could be gone again before it is used.
+/// The wished port if nobody has it, else another one (0: any). Below the ports that the system
+/// gives to outgoing connections: one of those could be gone again before it is used.
 ///
 /// # Panics
 /// When every port is taken.
 pub fn free_port(wished: u16) -> u16 {
     static ASKED: AtomicU32 = AtomicU32::new(0);
     let any = std::iter::repeat_with(|| {
-        let n = std::process::id().wrapping_mul(31).wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed));
+        let n = std::process::id()
+            .wrapping_mul(31)
+            .wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed));
         20_000 + u16::try_from(n % 12_000).expect("below 12,000")
     });
-    let mut ports = Some(wished).filter(|port| *port != 0).into_iter().chain(any.take(12_000));
-    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
+    let mut ports = Some(wished)
+        .filter(|port| *port != 0)
+        .into_iter()
+        .chain(any.take(12_000));
+    ports
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }

@@ -1,4 +1,5 @@
-//! The ports of `nostr_push_core`, in memory, with the same guarantees as the real ones, and faults on demand.
+//! The ports of `nostr_push_core`, in memory, with the same guarantees as the real ones, and faults
+//! on demand.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,8 +17,9 @@ use nostr_push_core::{
     order::Order,
     owner::Owner,
     ports::{
-        Admission, Answer, Apps, ChangeFeed, Claim, Claims, DelayQueue, Devices, Endpoints, Ensured, IndexReader, IndexWriter, Members,
-        MuteLists, Outcome, OwnerSettings, Page, Presences, Publisher, Push, Queue, Rates, Relays, Subscriptions, Unavailable,
+        Admission, Answer, Apps, ChangeFeed, Claim, Claims, DelayQueue, Devices, Endpoints,
+        Ensured, IndexReader, IndexWriter, Members, MuteLists, Outcome, OwnerSettings, Page,
+        Presences, Publisher, Push, Queue, Rates, Relays, Subscriptions, Unavailable,
     },
     presence::Presence,
     settings::Settings,
@@ -107,12 +109,19 @@ impl Memory {
             return Err(unavailable());
         }
         let answer = effect(&mut state);
-        if fails { Err(unavailable()) } else { Ok(answer) }
+        if fails {
+            Err(unavailable())
+        } else {
+            Ok(answer)
+        }
     }
 }
 
 fn unavailable() -> Unavailable {
-    Unavailable { dependency: "memory", why: "a fault on demand".to_owned() }
+    Unavailable {
+        dependency: "memory",
+        why: "a fault on demand".to_owned(),
+    }
 }
 
 impl Apps for Memory {
@@ -123,7 +132,11 @@ impl Apps for Memory {
 
 impl Devices for Memory {
     async fn devices(&self, ids: &[DeviceId]) -> Answer<Vec<Device>> {
-        self.call(|state| ids.iter().filter_map(|id| state.devices.get(id).cloned()).collect())
+        self.call(|state| {
+            ids.iter()
+                .filter_map(|id| state.devices.get(id).cloned())
+                .collect()
+        })
     }
 
     async fn roster(&self, owner: &Owner) -> Answer<Option<Roster>> {
@@ -132,22 +145,46 @@ impl Devices for Memory {
 
     async fn device_of_endpoint(&self, endpoint_arn: &str) -> Answer<Option<DeviceId>> {
         self.call(|state| {
-            let has = |device: &&Device| device.registration.as_ref().is_some_and(|r| r.endpoint_arn.as_deref() == Some(endpoint_arn));
-            state.devices.values().find(has).map(|device| device.id.clone())
+            let has = |device: &&Device| {
+                device
+                    .registration
+                    .as_ref()
+                    .is_some_and(|r| r.endpoint_arn.as_deref() == Some(endpoint_arn))
+            };
+            state
+                .devices
+                .values()
+                .find(has)
+                .map(|device| device.id.clone())
         })
     }
 
     async fn commit(&self, device: Option<&Device>, roster: Option<&Roster>) -> Answer<bool> {
         self.call(|state| {
             let fresh = |stored: Option<u64>, version: u64| stored.unwrap_or(0) == version;
-            let unchanged = device.is_none_or(|d| fresh(state.devices.get(&d.id).map(|d| d.version), d.version))
-                && roster.is_none_or(|r| fresh(state.rosters.get(&r.owner).map(|r| r.version), r.version));
+            let unchanged = device
+                .is_none_or(|d| fresh(state.devices.get(&d.id).map(|d| d.version), d.version))
+                && roster.is_none_or(|r| {
+                    fresh(state.rosters.get(&r.owner).map(|r| r.version), r.version)
+                });
             if unchanged {
                 if let Some(device) = device {
-                    state.devices.insert(device.id.clone(), Device { version: device.version + 1, ..device.clone() });
+                    state.devices.insert(
+                        device.id.clone(),
+                        Device {
+                            version: device.version + 1,
+                            ..device.clone()
+                        },
+                    );
                 }
                 if let Some(roster) = roster {
-                    state.rosters.insert(roster.owner.clone(), Roster { version: roster.version + 1, ..roster.clone() });
+                    state.rosters.insert(
+                        roster.owner.clone(),
+                        Roster {
+                            version: roster.version + 1,
+                            ..roster.clone()
+                        },
+                    );
                 }
             }
             unchanged
@@ -157,17 +194,31 @@ impl Devices for Memory {
 
 impl Subscriptions for Memory {
     async fn get(&self, ids: &[(Owner, String)]) -> Answer<Vec<Subscription>> {
-        self.call(|state| ids.iter().filter_map(|id| state.subscriptions.get(id).cloned()).collect())
+        self.call(|state| {
+            ids.iter()
+                .filter_map(|id| state.subscriptions.get(id).cloned())
+                .collect()
+        })
     }
 
     async fn of_owner(&self, owner: &Owner) -> Answer<Vec<Subscription>> {
-        self.call(|state| state.subscriptions.values().filter(|row| row.owner == *owner).cloned().collect())
+        self.call(|state| {
+            state
+                .subscriptions
+                .values()
+                .filter(|row| row.owner == *owner)
+                .cloned()
+                .collect()
+        })
     }
 
     async fn put(&self, row: &Subscription) -> Answer<bool> {
         self.call(|state| {
             let id = (row.owner.clone(), row.subscription.clone());
-            let newer = state.subscriptions.get(&id).is_none_or(|stored| row.order.supersedes(&stored.order));
+            let newer = state
+                .subscriptions
+                .get(&id)
+                .is_none_or(|stored| row.order.supersedes(&stored.order));
             if newer {
                 state.subscriptions.insert(id, row.clone());
             }
@@ -186,14 +237,25 @@ impl Presences for Memory {
 
     async fn await_presence(&self, owner: &Owner, order: &Order) -> Answer<bool> {
         self.call(|state| {
-            let stored = state.presences.get_mut(owner).filter(|stored| stored.order == *order);
+            let stored = state
+                .presences
+                .get_mut(owner)
+                .filter(|stored| stored.order == *order);
             stored.map(|stored| stored.awaited = true).is_some()
         })
     }
 
-    async fn put_presence(&self, owner: &Owner, presence: &Presence, _expires_at: Seconds) -> Answer<bool> {
+    async fn put_presence(
+        &self,
+        owner: &Owner,
+        presence: &Presence,
+        _expires_at: Seconds,
+    ) -> Answer<bool> {
         self.call(|state| {
-            let newer = state.presences.get(owner).is_none_or(|stored| presence.order.supersedes(&stored.order));
+            let newer = state
+                .presences
+                .get(owner)
+                .is_none_or(|stored| presence.order.supersedes(&stored.order));
             if newer {
                 state.presence_reads_and_writes.1 += 1;
                 state.presences.insert(owner.clone(), *presence);
@@ -210,9 +272,14 @@ impl OwnerSettings for Memory {
 
     async fn put_settings(&self, settings: &Settings) -> Answer<bool> {
         self.call(|state| {
-            let newer = state.settings.get(&settings.owner).is_none_or(|stored| settings.order.supersedes(&stored.order));
+            let newer = state
+                .settings
+                .get(&settings.owner)
+                .is_none_or(|stored| settings.order.supersedes(&stored.order));
             if newer {
-                state.settings.insert(settings.owner.clone(), settings.clone());
+                state
+                    .settings
+                    .insert(settings.owner.clone(), settings.clone());
             }
             newer
         })
@@ -226,7 +293,10 @@ impl MuteLists for Memory {
 
     async fn put_mute_list(&self, list: &MuteList) -> Answer<bool> {
         self.call(|state| {
-            let newer = state.mute_lists.get(&list.pubkey).is_none_or(|stored| list.order.supersedes(&stored.order));
+            let newer = state
+                .mute_lists
+                .get(&list.pubkey)
+                .is_none_or(|stored| list.order.supersedes(&stored.order));
             if newer {
                 state.mute_lists.insert(list.pubkey, list.clone());
             }
@@ -236,14 +306,22 @@ impl MuteLists for Memory {
 }
 
 impl Rates for Memory {
-    async fn admit(&self, owner: &Owner, window: Seconds, event: &EventId, max: u32) -> Answer<Admission> {
+    async fn admit(
+        &self,
+        owner: &Owner,
+        window: Seconds,
+        event: &EventId,
+        max: u32,
+    ) -> Answer<Admission> {
         self.call(|state| {
             let (events, overflow) = state.rates.entry((owner.clone(), window)).or_default();
             if events.len() < max as usize || events.contains(event) {
                 events.insert(*event);
                 Admission::Admitted
             } else {
-                Admission::Full { first: *overflow == 0 }
+                Admission::Full {
+                    first: *overflow == 0,
+                }
             }
         })
     }
@@ -253,7 +331,12 @@ impl Rates for Memory {
     }
 
     async fn overflowed(&self, owner: &Owner, window: Seconds) -> Answer<u64> {
-        self.call(|state| state.rates.get(&(owner.clone(), window)).map_or(0, |(_, overflow)| *overflow))
+        self.call(|state| {
+            state
+                .rates
+                .get(&(owner.clone(), window))
+                .map_or(0, |(_, overflow)| *overflow)
+        })
     }
 }
 
@@ -262,7 +345,11 @@ impl IndexWriter for Memory {
         for row in rows {
             self.call(|state| {
                 let id = (row.index_key.clone(), row.sort_key());
-                if state.index.get(&id).is_none_or(|stored| row.order.supersedes(&stored.order)) {
+                if state
+                    .index
+                    .get(&id)
+                    .is_none_or(|stored| row.order.supersedes(&stored.order))
+                {
                     state.index.insert(id, row);
                 }
             })?;
@@ -274,7 +361,11 @@ impl IndexWriter for Memory {
         for row in rows {
             self.call(|state| {
                 let id = (row.index_key.clone(), row.sort_key());
-                if state.index.get(&id).is_some_and(|stored| !stored.order.supersedes(&order)) {
+                if state
+                    .index
+                    .get(&id)
+                    .is_some_and(|stored| !stored.order.supersedes(&order))
+                {
                     state.index.remove(&id);
                 }
             })?;
@@ -288,10 +379,15 @@ impl IndexReader for Memory {
         self.call(|state| {
             state.pages_read += 1;
             let size = state.page_size.unwrap_or(500);
-            let under = state.index.iter().filter(|((k, sort), _)| k == key && after.is_none_or(|after| sort.as_str() > after));
+            let under = state.index.iter().filter(|((k, sort), _)| {
+                k == key && after.is_none_or(|after| sort.as_str() > after)
+            });
             let rows: Vec<IndexRow> = under.map(|(_, row)| row.clone()).take(size + 1).collect();
             let next = (rows.len() > size).then(|| rows[size - 1].sort_key());
-            Page { rows: rows.into_iter().take(size).collect(), next }
+            Page {
+                rows: rows.into_iter().take(size).collect(),
+                next,
+            }
         })
     }
 }
@@ -303,7 +399,11 @@ impl Endpoints for Memory {
                 return Ensured::BadToken;
             }
             let wanted = (platform_application.to_owned(), token.to_owned());
-            if let Some((arn, _)) = state.endpoints.iter().find(|(_, endpoint)| **endpoint == wanted) {
+            if let Some((arn, _)) = state
+                .endpoints
+                .iter()
+                .find(|(_, endpoint)| **endpoint == wanted)
+            {
                 state.disabled.remove(arn);
                 return Ensured::Endpoint(arn.clone());
             }
@@ -315,7 +415,9 @@ impl Endpoints for Memory {
     }
 
     async fn is_enabled(&self, endpoint_arn: &str) -> Answer<bool> {
-        self.call(|state| state.endpoints.contains_key(endpoint_arn) && !state.disabled.contains(endpoint_arn))
+        self.call(|state| {
+            state.endpoints.contains_key(endpoint_arn) && !state.disabled.contains(endpoint_arn)
+        })
     }
 
     async fn delete(&self, endpoint_arn: &str) -> Answer<()> {
@@ -328,18 +430,33 @@ impl Endpoints for Memory {
 impl Publisher for Memory {
     async fn publish(&self, endpoint_arn: &str, push: &Push) -> Outcome {
         let published = self.call(|state| {
-            let outcome = state.outcomes.get(endpoint_arn).cloned().unwrap_or(Outcome::Delivered);
+            let outcome = state
+                .outcomes
+                .get(endpoint_arn)
+                .cloned()
+                .unwrap_or(Outcome::Delivered);
             if outcome == Outcome::Delivered {
-                state.published.push((endpoint_arn.to_owned(), push.clone()));
+                state
+                    .published
+                    .push((endpoint_arn.to_owned(), push.clone()));
             }
             outcome
         });
-        published.unwrap_or(Outcome::Retry { after: None, reason: "no_answer" })
+        published.unwrap_or(Outcome::Retry {
+            after: None,
+            reason: "no_answer",
+        })
     }
 }
 
 impl Claims for Memory {
-    async fn acquire(&self, claim: &str, holder: &str, now: Millis, until: Millis) -> Answer<Claim> {
+    async fn acquire(
+        &self,
+        claim: &str,
+        holder: &str,
+        now: Millis,
+        until: Millis,
+    ) -> Answer<Claim> {
         self.call(|state| match state.claims.get_mut(claim) {
             Some((_, _, _, true)) => Claim::Completed,
             Some((_, lease, _, _)) if *lease > now => Claim::Held(*lease),
@@ -349,7 +466,10 @@ impl Claims for Memory {
                 Claim::Acquired(done.clone())
             }
             None => {
-                state.claims.insert(claim.to_owned(), (holder.to_owned(), until, Vec::new(), false));
+                state.claims.insert(
+                    claim.to_owned(),
+                    (holder.to_owned(), until, Vec::new(), false),
+                );
                 Claim::Acquired(Vec::new())
             }
         })
@@ -380,7 +500,9 @@ impl Claims for Memory {
 impl<T: serde::Serialize + Send + Sync> Queue<T> for Memory {
     async fn send(&self, messages: &[T]) -> Answer<()> {
         self.call(|state| {
-            let encoded = messages.iter().map(|message| nostr_push_core::message::encode(message).expect("messages encode"));
+            let encoded = messages
+                .iter()
+                .map(|message| nostr_push_core::message::encode(message).expect("messages encode"));
             state.sent.extend(encoded);
         })
     }
@@ -396,9 +518,19 @@ impl<T: serde::Serialize + Send + Sync> DelayQueue<T> for Memory {
 }
 
 impl ChangeFeed for Memory {
-    async fn changes(&self, since: Millis, mut each: impl FnMut(Subscription) + Send) -> Answer<()> {
-        let rows: Vec<Subscription> =
-            self.call(|state| state.subscriptions.values().filter(|row| row.changed_at >= since).cloned().collect())?;
+    async fn changes(
+        &self,
+        since: Millis,
+        mut each: impl FnMut(Subscription) + Send,
+    ) -> Answer<()> {
+        let rows: Vec<Subscription> = self.call(|state| {
+            state
+                .subscriptions
+                .values()
+                .filter(|row| row.changed_at >= since)
+                .cloned()
+                .collect()
+        })?;
         rows.into_iter().for_each(&mut each);
         Ok(())
     }
@@ -409,7 +541,13 @@ impl Relays for Memory {
         self.call(|state| state.cursors.get(relay).copied())
     }
 
-    async fn checkpoint(&self, relay: &str, cursor: Seconds, _status: &str, _now: Seconds) -> Answer<()> {
+    async fn checkpoint(
+        &self,
+        relay: &str,
+        cursor: Seconds,
+        _status: &str,
+        _now: Seconds,
+    ) -> Answer<()> {
         self.call(|state| {
             let stored = state.cursors.entry(relay.to_owned()).or_default();
             *stored = cursor.max(*stored);
@@ -421,7 +559,12 @@ impl Members for Memory {
     async fn join(&self, member: &str, now: Seconds, until: Seconds) -> Answer<Vec<String>> {
         self.call(|state| {
             state.members.insert(member.to_owned(), until);
-            state.members.iter().filter(|(_, until)| **until > now).map(|(member, _)| member.clone()).collect()
+            state
+                .members
+                .iter()
+                .filter(|(_, until)| **until > now)
+                .map(|(member, _)| member.clone())
+                .collect()
         })
     }
 

@@ -40,14 +40,23 @@ impl Bootstrap {
     ///
     /// # Errors
     /// It cannot be started.
-    pub async fn start<'a>(binary: impl AsRef<Path>, variables: impl IntoIterator<Item = (&'a str, String)>) -> Result<Self> {
+    pub async fn start<'a>(
+        binary: impl AsRef<Path>,
+        variables: impl IntoIterator<Item = (&'a str, String)>,
+    ) -> Result<Self> {
         let (invocations, waiting) = mpsc::channel(16);
-        let api = Arc::new(Api { waiting: Mutex::new(waiting), running: Mutex::default() });
+        let api = Arc::new(Api {
+            waiting: Mutex::new(waiting),
+            running: Mutex::default(),
+        });
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         let address = listener.local_addr()?;
         let router = Router::new()
             .route("/2018-06-01/runtime/invocation/next", get(next))
-            .route("/2018-06-01/runtime/invocation/{id}/response", post(response))
+            .route(
+                "/2018-06-01/runtime/invocation/{id}/response",
+                post(response),
+            )
             .route("/2018-06-01/runtime/invocation/{id}/error", post(error))
             .with_state(api);
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -63,10 +72,14 @@ impl Bootstrap {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {}", binary.as_ref().display()))?;
-        Ok(Self { process, invocations })
+        Ok(Self {
+            process,
+            invocations,
+        })
     }
 
-    /// Invokes it with an SQS batch of these records: message id, body, receive count. Answers the ids that failed.
+    /// Invokes it with an SQS batch of these records: message id, body, receive count. Answers the
+    /// ids that failed.
     ///
     /// # Errors
     /// The bootstrap ended or failed as a whole.
@@ -80,13 +93,27 @@ impl Bootstrap {
         };
         let event = json!({"Records": records.iter().map(record).collect::<Vec<_>>()});
         let answer = self.invoke(event).await?;
-        let failures = answer["batchItemFailures"].as_array().context("no batchItemFailures")?;
-        Ok(failures.iter().map(|failure| failure["itemIdentifier"].as_str().unwrap_or_default().to_owned()).collect())
+        let failures = answer["batchItemFailures"]
+            .as_array()
+            .context("no batchItemFailures")?;
+        Ok(failures
+            .iter()
+            .map(|failure| {
+                failure["itemIdentifier"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned()
+            })
+            .collect())
     }
 
     async fn invoke(&mut self, event: Value) -> Result<Value> {
         let (answer, answered) = oneshot::channel();
-        self.invocations.send(Invocation { event, answer }).await.ok().context("the runtime API is gone")?;
+        self.invocations
+            .send(Invocation { event, answer })
+            .await
+            .ok()
+            .context("the runtime API is gone")?;
         tokio::select! {
             answer = answered => answer?.map_err(anyhow::Error::msg),
             status = self.process.wait() => bail!("the bootstrap ended: {}", status?),
@@ -95,25 +122,44 @@ impl Bootstrap {
 }
 
 async fn next(State(api): State<Arc<Api>>) -> (HeaderMap, String) {
-    let Some(invocation) = api.waiting.lock().await.recv().await else { return std::future::pending().await };
+    let Some(invocation) = api.waiting.lock().await.recv().await else {
+        return std::future::pending().await;
+    };
     *api.running.lock().await = Some(invocation.answer);
-    let deadline = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_millis() + 30_000);
+    let deadline = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |now| now.as_millis() + 30_000);
     let mut headers = HeaderMap::new();
     for (name, value) in [
         ("lambda-runtime-aws-request-id", "1".to_owned()),
         ("lambda-runtime-deadline-ms", deadline.to_string()),
-        ("lambda-runtime-invoked-function-arn", "arn:aws:lambda:us-east-1:0:function:test".to_owned()),
+        (
+            "lambda-runtime-invoked-function-arn",
+            "arn:aws:lambda:us-east-1:0:function:test".to_owned(),
+        ),
     ] {
         headers.insert(name, value.parse().expect("ASCII"));
     }
     (headers, invocation.event.to_string())
 }
 
-async fn response(State(api): State<Arc<Api>>, UrlPath(_): UrlPath<String>, body: String) -> StatusCode {
-    answer(&api, serde_json::from_str(&body).map_err(|error| error.to_string())).await
+async fn response(
+    State(api): State<Arc<Api>>,
+    UrlPath(_): UrlPath<String>,
+    body: String,
+) -> StatusCode {
+    answer(
+        &api,
+        serde_json::from_str(&body).map_err(|error| error.to_string()),
+    )
+    .await
 }
 
-async fn error(State(api): State<Arc<Api>>, UrlPath(_): UrlPath<String>, body: String) -> StatusCode {
+async fn error(
+    State(api): State<Arc<Api>>,
+    UrlPath(_): UrlPath<String>,
+    body: String,
+) -> StatusCode {
     answer(&api, Err(body)).await
 }
 

@@ -1,4 +1,5 @@
-//! Whatever a client has encrypted: never a panic, and what is accepted is within its limits and canonical.
+//! Whatever a client has encrypted: never a panic, and what is accepted is within its limits and
+//! canonical.
 #![no_main]
 
 use control::payload;
@@ -13,18 +14,40 @@ use nostr_push_core::{
 };
 
 fuzz_target!(|text: &str| {
-    let platforms = [(Platform::Apns, String::new()), (Platform::Fcm, String::new())].into();
-    let app = App { platforms, ..App::default() };
+    let platforms = [
+        (Platform::Apns, String::new()),
+        (Platform::Fcm, String::new()),
+    ]
+    .into();
+    let app = App {
+        platforms,
+        ..App::default()
+    };
     let _ = payload::registration(text, &app);
     let _ = payload::deregistration(text);
     let owner = PublicKey::from_slice(&[1; 32]).unwrap();
-    let asked = payload::settings(text, &app, &Owner { app: "demo".to_owned(), pubkey: owner }, Order::counter(1));
-    for filter in asked.into_iter().filter_map(|asked| asked.settings).flat_map(|replacement| replacement.settings.filters(&app)) {
+    let asked = payload::settings(
+        text,
+        &app,
+        &Owner {
+            app: "demo".to_owned(),
+            pubkey: owner,
+        },
+        Order::counter(1),
+    );
+    for filter in asked
+        .into_iter()
+        .filter_map(|asked| asked.settings)
+        .flat_map(|replacement| replacement.settings.filters(&app))
+    {
         assert!((1..=MAX_INDEX_KEYS).contains(&filter.index_keys().len()));
         let again = Filter::from_json(&serde_json::from_str(&filter.to_json()).unwrap()).unwrap();
         assert_eq!(again, filter);
     }
-    for (identity, filter) in payload::filters(text, &app, owner).into_iter().flat_map(|filters| filters.by_identity) {
+    for (identity, filter) in payload::filters(text, &app, owner)
+        .into_iter()
+        .flat_map(|filters| filters.by_identity)
+    {
         assert!((1..=MAX_INDEX_KEYS).contains(&filter.index_keys().len()));
         let again = Filter::from_json(&serde_json::from_str(&filter.to_json()).unwrap()).unwrap();
         assert_eq!((again.identity(), &again), (identity, &filter));

@@ -40,41 +40,130 @@ fn each_kind_says_what_happened() {
     for (kind, tags, content, title, body) in [
         (1, vec![p], "hi", "New mention", "hi".to_owned()),
         (1, vec![], "hi", "New note", "hi".to_owned()),
-        (1, vec![p, &["e", &id, "", "root"]], "hi", "New reply", "hi".to_owned()),
+        (
+            1,
+            vec![p, &["e", &id, "", "root"]],
+            "hi",
+            "New reply",
+            "hi".to_owned(),
+        ),
         (1, vec![p, &["e", &id]], "hi", "New reply", "hi".to_owned()),
-        (1, vec![p, &["e", &id, "", "mention"]], "hi", "New mention", "hi".to_owned()),
+        (
+            1,
+            vec![p, &["e", &id, "", "mention"]],
+            "hi",
+            "New mention",
+            "hi".to_owned(),
+        ),
         (1, vec![p, &["q", &id]], "hi", "New quote", "hi".to_owned()),
-        (6, vec![p], "{}", "New repost", format!("{by} reposted a note")),
-        (16, vec![p], "{}", "New repost", format!("{by} reposted a note")),
+        (
+            6,
+            vec![p],
+            "{}",
+            "New repost",
+            format!("{by} reposted a note"),
+        ),
+        (
+            16,
+            vec![p],
+            "{}",
+            "New repost",
+            format!("{by} reposted a note"),
+        ),
         (7, vec![p], "+", "New reaction", format!("❤️ from {by}")),
         (7, vec![p], "", "New reaction", format!("❤️ from {by}")),
         (7, vec![p], "-", "New reaction", format!("👎 from {by}")),
         (7, vec![p], "🤙🏽", "New reaction", format!("🤙🏽 from {by}")),
-        (7, vec![p], ":soapbox:", "New reaction", format!(":soapbox: from {by}")),
+        (
+            7,
+            vec![p],
+            ":soapbox:",
+            "New reaction",
+            format!(":soapbox: from {by}"),
+        ),
         (1111, vec![p], "nice", "New comment", "nice".to_owned()),
-        (42, vec![&["e", &id]], "hello all", "New channel message", "hello all".to_owned()),
-        (9, vec![&["h", "g"]], "hello group", "New group message", "hello group".to_owned()),
-        (11, vec![&["h", "g"]], "a thread", "New group message", "a thread".to_owned()),
-        (30023, vec![&["title", "On relays"]], "# long", "New article", "On relays".to_owned()),
+        (
+            42,
+            vec![&["e", &id]],
+            "hello all",
+            "New channel message",
+            "hello all".to_owned(),
+        ),
+        (
+            9,
+            vec![&["h", "g"]],
+            "hello group",
+            "New group message",
+            "hello group".to_owned(),
+        ),
+        (
+            11,
+            vec![&["h", "g"]],
+            "a thread",
+            "New group message",
+            "a thread".to_owned(),
+        ),
+        (
+            30023,
+            vec![&["title", "On relays"]],
+            "# long",
+            "New article",
+            "On relays".to_owned(),
+        ),
         (30311, vec![], "", "New live event", format!("From {by}")),
-        (4, vec![p], "secret", "New message", "You have a new private message".to_owned()),
-        (1059, vec![p], "secret", "New message", "You have a new private message".to_owned()),
-        (30402, vec![p], "a bicycle", "New event", format!("Kind 30402 from {by}")),
+        (
+            4,
+            vec![p],
+            "secret",
+            "New message",
+            "You have a new private message".to_owned(),
+        ),
+        (
+            1059,
+            vec![p],
+            "secret",
+            "New message",
+            "You have a new private message".to_owned(),
+        ),
+        (
+            30402,
+            vec![p],
+            "a bicycle",
+            "New event",
+            format!("Kind 30402 from {by}"),
+        ),
     ] {
-        assert_eq!(shown(kind, &tags, content), (title.to_owned(), body), "kind {kind}, {tags:?}");
+        assert_eq!(
+            shown(kind, &tags, content),
+            (title.to_owned(), body),
+            "kind {kind}, {tags:?}"
+        );
     }
 }
 
 #[test]
 fn a_zap_says_how_much_from_whom_and_with_which_words() {
     let zapper = keys(0x33);
-    let request = |tags: &[&[&str]], words: &str| serde_json::to_string(&event(&zapper, 9734, 1, tags, words)).unwrap();
-    let zap = |bolt11: &str, request: &str| shown(9735, &[&["bolt11", bolt11], &["description", request]], "").1;
+    let request = |tags: &[&[&str]], words: &str| {
+        serde_json::to_string(&event(&zapper, 9734, 1, tags, words)).unwrap()
+    };
+    let zap = |bolt11: &str, request: &str| {
+        shown(9735, &[&["bolt11", bolt11], &["description", request]], "").1
+    };
     let by = name(&zapper.public_key());
-    assert_eq!(zap("lnbc210n1pabc", &request(&[], "")), format!("21 sats from {by}"));
-    assert_eq!(zap("lnbc210n1pabc", &request(&[], "well said")), format!("21 sats from {by}: well said"));
+    assert_eq!(
+        zap("lnbc210n1pabc", &request(&[], "")),
+        format!("21 sats from {by}")
+    );
+    assert_eq!(
+        zap("lnbc210n1pabc", &request(&[], "well said")),
+        format!("21 sats from {by}: well said")
+    );
     assert_eq!(zap("lnbc1pabc", &request(&[], "")), format!("From {by}"));
-    assert_eq!(zap("lnbc210n1pabc", &request(&[&["anon"]], "")), "21 sats from somebody");
+    assert_eq!(
+        zap("lnbc210n1pabc", &request(&[&["anon"]], "")),
+        "21 sats from somebody"
+    );
     assert_eq!(zap("lnbc210n1pabc", "{"), "21 sats from somebody");
 }
 
@@ -82,8 +171,14 @@ fn a_zap_says_how_much_from_whom_and_with_which_words() {
 fn private_kinds_never_carry_content_whatever_is_set() {
     for kind in nostr_push_core::PRIVATE_KINDS {
         for content in [Content::Rich, Content::Minimal] {
-            let text = Text::of(&delivery(kind, &[&["subject", "the secret"]], "the secret"), content);
-            assert_eq!((text.title.plain.as_str(), text.body.plain.as_str()), ("New message", "You have a new private message"));
+            let text = Text::of(
+                &delivery(kind, &[&["subject", "the secret"]], "the secret"),
+                content,
+            );
+            assert_eq!(
+                (text.title.plain.as_str(), text.body.plain.as_str()),
+                ("New message", "You have a new private message")
+            );
         }
     }
 }
@@ -116,12 +211,21 @@ proptest! {
 fn phrases_travel_as_keys_and_arguments_and_words_as_they_are() {
     let text = Text::of(&delivery(7, &[], "🔥"), Content::Rich);
     assert_eq!(text.title.key, Some(("REACTION_TITLE", Vec::new())));
-    assert_eq!(text.body.key, Some(("REACTION_BODY", vec!["🔥".to_owned(), author()])));
-    assert_eq!(Text::of(&delivery(1, &[], "hi"), Content::Rich).body.key, None);
+    assert_eq!(
+        text.body.key,
+        Some(("REACTION_BODY", vec!["🔥".to_owned(), author()]))
+    );
+    assert_eq!(
+        Text::of(&delivery(1, &[], "hi"), Content::Rich).body.key,
+        None
+    );
     let summary = Text::summary(12);
     assert_eq!(
         (summary.title.plain.as_str(), summary.title.key),
-        ("12 more notifications", Some(("SUMMARY_TITLE", vec!["12".to_owned()])))
+        (
+            "12 more notifications",
+            Some(("SUMMARY_TITLE", vec!["12".to_owned()]))
+        )
     );
 }
 
@@ -141,9 +245,15 @@ fn references_become_short_names() {
     let note = event(&keys(0x22), 1, 1, &[], "").id.to_bech32().unwrap();
     let secret = keys(0x33).secret_key().to_bech32().unwrap();
     let at = format!("@{}", name(&bob));
-    assert_eq!(named(&format!("hi nostr:{npub}, see nostr:{note}!")), format!("hi {at}, see {}!", short(&note)));
+    assert_eq!(
+        named(&format!("hi nostr:{npub}, see nostr:{note}!")),
+        format!("hi {at}, see {}!", short(&note))
+    );
     assert_eq!(named(&format!("nostr:{profile}")), at);
-    assert_eq!(named("nostr:nobody nostr: nostr:"), "nostr:nobody nostr: nostr:");
+    assert_eq!(
+        named("nostr:nobody nostr: nostr:"),
+        "nostr:nobody nostr: nostr:"
+    );
     assert!(!named(&format!("nostr:{secret}")).contains("nsec"));
     assert_eq!(at.chars().count(), 16);
 }

@@ -14,10 +14,20 @@ const PUT: &str = "dynamodb.apps.put";
 impl Apps for Store {
     async fn app(&self, app: &str) -> Answer<Option<App>> {
         let load = async {
-            let answer = self.client.get_item().table_name(&self.tables.apps).key("app", s(app)).send().await.map_err(unavailable(GET))?;
+            let answer = self
+                .client
+                .get_item()
+                .table_name(&self.tables.apps)
+                .key("app", s(app))
+                .send()
+                .await
+                .map_err(unavailable(GET))?;
             answer.item.map(|item| read(GET, item)).transpose()
         };
-        self.apps.try_get_with_by_ref(app, load).await.map_err(|error| (*error).clone())
+        self.apps
+            .try_get_with_by_ref(app, load)
+            .await
+            .map_err(|error| (*error).clone())
     }
 }
 
@@ -28,7 +38,14 @@ impl Store {
     /// DynamoDB failed.
     pub async fn put_app(&self, app: &App) -> Answer<()> {
         let item = write(PUT, app)?;
-        self.client.put_item().table_name(&self.tables.apps).set_item(Some(item)).send().await.map_err(unavailable(PUT)).map(drop)
+        self.client
+            .put_item()
+            .table_name(&self.tables.apps)
+            .set_item(Some(item))
+            .send()
+            .await
+            .map_err(unavailable(PUT))
+            .map(drop)
     }
 
     /// Removes an app. Functions know it for up to 60 s more.
@@ -37,7 +54,14 @@ impl Store {
     /// DynamoDB failed.
     pub async fn delete_app(&self, app: &str) -> Answer<()> {
         const DELETE: &str = "dynamodb.apps.delete";
-        self.client.delete_item().table_name(&self.tables.apps).key("app", s(app)).send().await.map_err(unavailable(DELETE)).map(drop)
+        self.client
+            .delete_item()
+            .table_name(&self.tables.apps)
+            .key("app", s(app))
+            .send()
+            .await
+            .map_err(unavailable(DELETE))
+            .map(drop)
     }
 
     /// All apps.
@@ -46,7 +70,13 @@ impl Store {
     /// DynamoDB failed.
     pub async fn all_apps(&self) -> Answer<Vec<App>> {
         const SCAN: &str = "dynamodb.apps.scan";
-        let mut pages = self.client.scan().table_name(&self.tables.apps).into_paginator().items().send();
+        let mut pages = self
+            .client
+            .scan()
+            .table_name(&self.tables.apps)
+            .into_paginator()
+            .items()
+            .send();
         let mut apps = Vec::new();
         while let Some(item) = pages.next().await {
             apps.push(read(SCAN, item.map_err(unavailable(SCAN))?)?);

@@ -1,7 +1,7 @@
 //! `claims`: key `claim` (`app#recipient#event_id`).
 //!
-//! Guarantee: one holder at a time, and none after completion, for four days: longer than any message stays in a
-//! queue (its retention is less) and than any relay is resumed from.
+//! Guarantee: one holder at a time, and none after completion, for four days: longer than any
+//! message stays in a queue (its retention is less) and than any relay is resumed from.
 
 use aws_sdk_dynamodb::{
     operation::update_item::UpdateItemError,
@@ -26,8 +26,18 @@ const DEVICES_DONE: &str = "devices_done";
 const KEPT: u64 = 4 * DAY;
 
 impl Claims for Store {
-    async fn acquire(&self, claim: &str, holder: &str, now: Millis, until: Millis) -> Answer<Claim> {
-        let request = self.client.update_item().table_name(&self.tables.claims).key(CLAIM, s(claim));
+    async fn acquire(
+        &self,
+        claim: &str,
+        holder: &str,
+        now: Millis,
+        until: Millis,
+    ) -> Answer<Claim> {
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.tables.claims)
+            .key(CLAIM, s(claim));
         let result = request
             .update_expression(format!("SET holder = :holder, {LEASE_UNTIL} = :until, {EXPIRES_AT} = :expires_at"))
             .condition_expression(format!("attribute_not_exists({CLAIM}) OR (attribute_not_exists(completed) AND {LEASE_UNTIL} <= :now)"))
@@ -40,17 +50,27 @@ impl Claims for Store {
             .send()
             .await;
         let error = match result {
-            Ok(answer) => return Ok(Claim::Acquired(devices_done(answer.attributes.unwrap_or_default()))),
+            Ok(answer) => {
+                return Ok(Claim::Acquired(devices_done(
+                    answer.attributes.unwrap_or_default(),
+                )));
+            }
             Err(error) => error,
         };
         match error.as_service_error() {
-            Some(UpdateItemError::ConditionalCheckFailedException(failed)) => Ok(taken(failed.item.as_ref(), now)),
+            Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
+                Ok(taken(failed.item.as_ref(), now))
+            }
             _ => Err(unavailable(ACQUIRE)(error)),
         }
     }
 
     async fn done(&self, claim: &str, holder: &str, token_hash: &str) -> Answer<bool> {
-        let request = self.client.update_item().table_name(&self.tables.claims).key(CLAIM, s(claim));
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.tables.claims)
+            .key(CLAIM, s(claim));
         let result = request
             .update_expression(format!("ADD {DEVICES_DONE} :device"))
             .condition_expression("holder = :holder AND attribute_not_exists(completed)")
@@ -62,27 +82,46 @@ impl Claims for Store {
     }
 
     async fn release(&self, claim: &str, holder: &str, completed: bool) -> Answer<()> {
-        let request = self.client.update_item().table_name(&self.tables.claims).key(CLAIM, s(claim));
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.tables.claims)
+            .key(CLAIM, s(claim));
         let request = if completed {
-            request.update_expression("SET completed = :end").expression_attribute_values(":end", AttributeValue::Bool(true))
+            request
+                .update_expression("SET completed = :end")
+                .expression_attribute_values(":end", AttributeValue::Bool(true))
         } else {
-            request.update_expression(format!("SET {LEASE_UNTIL} = :end")).expression_attribute_values(":end", n(0))
+            request
+                .update_expression(format!("SET {LEASE_UNTIL} = :end"))
+                .expression_attribute_values(":end", n(0))
         };
-        let result = request.condition_expression("holder = :holder").expression_attribute_values(":holder", s(holder)).send().await;
+        let result = request
+            .condition_expression("holder = :holder")
+            .expression_attribute_values(":holder", s(holder))
+            .send()
+            .await;
         conditional(RELEASE, result).map(drop)
     }
 }
 
 fn devices_done(mut item: Item) -> Vec<String> {
-    item.remove(DEVICES_DONE).and_then(|value| value.as_ss().ok().cloned()).unwrap_or_default()
+    item.remove(DEVICES_DONE)
+        .and_then(|value| value.as_ss().ok().cloned())
+        .unwrap_or_default()
 }
 
 /// Who has the claim instead. Should the row not be told, come again soon.
 fn taken(item: Option<&Item>, now: Millis) -> Claim {
-    let Some(item) = item else { return Claim::Held(now + 1_000) };
+    let Some(item) = item else {
+        return Claim::Held(now + 1_000);
+    };
     if item.contains_key("completed") {
         return Claim::Completed;
     }
-    let until = item.get(LEASE_UNTIL).and_then(|value| value.as_n().ok()).and_then(|n| n.parse().ok());
+    let until = item
+        .get(LEASE_UNTIL)
+        .and_then(|value| value.as_n().ok())
+        .and_then(|n| n.parse().ok());
     Claim::Held(until.unwrap_or(now + 1_000))
 }

@@ -1,12 +1,14 @@
 //! `devices`: two kinds of rows under one key, `device`.
 //!
-//! - `app#token_hash`: one token, whoever it belongs to. One row per token, so a transfer is one write.
+//! - `app#token_hash`: one token, whoever it belongs to. One row per token, so a transfer is one
+//!   write.
 //! - `owner:app#pubkey`: an owner's roster, the token hashes it registered.
 //!
-//! Index `by_endpoint` (`endpoint_arn`), sparse: the device of an endpoint. Stream: whoever wakes for a row that ended
-//! finds in its old image what there is to clean up.
+//! Index `by_endpoint` (`endpoint_arn`), sparse: the device of an endpoint. Stream: whoever wakes
+//! for a row that ended finds in its old image what there is to clean up.
 //!
-//! Guarantee: both are written together or not at all, each only if its `version` is still the one that was read.
+//! Guarantee: both are written together or not at all, each only if its `version` is still the one
+//! that was read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,13 +60,18 @@ struct RosterRow {
 
 impl Devices for Store {
     async fn devices(&self, ids: &[DeviceId]) -> Answer<Vec<Device>> {
-        let keys = ids.iter().map(|id| Item::from([(KEY.to_owned(), s(id.to_string()))])).collect();
+        let keys = ids
+            .iter()
+            .map(|id| Item::from([(KEY.to_owned(), s(id.to_string()))]))
+            .collect();
         let rows: Vec<DeviceRow> = self.batch_get(GET, &self.tables.devices, keys).await?;
         rows.into_iter().map(device).collect()
     }
 
     async fn roster(&self, owner: &Owner) -> Answer<Option<Roster>> {
-        let row: Option<RosterRow> = self.get_row(GET, &self.tables.devices, KEY, roster_key(owner)).await?;
+        let row: Option<RosterRow> = self
+            .get_row(GET, &self.tables.devices, KEY, roster_key(owner))
+            .await?;
         Ok(row.map(|row| Roster {
             owner: row.owner,
             devices: BTreeSet::from_iter(row.devices),
@@ -75,10 +82,25 @@ impl Devices for Store {
     }
 
     async fn device_of_endpoint(&self, endpoint_arn: &str) -> Answer<Option<DeviceId>> {
-        let request = self.client.query().table_name(&self.tables.devices).index_name(BY_ENDPOINT);
-        let request = request.key_condition_expression(format!("{ENDPOINT} = :arn")).expression_attribute_values(":arn", s(endpoint_arn));
-        let items = request.limit(1).send().await.map_err(unavailable(BY_ENDPOINT_QUERY))?.items.unwrap_or_default();
-        let key = items.first().and_then(|item| item.get(KEY)).and_then(|key| key.as_s().ok());
+        let request = self
+            .client
+            .query()
+            .table_name(&self.tables.devices)
+            .index_name(BY_ENDPOINT);
+        let request = request
+            .key_condition_expression(format!("{ENDPOINT} = :arn"))
+            .expression_attribute_values(":arn", s(endpoint_arn));
+        let items = request
+            .limit(1)
+            .send()
+            .await
+            .map_err(unavailable(BY_ENDPOINT_QUERY))?
+            .items
+            .unwrap_or_default();
+        let key = items
+            .first()
+            .and_then(|item| item.get(KEY))
+            .and_then(|key| key.as_s().ok());
         key.map(|key| device_id(key)).transpose()
     }
 
@@ -87,13 +109,17 @@ impl Devices for Store {
         if let Some(device) = device {
             let row = DeviceRow {
                 device: device.id.to_string(),
-                endpoint_arn: device.registration.as_ref().and_then(|registration| registration.endpoint_arn.clone()),
+                endpoint_arn: device
+                    .registration
+                    .as_ref()
+                    .and_then(|registration| registration.endpoint_arn.clone()),
                 registration: device.registration.clone(),
                 removals: device.removals.clone(),
                 expires_at: device.expires_at,
                 version: device.version + 1,
             };
-            request = request.transact_items(self.put_if_unchanged(write(COMMIT, &row)?, device.version)?);
+            request = request
+                .transact_items(self.put_if_unchanged(write(COMMIT, &row)?, device.version)?);
         }
         if let Some(roster) = roster {
             let row = RosterRow {
@@ -104,7 +130,8 @@ impl Devices for Store {
                 expires_at: roster.expires_at,
                 version: roster.version + 1,
             };
-            request = request.transact_items(self.put_if_unchanged(write(COMMIT, &row)?, roster.version)?);
+            request = request
+                .transact_items(self.put_if_unchanged(write(COMMIT, &row)?, roster.version)?);
         }
         match request.send().await {
             Ok(_) => Ok(true),
@@ -118,7 +145,9 @@ impl Devices for Store {
 
 impl Store {
     fn put_if_unchanged(&self, item: Item, version: u64) -> Answer<TransactWriteItem> {
-        let put = Put::builder().table_name(&self.tables.devices).set_item(Some(item));
+        let put = Put::builder()
+            .table_name(&self.tables.devices)
+            .set_item(Some(item));
         let put = if version == 0 {
             put.condition_expression("attribute_not_exists(device)")
         } else {
@@ -126,7 +155,9 @@ impl Store {
                 .expression_attribute_names("#version", VERSION)
                 .expression_attribute_values(":version", n(version))
         };
-        Ok(TransactWriteItem::builder().put(put.build().map_err(unavailable(COMMIT))?).build())
+        Ok(TransactWriteItem::builder()
+            .put(put.build().map_err(unavailable(COMMIT))?)
+            .build())
     }
 }
 
@@ -150,7 +181,12 @@ pub(crate) fn in_stream(image: serde_dynamo::Item) -> Option<Device> {
 }
 
 fn device_id(key: &str) -> Answer<DeviceId> {
-    let (app, token_hash) =
-        key.rsplit_once('#').ok_or_else(|| Unavailable { dependency: GET, why: "a device row's key is not app#token_hash".to_owned() })?;
-    Ok(DeviceId { app: app.to_owned(), token_hash: token_hash.to_owned() })
+    let (app, token_hash) = key.rsplit_once('#').ok_or_else(|| Unavailable {
+        dependency: GET,
+        why: "a device row's key is not app#token_hash".to_owned(),
+    })?;
+    Ok(DeviceId {
+        app: app.to_owned(),
+        token_hash: token_hash.to_owned(),
+    })
 }

@@ -1,5 +1,5 @@
-//! `filter_index`: key `index_key` and `owner_subscription` (app#pubkey#identity); holds the filter when it is at most
-//! 1 KiB, otherwise it stands in `subscriptions`.
+//! `filter_index`: key `index_key` and `owner_subscription` (app#pubkey#identity); holds the filter
+//! when it is at most 1 KiB, otherwise it stands in `subscriptions`.
 //!
 //! Guarantee: a row written by a newer event is neither overwritten nor deleted by an older one.
 
@@ -50,7 +50,11 @@ struct Row {
 impl IndexWriter for Store {
     async fn put_index(&self, rows: Vec<IndexRow>) -> Answer<()> {
         let put = |row: IndexRow| async move {
-            let json = row.filter.as_ref().map(Filter::to_json).filter(|json| json.len() <= MAX_INLINE);
+            let json = row
+                .filter
+                .as_ref()
+                .map(Filter::to_json)
+                .filter(|json| json.len() <= MAX_INLINE);
             let item = Row {
                 index_key: row.index_key.to_string(),
                 owner_subscription: row.sort_key(),
@@ -61,44 +65,78 @@ impl IndexWriter for Store {
                 since: row.since,
                 expires_at: row.valid_until,
             };
-            self.put_newer(PUT, &self.tables.filter_index, &item, &row.order).await
+            self.put_newer(PUT, &self.tables.filter_index, &item, &row.order)
+                .await
         };
-        stream::iter(rows).map(put).buffer_unordered(CONCURRENCY).try_for_each(|_| async { Ok(()) }).await
+        stream::iter(rows)
+            .map(put)
+            .buffer_unordered(CONCURRENCY)
+            .try_for_each(|_| async { Ok(()) })
+            .await
     }
 
     async fn delete_index(&self, rows: Vec<IndexRow>, order: Order) -> Answer<()> {
         let delete = |row: IndexRow| async move {
-            let mut request = self.client.delete_item().table_name(&self.tables.filter_index);
-            request = request.key(INDEX_KEY, s(row.index_key.to_string())).key(OWNER_SUBSCRIPTION, s(row.sort_key()));
+            let mut request = self
+                .client
+                .delete_item()
+                .table_name(&self.tables.filter_index);
+            request = request
+                .key(INDEX_KEY, s(row.index_key.to_string()))
+                .key(OWNER_SUBSCRIPTION, s(row.sort_key()));
             for (name, value) in order_values(&order) {
                 request = request.expression_attribute_values(name, value);
             }
             // Its own rows too: a removal whose event wrote nothing here has an order of its own.
-            let condition = format!("{SUPERSEDES} OR (created_at = :created_at AND event_id = :event_id)");
+            let condition =
+                format!("{SUPERSEDES} OR (created_at = :created_at AND event_id = :event_id)");
             conditional(DELETE, request.condition_expression(condition).send().await)
         };
-        stream::iter(rows).map(delete).buffer_unordered(CONCURRENCY).try_for_each(|_| async { Ok(()) }).await
+        stream::iter(rows)
+            .map(delete)
+            .buffer_unordered(CONCURRENCY)
+            .try_for_each(|_| async { Ok(()) })
+            .await
     }
 }
 
 impl IndexReader for Store {
     async fn page(&self, key: &IndexKey, after: Option<&str>) -> Answer<Page> {
         let key = key.to_string();
-        let mut query = self.client.query().table_name(&self.tables.filter_index).limit(PAGE);
-        query = query.key_condition_expression("index_key = :key").expression_attribute_values(":key", s(&key));
+        let mut query = self
+            .client
+            .query()
+            .table_name(&self.tables.filter_index)
+            .limit(PAGE);
+        query = query
+            .key_condition_expression("index_key = :key")
+            .expression_attribute_values(":key", s(&key));
         if let Some(after) = after {
-            query = query.exclusive_start_key(INDEX_KEY, s(&key)).exclusive_start_key(OWNER_SUBSCRIPTION, s(after));
+            query = query
+                .exclusive_start_key(INDEX_KEY, s(&key))
+                .exclusive_start_key(OWNER_SUBSCRIPTION, s(after));
         }
         let answer = query.send().await.map_err(unavailable(QUERY))?;
-        let last = answer.last_evaluated_key.and_then(|mut key| key.remove(OWNER_SUBSCRIPTION));
+        let last = answer
+            .last_evaluated_key
+            .and_then(|mut key| key.remove(OWNER_SUBSCRIPTION));
         let next = last.and_then(|value| value.as_s().ok().cloned());
-        let rows = answer.items.unwrap_or_default().into_iter().map(|item| index_row(read(QUERY, item)?)).collect::<Answer<_>>()?;
+        let rows = answer
+            .items
+            .unwrap_or_default()
+            .into_iter()
+            .map(|item| index_row(read(QUERY, item)?))
+            .collect::<Answer<_>>()?;
         Ok(Page { rows, next })
     }
 }
 
 fn index_row(row: Row) -> Answer<IndexRow> {
-    let filter = row.filter.map(|json| serde_json::from_str(&json)).transpose().map_err(unavailable(QUERY))?;
+    let filter = row
+        .filter
+        .map(|json| serde_json::from_str(&json))
+        .transpose()
+        .map_err(unavailable(QUERY))?;
     Ok(IndexRow {
         index_key: row.index_key.parse().map_err(unavailable(QUERY))?,
         owner: row.owner,

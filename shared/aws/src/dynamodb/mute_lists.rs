@@ -1,7 +1,7 @@
 //! `mute_lists`: key `pubkey`; holds the public part of the pubkey's latest mute list.
 //!
-//! Guarantee: the list of the newest event wins, in whatever order they are written. Read by every delivery, and so
-//! eventually consistent: at half the price, a list that is a second old will do.
+//! Guarantee: the list of the newest event wins, in whatever order they are written. Read by every
+//! delivery, and so eventually consistent: at half the price, a list that is a second old will do.
 
 use nostr::key::PublicKey;
 use nostr_push_core::{
@@ -19,11 +19,22 @@ const PUBKEY: &str = "pubkey";
 
 impl MuteLists for Store {
     async fn mute_list(&self, pubkey: &PublicKey) -> Answer<Option<MuteList>> {
-        let request = self.client.get_item().table_name(&self.tables.mute_lists).key(PUBKEY, s(pubkey.to_hex()));
-        request.send().await.map_err(unavailable(GET))?.item.map(|item| read(GET, item)).transpose()
+        let request = self
+            .client
+            .get_item()
+            .table_name(&self.tables.mute_lists)
+            .key(PUBKEY, s(pubkey.to_hex()));
+        request
+            .send()
+            .await
+            .map_err(unavailable(GET))?
+            .item
+            .map(|item| read(GET, item))
+            .transpose()
     }
 
     async fn put_mute_list(&self, list: &MuteList) -> Answer<bool> {
-        self.put_newer(PUT, &self.tables.mute_lists, list, &list.order).await
+        self.put_newer(PUT, &self.tables.mute_lists, list, &list.order)
+            .await
     }
 }

@@ -30,22 +30,45 @@ struct Row {
 
 impl Presences for Store {
     async fn presence(&self, owner: &Owner) -> Answer<Option<Presence>> {
-        let row: Option<Row> = self.get_row(GET, &self.tables.presence, OWNER, owner.to_string()).await?;
+        let row: Option<Row> = self
+            .get_row(GET, &self.tables.presence, OWNER, owner.to_string())
+            .await?;
         Ok(row.map(|row| row.presence))
     }
 
     async fn await_presence(&self, owner: &Owner, order: &Order) -> Answer<bool> {
-        let mut request = self.client.update_item().table_name(&self.tables.presence).key(OWNER, s(owner.to_string()));
+        let mut request = self
+            .client
+            .update_item()
+            .table_name(&self.tables.presence)
+            .key(OWNER, s(owner.to_string()));
         for (name, value) in order_values(order) {
             request = request.expression_attribute_values(name, value);
         }
-        let request =
-            request.update_expression("SET awaited = :awaited").expression_attribute_values(":awaited", AttributeValue::Bool(true));
-        conditional(AWAIT, request.condition_expression("created_at = :created_at AND event_id = :event_id").send().await)
+        let request = request
+            .update_expression("SET awaited = :awaited")
+            .expression_attribute_values(":awaited", AttributeValue::Bool(true));
+        conditional(
+            AWAIT,
+            request
+                .condition_expression("created_at = :created_at AND event_id = :event_id")
+                .send()
+                .await,
+        )
     }
 
-    async fn put_presence(&self, owner: &Owner, presence: &Presence, expires_at: Seconds) -> Answer<bool> {
-        let row = Row { owner: owner.clone(), presence: *presence, expires_at };
-        self.put_newer(PUT, &self.tables.presence, &row, &presence.order).await
+    async fn put_presence(
+        &self,
+        owner: &Owner,
+        presence: &Presence,
+        expires_at: Seconds,
+    ) -> Answer<bool> {
+        let row = Row {
+            owner: owner.clone(),
+            presence: *presence,
+            expires_at,
+        };
+        self.put_newer(PUT, &self.tables.presence, &row, &presence.order)
+            .await
     }
 }

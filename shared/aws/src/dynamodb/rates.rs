@@ -1,8 +1,8 @@
-//! `rates`: key `rate` (`app#recipient#minute`); holds the events that were pushed in that minute, and how many more there
-//! were.
+//! `rates`: key `rate` (`app#recipient#minute`); holds the events that were pushed in that minute,
+//! and how many more there were.
 //!
-//! Guarantee: however many count at once, at most `max` events are admitted, and each once. One write for each delivery;
-//! a second one for each that is too many.
+//! Guarantee: however many count at once, at most `max` events are admitted, and each once. One
+//! write for each delivery; a second one for each that is too many.
 
 use aws_sdk_dynamodb::{
     operation::update_item::UpdateItemError,
@@ -36,13 +36,25 @@ struct Row {
 }
 
 impl Rates for Store {
-    async fn admit(&self, owner: &Owner, window: Seconds, event: &EventId, max: u32) -> Answer<Admission> {
+    async fn admit(
+        &self,
+        owner: &Owner,
+        window: Seconds,
+        event: &EventId,
+        max: u32,
+    ) -> Answer<Admission> {
         // Eight bytes tell a minute's events apart, and keep the row within one write unit.
         let id = Blob::new(&event.as_bytes()[..8]);
-        let request = self.client.update_item().table_name(&self.tables.rates).key(RATE, s(key(owner, window)));
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.tables.rates)
+            .key(RATE, s(key(owner, window)));
         let result = request
             .update_expression(format!("ADD events :ids SET {EXPIRES_AT} = :expires_at"))
-            .condition_expression("attribute_not_exists(events) OR size(events) < :max OR contains(events, :id)")
+            .condition_expression(
+                "attribute_not_exists(events) OR size(events) < :max OR contains(events, :id)",
+            )
             .expression_attribute_values(":ids", AttributeValue::Bs(vec![id.clone()]))
             .expression_attribute_values(":id", AttributeValue::B(id))
             .expression_attribute_values(":max", n(max.into()))
@@ -50,23 +62,39 @@ impl Rates for Store {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
-        let Err(error) = result else { return Ok(Admission::Admitted) };
+        let Err(error) = result else {
+            return Ok(Admission::Admitted);
+        };
         match error.as_service_error() {
-            Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
-                Ok(Admission::Full { first: failed.item().is_none_or(|row| !row.contains_key("overflow")) })
-            }
+            Some(UpdateItemError::ConditionalCheckFailedException(failed)) => Ok(Admission::Full {
+                first: failed
+                    .item()
+                    .is_none_or(|row| !row.contains_key("overflow")),
+            }),
             _ => Err(unavailable(ADMIT)(error)),
         }
     }
 
     async fn overflow(&self, owner: &Owner, window: Seconds) -> Answer<()> {
-        let request = self.client.update_item().table_name(&self.tables.rates).key(RATE, s(key(owner, window)));
-        let request = request.update_expression("ADD overflow :one").expression_attribute_values(":one", n(1));
-        request.send().await.map_err(unavailable(OVERFLOW)).map(drop)
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.tables.rates)
+            .key(RATE, s(key(owner, window)));
+        let request = request
+            .update_expression("ADD overflow :one")
+            .expression_attribute_values(":one", n(1));
+        request
+            .send()
+            .await
+            .map_err(unavailable(OVERFLOW))
+            .map(drop)
     }
 
     async fn overflowed(&self, owner: &Owner, window: Seconds) -> Answer<u64> {
-        let row: Option<Row> = self.get_row(GET, &self.tables.rates, RATE, key(owner, window)).await?;
+        let row: Option<Row> = self
+            .get_row(GET, &self.tables.rates, RATE, key(owner, window))
+            .await?;
         Ok(row.map_or(0, |row| row.overflow))
     }
 }

@@ -34,28 +34,57 @@ struct Row {
 
 impl Relays for Store {
     async fn cursor(&self, relay: &str) -> Answer<Option<Seconds>> {
-        let row: Option<Row> = self.get_row(GET, &self.tables.relays, RELAY, relay.to_owned()).await?;
+        let row: Option<Row> = self
+            .get_row(GET, &self.tables.relays, RELAY, relay.to_owned())
+            .await?;
         Ok(row.map(|row| row.cursor))
     }
 
-    async fn checkpoint(&self, relay: &str, cursor: Seconds, status: &str, now: Seconds) -> Answer<()> {
-        let row = Row { relay: relay.to_owned(), cursor, status: status.to_owned(), expires_at: now + KEPT };
-        let request = self.client.put_item().table_name(&self.tables.relays).set_item(Some(write(PUT, &row)?));
-        let request = request.condition_expression("attribute_not_exists(relay) OR #cursor <= :cursor");
-        let request = request.expression_attribute_names("#cursor", "cursor").expression_attribute_values(":cursor", n(cursor));
+    async fn checkpoint(
+        &self,
+        relay: &str,
+        cursor: Seconds,
+        status: &str,
+        now: Seconds,
+    ) -> Answer<()> {
+        let row = Row {
+            relay: relay.to_owned(),
+            cursor,
+            status: status.to_owned(),
+            expires_at: now + KEPT,
+        };
+        let request = self
+            .client
+            .put_item()
+            .table_name(&self.tables.relays)
+            .set_item(Some(write(PUT, &row)?));
+        let request =
+            request.condition_expression("attribute_not_exists(relay) OR #cursor <= :cursor");
+        let request = request
+            .expression_attribute_names("#cursor", "cursor")
+            .expression_attribute_values(":cursor", n(cursor));
         conditional(PUT, request.send().await).map(drop)
     }
 }
 
 impl Members for Store {
     async fn join(&self, member: &str, now: Seconds, until: Seconds) -> Answer<Vec<String>> {
-        let request = self.client.update_item().table_name(&self.tables.relays).key(RELAY, s(MEMBERS));
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.tables.relays)
+            .key(RELAY, s(MEMBERS));
         let request = request
             .update_expression("SET #member = :until")
             .expression_attribute_names("#member", member)
             .expression_attribute_values(":until", n(until))
             .return_values(ReturnValue::AllNew);
-        let row = request.send().await.map_err(unavailable(JOIN))?.attributes.unwrap_or_default();
+        let row = request
+            .send()
+            .await
+            .map_err(unavailable(JOIN))?
+            .attributes
+            .unwrap_or_default();
         let (members, over) = members(row, now);
         for member in over {
             // Whoever it was is gone; should it come back, it joins again.
@@ -65,8 +94,14 @@ impl Members for Store {
     }
 
     async fn leave(&self, member: &str) -> Answer<()> {
-        let request = self.client.update_item().table_name(&self.tables.relays).key(RELAY, s(MEMBERS));
-        let request = request.update_expression("REMOVE #member").expression_attribute_names("#member", member);
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.tables.relays)
+            .key(RELAY, s(MEMBERS));
+        let request = request
+            .update_expression("REMOVE #member")
+            .expression_attribute_names("#member", member);
         request.send().await.map_err(unavailable(JOIN)).map(drop)
     }
 }
@@ -75,10 +110,22 @@ impl Members for Store {
 fn members(row: Item, now: Seconds) -> (Vec<String>, Vec<String>) {
     const LONG: Seconds = 60 * 60;
     let until = |value: &AttributeValue| value.as_n().ok().and_then(|n| n.parse::<Seconds>().ok());
-    let leases = row.into_iter().filter(|(name, _)| name != RELAY && name != EXPIRES_AT);
-    let leases: Vec<(String, Seconds)> = leases.filter_map(|(name, value)| Some((name, until(&value)?))).collect();
-    let mut members: Vec<String> = leases.iter().filter(|(_, until)| *until > now).map(|(member, _)| member.clone()).collect();
+    let leases = row
+        .into_iter()
+        .filter(|(name, _)| name != RELAY && name != EXPIRES_AT);
+    let leases: Vec<(String, Seconds)> = leases
+        .filter_map(|(name, value)| Some((name, until(&value)?)))
+        .collect();
+    let mut members: Vec<String> = leases
+        .iter()
+        .filter(|(_, until)| *until > now)
+        .map(|(member, _)| member.clone())
+        .collect();
     members.sort_unstable();
-    let over = leases.into_iter().filter(|(_, until)| until + LONG < now).map(|(member, _)| member).collect();
+    let over = leases
+        .into_iter()
+        .filter(|(_, until)| until + LONG < now)
+        .map(|(member, _)| member)
+        .collect();
     (members, over)
 }
