@@ -1,45 +1,52 @@
-//! The checks every control event passes, in their order; the first that fails ends it.
+//! The checks that every control event must pass, in order. The first check that fails decides the
+//! refusal.
+
+use std::fmt;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use nostr::{
     event::Event,
-    key::Keys,
+    key::{Keys, PublicKey},
     nips::{nip04, nip44},
 };
 use nostr_push_core::{
-    DAY, Seconds,
+    Seconds,
     app::App,
     message::{MAX_EVENT, MAX_TAGS},
     order::Order,
     owner::Owner,
     settings,
+    tags::{first_tag_value, tag_values},
 };
 
 use crate::refusal::Refusal;
 
-/// How far ahead of our clock an event may be signed.
-const MAX_AHEAD: Seconds = 15 * 60;
+/// How far ahead of our clock `created_at` may be.
+const MAX_CLOCK_SKEW: Seconds = Seconds::from_minutes(15);
 
-/// How old a control event may be. Relays store these kinds, so one may wait this long for the
-/// listener.
-const MAX_AGE: Seconds = 7 * DAY;
+/// The maximum age of an event of dialect N. Relays store these kinds, so that an event can reach a
+/// listener that was down.
+const MAX_STORED_AGE: Seconds = Seconds::from_days(7);
 
-/// How old an event of dialect H may be: it is ephemeral, and says what is so now.
-const MAX_AGE_EPHEMERAL: Seconds = 15 * 60;
+/// The maximum age of an event of dialect H. Its kind is ephemeral, and it reports the current
+/// state.
+const MAX_EPHEMERAL_AGE: Seconds = Seconds::from_minutes(15);
 
-/// How far ahead anything is stored, whatever the event's `expiration` asks.
-const MAX_LIFETIME: Seconds = 400 * DAY;
+/// The longest time for which a device or a subscription is stored. A later `expiration` is
+/// shortened to it.
+const MAX_LIFETIME: Seconds = Seconds::from_days(400);
 
-/// The decoded length of the shortest NIP-44 v2 payload: version, nonce, the smallest padded
-/// plaintext, MAC.
+/// The shortest NIP-44 v2 payload, in bytes after base64 decoding: version, nonce, plaintext
+/// length, padded plaintext and MAC (<https://github.com/nostr-protocol/nips/blob/master/44.md>).
 const MIN_NIP44: usize = 1 + 32 + 2 + 32 + 32;
 
-/// The length of an AES block, and of the initialisation vector of NIP-04.
+/// The bytes of an AES block, and of the initialisation vector of NIP-04
+/// (<https://github.com/nostr-protocol/nips/blob/master/04.md>).
 const AES_BLOCK: usize = 16;
 
-/// What a control event asks for, by its kind.
+/// The request of a control event, by its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ControlKind {
     /// 3079
     Register,
     /// 3080
@@ -48,123 +55,103 @@ pub enum Kind {
     UpsertFilters,
     /// 3082
     DeleteFilters,
-    /// 22456: settings, heartbeat, offline, logout.
+    /// 22456: settings, heartbeat, offline or logout.
     DialectH,
 }
 
-/// An event that has passed the checks before its app is looked up.
+impl ControlKind {
+    fn of(event: &Event) -> Option<Self> {
+        match event.kind.as_u16() {
+            3079 => Some(Self::Register),
+            3080 => Some(Self::Deregister),
+            3081 => Some(Self::UpsertFilters),
+            3082 => Some(Self::DeleteFilters),
+            22456 => Some(Self::DialectH),
+            _ => None,
+        }
+    }
+}
+
+/// An event that has passed the checks before the look-up of its app.
 #[derive(Debug)]
-pub struct Addressed {
-    /// The event, its id and signature right.
+pub struct AddressedEvent {
+    /// The event. Its id and signature are valid.
     pub event: Event,
-    /// What it asks for.
-    pub kind: Kind,
-    /// Whose it is, under which app. The app may not exist.
+    /// The request.
+    pub kind: ControlKind,
+    /// The owner. The app may not exist.
     pub owner: Owner,
 }
 
-/// An event that has passed every check on its outside, and its plaintext.
-#[derive(Debug)]
-pub struct Opened {
-    /// What it asks for.
-    pub kind: Kind,
-    /// Whose it is.
+/// An event that has passed all checks of its envelope, with its plaintext.
+pub struct DecryptedEvent {
+    /// The request.
+    pub kind: ControlKind,
+    /// The owner.
     pub owner: Owner,
-    /// Its place among the others.
+    /// The order of the event.
     pub order: Order,
-    /// Until when what it asks for shall hold; 0 when it says nothing.
+    /// When the device or the filters of the event end. 0 if a removal has no `expiration`.
     pub valid_until: Seconds,
-    /// The app's settings.
+    /// The owner's app.
     pub app: App,
-    /// What was encrypted.
+    /// The decrypted content.
     pub plaintext: String,
 }
 
-/// Checks 1 to 5a: everything that needs no look-up. An event of dialect H that names no app is for
-/// `heartbeat_app`.
+/// Leaves the plaintext out.
+impl fmt::Debug for DecryptedEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DecryptedEvent")
+            .field("kind", &self.kind)
+            .field("owner", &self.owner)
+            .field("order", &self.order)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The checks that need no look-up. An event of dialect H that names no app is for `heartbeat_app`.
 ///
-/// How old it is counts from when the listener received it: what waits in the queue while a
-/// dependency is away does not grow stale. Relays do not keep events of dialect H, so nothing would
-/// bring them back.
+/// The age is measured at `received_at`, when the listener received the event. Otherwise an event
+/// of dialect H that waits in the queue while a dependency is down would become stale and be lost,
+/// because relays do not store its kind.
 ///
 /// # Errors
 /// The [`Refusal`] of the first check that fails.
 pub fn address(
     json: &str,
-    service: &Keys,
+    service: &PublicKey,
     heartbeat_app: Option<&str>,
     received_at: Seconds,
-) -> Result<Addressed, Refusal> {
-    if json.len() > MAX_EVENT {
-        return Err(Refusal::Malformed);
-    }
-    let event: Event = serde_json::from_str(json).map_err(|_| Refusal::Malformed)?;
-    if event.tags.len() > MAX_TAGS {
-        return Err(Refusal::Malformed);
-    }
+) -> Result<AddressedEvent, Refusal> {
+    let event = parse(json)?;
     event.verify().map_err(|_| Refusal::BadSignature)?;
-    let kind = match event.kind.as_u16() {
-        3079 => Kind::Register,
-        3080 => Kind::Deregister,
-        3081 => Kind::UpsertFilters,
-        3082 => Kind::DeleteFilters,
-        22456 => Kind::DialectH,
-        _ => return Err(Refusal::UnknownKind),
-    };
-    let service = service.public_key().to_hex();
-    if !values(&event, "p").any(|value| value == service) {
-        return Err(Refusal::NotForUs);
-    }
-    let created_at = event.created_at.as_secs();
-    if created_at > received_at + MAX_AHEAD {
-        return Err(Refusal::FromFuture);
-    }
-    let max_age = if kind == Kind::DialectH {
-        MAX_AGE_EPHEMERAL
-    } else {
-        MAX_AGE
-    };
-    if created_at.saturating_add(max_age) < received_at {
-        return Err(Refusal::Stale);
-    }
-    let app = match heartbeat_app {
-        Some(app) if kind == Kind::DialectH && values(&event, "app").next().is_none() => Some(app),
-        _ => only(values(&event, "app")),
-    };
-    let app = app
-        .filter(|app| !app.is_empty())
-        .ok_or(Refusal::MissingApp)?
-        .to_owned();
+    let kind = ControlKind::of(&event).ok_or(Refusal::UnknownKind)?;
+    check_recipient(&event, service)?;
+    check_age(&event, kind, received_at)?;
     let owner = Owner {
-        app,
+        app: app_id(&event, kind, heartbeat_app)?,
         pubkey: event.pubkey,
     };
-    Ok(Addressed { event, kind, owner })
+    Ok(AddressedEvent { event, kind, owner })
 }
 
-/// Checks 5b to 8: the app, the expiration, the ciphertext.
+/// The checks after the look-up: the app exists, the event has not expired, and its content
+/// decrypts.
 ///
 /// # Errors
 /// The [`Refusal`] of the first check that fails.
 pub fn open(
-    addressed: Addressed,
+    addressed: AddressedEvent,
     app: Option<App>,
     service: &Keys,
     now: Seconds,
-) -> Result<Opened, Refusal> {
-    let Addressed { event, kind, owner } = addressed;
+) -> Result<DecryptedEvent, Refusal> {
+    let AddressedEvent { event, kind, owner } = addressed;
     let app = app.ok_or(Refusal::UnknownApp)?;
-    let valid_until = expiration(&event, kind, now)?;
-    let (secret, content) = (service.secret_key(), event.content.as_str());
-    let decrypted = if kind == Kind::DialectH && is_nip04(content) {
-        nip04::decrypt(secret, &event.pubkey, content)
-    } else if is_nip44(content) {
-        nip44::decrypt(secret, &event.pubkey, content)
-    } else {
-        return Err(Refusal::NotEncrypted);
-    };
-    let plaintext = decrypted.map_err(|_| Refusal::Undecryptable)?;
-    Ok(Opened {
+    let valid_until = valid_until(&event, kind, now)?;
+    let plaintext = decrypt(&event, kind, service)?;
+    Ok(DecryptedEvent {
         kind,
         owner,
         order: Order::of(&event),
@@ -174,52 +161,105 @@ pub fn open(
     })
 }
 
-/// The first values of all tags of this name.
-fn values<'a>(event: &'a Event, name: &'a str) -> impl Iterator<Item = &'a str> {
-    event
-        .tags
-        .iter()
-        .filter(move |tag| tag.kind() == name)
-        .map(|tag| tag.content().unwrap_or_default())
-}
-
-fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
-    let first = items.next()?;
-    items.next().is_none().then_some(first)
-}
-
-/// NIP-40. Deregistration and filter deletion may leave it out: real clients do. In dialect H it
-/// says when relays may forget the event, and settings have a lifetime of their own.
-fn expiration(event: &Event, kind: Kind, now: Seconds) -> Result<Seconds, Refusal> {
-    if kind == Kind::DialectH {
-        return Ok(event.created_at.as_secs() + settings::LIFETIME);
+fn parse(json: &str) -> Result<Event, Refusal> {
+    if json.len() > MAX_EVENT {
+        return Err(Refusal::Malformed);
     }
-    let optional = matches!(kind, Kind::Deregister | Kind::DeleteFilters);
-    match values(event, "expiration")
-        .next()
-        .map(str::parse::<Seconds>)
-    {
-        None if optional => Ok(0),
+    let event: Event = serde_json::from_str(json).map_err(|_| Refusal::Malformed)?;
+    if event.tags.len() > MAX_TAGS {
+        return Err(Refusal::Malformed);
+    }
+    Ok(event)
+}
+
+fn check_recipient(event: &Event, service: &PublicKey) -> Result<(), Refusal> {
+    let service = service.to_hex();
+    if tag_values(event, "p").any(|value| value == service) {
+        Ok(())
+    } else {
+        Err(Refusal::NotForUs)
+    }
+}
+
+fn check_age(event: &Event, kind: ControlKind, received_at: Seconds) -> Result<(), Refusal> {
+    let created_at = Seconds::from(event.created_at);
+    let max_age = match kind {
+        ControlKind::DialectH => MAX_EPHEMERAL_AGE,
+        _ => MAX_STORED_AGE,
+    };
+    if created_at > received_at + MAX_CLOCK_SKEW {
+        Err(Refusal::FromFuture)
+    } else if created_at + max_age < received_at {
+        Err(Refusal::Stale)
+    } else {
+        Ok(())
+    }
+}
+
+/// The id of the event's app: its only `app` tag, or `heartbeat_app` if an event of dialect H has
+/// none.
+fn app_id(
+    event: &Event,
+    kind: ControlKind,
+    heartbeat_app: Option<&str>,
+) -> Result<String, Refusal> {
+    let mut apps = tag_values(event, "app");
+    let app = match (apps.next(), apps.next()) {
+        (Some(only), None) => Some(only),
+        (None, _) if kind == ControlKind::DialectH => heartbeat_app,
+        _ => None,
+    };
+    app.filter(|app| !app.is_empty())
+        .map(str::to_owned)
+        .ok_or(Refusal::MissingApp)
+}
+
+/// When the device or the filters of the event end.
+///
+/// In dialect N this is the `expiration` (NIP-40,
+/// <https://github.com/nostr-protocol/nips/blob/master/40.md>). Removals may omit it, because
+/// existing clients do. In dialect H the `expiration` only tells relays when to delete the event.
+/// Settings have a lifetime of their own.
+fn valid_until(event: &Event, kind: ControlKind, now: Seconds) -> Result<Seconds, Refusal> {
+    let is_optional = match kind {
+        ControlKind::DialectH => return Ok(Seconds::from(event.created_at) + settings::LIFETIME),
+        ControlKind::Register | ControlKind::UpsertFilters => false,
+        ControlKind::Deregister | ControlKind::DeleteFilters => true,
+    };
+    match first_tag_value(event, "expiration").map(str::parse) {
+        None if is_optional => Ok(Seconds(0)),
         None | Some(Err(_)) => Err(Refusal::MissingExpiration),
-        Some(Ok(at)) if at <= now => Err(Refusal::Expired),
-        Some(Ok(at)) => Ok(at.min(now + MAX_LIFETIME)),
+        Some(Ok(at)) if Seconds(at) <= now => Err(Refusal::Expired),
+        Some(Ok(at)) => Ok(Seconds(at).min(now + MAX_LIFETIME)),
     }
 }
 
-/// Whether the content has the form of NIP-44 version 2, so that plaintext is told apart from a
-/// broken ciphertext.
+fn decrypt(event: &Event, kind: ControlKind, service: &Keys) -> Result<String, Refusal> {
+    let (secret, content) = (service.secret_key(), event.content.as_str());
+    let plaintext = if kind == ControlKind::DialectH && is_nip04(content) {
+        nip04::decrypt(secret, &event.pubkey, content)
+    } else if is_nip44(content) {
+        nip44::decrypt(secret, &event.pubkey, content)
+    } else {
+        return Err(Refusal::NotEncrypted);
+    };
+    plaintext.map_err(|_| Refusal::Undecryptable)
+}
+
+/// Returns `true` if the content has the form of NIP-44 version 2. This distinguishes plaintext
+/// from ciphertext that is broken.
 fn is_nip44(content: &str) -> bool {
     STANDARD
         .decode(content)
         .is_ok_and(|bytes| bytes.first() == Some(&2) && bytes.len() >= MIN_NIP44)
 }
 
-/// Whether the content has the form of NIP-04: whole blocks in base64, `?iv=`, and the vector in
-/// base64.
+/// Returns `true` if the content has the form of NIP-04: AES blocks in base64, `?iv=`, and the
+/// initialisation vector in base64.
 fn is_nip04(content: &str) -> bool {
-    let blocks = |bytes: Vec<u8>| !bytes.is_empty() && bytes.len().is_multiple_of(AES_BLOCK);
+    let is_blocks = |bytes: Vec<u8>| !bytes.is_empty() && bytes.len().is_multiple_of(AES_BLOCK);
     content.split_once("?iv=").is_some_and(|(ciphertext, iv)| {
-        STANDARD.decode(ciphertext).is_ok_and(blocks)
+        STANDARD.decode(ciphertext).is_ok_and(is_blocks)
             && STANDARD.decode(iv).is_ok_and(|iv| iv.len() == AES_BLOCK)
     })
 }

@@ -4,16 +4,17 @@ use std::convert::Infallible;
 
 use nostr_push_aws::environment::{BadEnvironment, Environment};
 
-/// What `template.yaml` gives the function.
+/// The environment variables that `template.yaml` sets.
 #[derive(Debug)]
 pub struct Config {
-    /// `TABLE_PREFIX`: what the tables' names begin with.
+    /// `TABLE_PREFIX`: the prefix of the tables' names.
     pub table_prefix: String,
-    /// `CONTROL_QUEUE_URL`: where its messages come from.
+    /// `CONTROL_QUEUE_URL`: the queue of control events.
     pub control_queue: String,
     /// `SERVICE_KEY_SECRET`: the ARN of the secret that holds the service key.
     pub service_key_secret: String,
-    /// `HEARTBEAT_APP`: the app of heartbeats that name none; empty: such heartbeats are refused.
+    /// `HEARTBEAT_APP`: the app of events of dialect H that name none. If it is not set, such
+    /// events are refused.
     pub heartbeat_app: Option<String>,
 }
 

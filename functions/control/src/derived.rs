@@ -1,114 +1,144 @@
-//! Subscriptions that follow from something else: the fixed triggers that an app gives to every
-//! owner with a device, which live as long as the longest-lived device and go with the last one;
-//! what brings the owner's mute list, as long; and the filters that settings of dialect H stand
-//! for.
+//! Derived subscriptions, which follow from something else than a filter that the owner sent:
 //!
-//! They follow from the devices, the settings and the app's options alone, so whoever changes one
-//! of these comes here afterwards and brings them in line with what is stored by then. A counter in
-//! place of an event's order tells two such writers apart: the later one reads again.
+//! - the app's fixed triggers, for every owner with a device, until the last device ends;
+//! - the filter that fetches the owner's mute list, for the same time;
+//! - the filters of settings of dialect H.
+//!
+//! They follow only from the owner's devices and settings and from the app's options. After
+//! changing one of these, the caller reconciles the derived subscriptions with what is stored by
+//! then. No event orders their rows, so each row has a counter as its order. If two callers
+//! reconcile at the same time, the slower one finds a higher counter and reads again.
 
 use nostr_push_core::{
-    Millis, Seconds,
+    MUTE_LIST_KIND, Millis, Seconds,
     app::App,
-    device::{self, View},
+    device::OwnerDevices,
+    device_store,
     filter::Filter,
     order::Order,
     owner::Owner,
-    ports::{Devices, IndexWriter, OwnerSettings, Subscriptions, seconds},
+    ports::{Devices, IndexWriter, OwnerSettings, PortResult, Subscriptions},
     settings::Settings,
-    subscription::{MUTE_LIST, SETTINGS, State, Subscription, TRIGGER},
+    subscription::{
+        MUTE_LIST_PREFIX, SETTINGS_PREFIX, Subscription, SubscriptionState, TRIGGER_PREFIX,
+    },
 };
 
 use crate::{
-    devices::{ATTEMPTS, contention},
-    handler::Failure,
+    contention::{self, MAX_ATTEMPTS},
+    context::EventContext,
     subscriptions,
 };
 
-/// Brings the owner's derived subscriptions in line.
+/// Reconciles the derived subscriptions of the owner and, if a registration took a token from
+/// another owner, those of the previous owner.
 ///
 /// # Errors
-/// A dependency that failed: try again from the start.
-pub async fn reconcile(
-    store: &(impl Devices + Subscriptions + IndexWriter + OwnerSettings),
-    app: &App,
+/// A dependency failed: apply the event again from the start.
+pub async fn reconcile_transfer<S, E>(
+    context: &EventContext<'_, S, E>,
     owner: &Owner,
-    now: Millis,
-) -> Result<(), Failure> {
-    for _ in 0..ATTEMPTS {
-        // In this order: what changes after the first read makes its own writer come here and find
-        // a higher counter than ours.
-        let stored: Vec<_> = store
-            .of_owner(owner)
-            .await?
-            .into_iter()
-            .filter(Subscription::is_derived)
-            .collect();
-        let view = device::view(store, owner).await?;
-        let mut wanted = triggers(app, owner, &view, seconds(now));
-        wanted.extend(mute_list(owner, &view, seconds(now)));
-        wanted.extend(
-            store
-                .settings(owner)
-                .await?
-                .iter()
-                .flat_map(|settings| asked_for(app, settings, seconds(now))),
-        );
-        let mut in_line = true;
-        for row in changes(owner, wanted, &stored, now) {
-            in_line &= match row.state {
-                State::Active => subscriptions::put(store, &row).await?,
-                State::Removed => subscriptions::tombstone(store, &row).await?,
-            };
-            if !in_line {
-                break;
-            }
+    previous_owner: Option<&Owner>,
+) -> PortResult<()>
+where
+    S: Devices + Subscriptions + IndexWriter + OwnerSettings,
+{
+    reconcile(context, owner).await?;
+    match previous_owner {
+        Some(previous_owner) => reconcile(context, previous_owner).await,
+        None => Ok(()),
+    }
+}
+
+/// Reconciles the owner's derived subscriptions with the stored devices and settings.
+///
+/// # Errors
+/// A dependency failed: apply the event again from the start.
+pub async fn reconcile<S, E>(context: &EventContext<'_, S, E>, owner: &Owner) -> PortResult<()>
+where
+    S: Devices + Subscriptions + IndexWriter + OwnerSettings,
+{
+    let EventContext {
+        store, app, now, ..
+    } = context;
+    for _ in 0..MAX_ATTEMPTS {
+        // The subscriptions are read first. A process that changes a device or the settings after
+        // that reconciles as well, and finds a higher counter.
+        let mut stored = store.of_owner(owner).await?;
+        stored.retain(Subscription::is_derived);
+        let owner_devices = device_store::owner_devices(*store, owner).await?;
+        let settings = store.settings(owner).await?;
+        let mut desired = triggers(app, &owner_devices, now.to_seconds());
+        desired.extend(mute_list(&owner_devices, now.to_seconds()));
+        if let Some(settings) = &settings {
+            desired.extend(of_settings(app, settings, now.to_seconds()));
         }
-        if in_line {
+        if write(*store, &changes(owner, desired, &stored, *now)).await? {
             return Ok(());
         }
     }
-    Err(contention().into())
+    Err(contention::error())
 }
 
-/// A subscription that there should be.
-struct Wanted {
-    subscription: String,
+/// Writes the rows in this order. Returns `false` if a newer row is stored in place of one of them.
+async fn write(
+    store: &(impl Subscriptions + IndexWriter),
+    rows: &[Subscription],
+) -> PortResult<bool> {
+    for row in rows {
+        let is_newest = match row.state {
+            SubscriptionState::Active => subscriptions::put(store, row).await?,
+            SubscriptionState::Removed => subscriptions::tombstone(store, row).await?,
+        };
+        if !is_newest {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A subscription that should exist.
+struct DesiredSubscription {
+    identity: String,
     filter: Filter,
     relays: Vec<String>,
     since: Seconds,
     valid_until: Seconds,
 }
 
-/// The app's triggers, as long as the owner has a device. Not for devices that settings registered:
-/// these say themselves which kinds they want, and `kinds: []` must be off.
-fn triggers(app: &App, owner: &Owner, view: &View, now: Seconds) -> Vec<Wanted> {
+/// The app's fixed triggers, as long as the owner has a device.
+///
+/// Devices that settings registered do not count: the settings decide which kinds to push, and
+/// `kinds: []` must turn push off.
+fn triggers(app: &App, owner_devices: &OwnerDevices, now: Seconds) -> Vec<DesiredSubscription> {
     let registrations = || {
-        view.active(now)
+        owner_devices
+            .active(now)
             .map(|(_, registration)| registration)
             .filter(|registration| !registration.by_settings)
     };
-    let Some(valid_until) = registrations()
-        .map(|registration| registration.valid_until)
-        .max()
-    else {
+    let ends = registrations().map(|registration| registration.valid_until);
+    let Some(valid_until) = ends.max() else {
         return Vec::new();
     };
-    let since = registrations()
-        .map(|registration| registration.order.created_at)
-        .max()
-        .unwrap_or_default();
-    let filters = app.triggers_for(owner.pubkey).unwrap_or_else(|error| {
-        tracing::error!(stage = "control", app = app.app, %error, "the app's fixed triggers are no filters: none applied");
-        Vec::new()
-    });
-    let filters = filters
-        .into_iter()
-        .filter(|filter| !filter.index_keys().is_empty());
-    let subscription = |filter: &Filter| format!("{TRIGGER}{}", filter.identity());
+    let starts = registrations().map(|registration| registration.order.created_at);
+    let since = starts.max().unwrap_or_default();
+    let filters = app
+        .triggers_for(owner_devices.roster.owner.pubkey)
+        .unwrap_or_else(|error| {
+            tracing::error!(
+                stage = "control",
+                app = app.app,
+                %error,
+                "a fixed trigger of the app is not a filter, so none is applied"
+            );
+            Vec::new()
+        });
     filters
-        .map(|filter| Wanted {
-            subscription: subscription(&filter),
+        .into_iter()
+        .filter(|filter| !filter.index_keys().is_empty())
+        .map(|filter| DesiredSubscription {
+            identity: format!("{TRIGGER_PREFIX}{}", filter.identity()),
             filter,
             relays: Vec::new(),
             since,
@@ -117,119 +147,118 @@ fn triggers(app: &App, owner: &Owner, view: &View, now: Seconds) -> Vec<Wanted> 
         .collect()
 }
 
-/// What brings the owner's mute list, as long as there is a device to spare.
-fn mute_list(owner: &Owner, view: &View, now: Seconds) -> Option<Wanted> {
-    let valid_until = view
+/// The subscription that fetches the owner's mute list, as long as the owner has a device.
+fn mute_list(owner_devices: &OwnerDevices, now: Seconds) -> Option<DesiredSubscription> {
+    let ends = owner_devices
         .active(now)
-        .map(|(_, registration)| registration.valid_until)
-        .max()?;
+        .map(|(_, registration)| registration.valid_until);
+    let valid_until = ends.max()?;
     let filter = Filter {
-        kinds: Some(vec![nostr_push_core::MUTE_LIST]),
-        authors: Some(vec![*owner.pubkey.as_bytes()]),
+        kinds: Some(vec![MUTE_LIST_KIND]),
+        authors: Some(vec![*owner_devices.roster.owner.pubkey.as_bytes()]),
         ..Filter::default()
     };
-    Some(Wanted {
-        subscription: format!("{MUTE_LIST}{}", filter.identity()),
+    Some(DesiredSubscription {
+        identity: format!("{MUTE_LIST_PREFIX}{}", filter.identity()),
         filter,
         relays: Vec::new(),
-        since: 0,
+        since: Seconds(0),
         valid_until,
     })
 }
 
-/// The filters of the settings.
-fn asked_for(app: &App, settings: &Settings, now: Seconds) -> Vec<Wanted> {
-    let (since, valid_until) = (settings.order.created_at, settings.valid_until);
-    let filters = if valid_until > now {
-        settings.filters(app)
-    } else {
-        Vec::new()
-    };
-    let subscription = |filter: &Filter| format!("{SETTINGS}{}", filter.identity());
-    let relays = || settings.relays.clone();
-    let wanted = |filter| Wanted {
-        subscription: subscription(&filter),
-        filter,
-        relays: relays(),
-        since,
-        valid_until,
-    };
-    filters.into_iter().map(wanted).collect()
+/// The filters of the settings, until the settings end.
+fn of_settings(app: &App, settings: &Settings, now: Seconds) -> Vec<DesiredSubscription> {
+    if settings.valid_until <= now {
+        return Vec::new();
+    }
+    let filters = settings.filters(app).into_iter();
+    filters
+        .map(|filter| DesiredSubscription {
+            identity: format!("{SETTINGS_PREFIX}{}", filter.identity()),
+            filter,
+            relays: settings.relays.clone(),
+            since: settings.order.created_at,
+            valid_until: settings.valid_until,
+        })
+        .collect()
 }
 
-/// The rows to write, in this order.
-///
-/// A row that comes into force is written as removed before, so that it is known before its index
-/// rows are: should its writer die among them, and nobody want it any more, whoever comes next
-/// clears them.
+/// The rows to write, in this order, so that the derived subscriptions are the desired ones.
 fn changes(
     owner: &Owner,
-    wanted: Vec<Wanted>,
+    desired: Vec<DesiredSubscription>,
     stored: &[Subscription],
     now: Millis,
 ) -> Vec<Subscription> {
-    let next =
-        |row: Option<&Subscription>| Order::counter(row.map_or(0, |row| row.order.created_at) + 1);
-    let is_wanted = |row: &Subscription| {
-        wanted
-            .iter()
-            .any(|wanted| wanted.subscription == row.subscription)
-    };
-    let not_wanted = || stored.iter().filter(|row| !is_wanted(row));
-    let ended = not_wanted().filter(|row| row.state == State::Active);
-    let ended = ended.map(|row| Subscription {
-        order: next(Some(row)),
-        state: State::Removed,
-        changed_at: now,
-        ..row.clone()
-    });
-    let cleared_again = not_wanted().filter(|row| subscriptions::is_just_removed(row, now));
-    let cleared_again = cleared_again.map(|row| Subscription {
-        order: next(Some(row)),
-        ..row.clone()
-    });
-    let mut rows: Vec<Subscription> = ended.chain(cleared_again).collect();
-    for Wanted {
-        subscription,
-        filter,
-        relays,
-        since,
-        valid_until,
-    } in wanted
-    {
-        let earlier = stored.iter().find(|row| row.subscription == subscription);
-        let active = earlier.filter(|row| row.is_active(seconds(now)));
-        if active.is_some_and(|row| row.valid_until == valid_until && row.relays == relays) {
+    let mut rows = removals(&desired, stored, now);
+    for desired in desired {
+        let earlier = stored.iter().find(|row| row.identity == desired.identity);
+        let active = earlier.filter(|row| row.is_active(now.to_seconds()));
+        if active.is_some_and(|row| {
+            row.valid_until == desired.valid_until && row.relays == desired.relays
+        }) {
             continue;
         }
-        let row = Subscription {
+        let mut row = Subscription {
             owner: owner.clone(),
-            subscription,
-            filter,
-            relays,
-            order: next(earlier),
-            // One that goes on goes on from where it began.
-            since: active.map_or(since, |row| row.since),
-            state: State::Active,
-            valid_until,
+            identity: desired.identity,
+            filter: desired.filter,
+            relays: desired.relays,
+            order: next_order(earlier),
+            // A subscription that is in force keeps its start.
+            since: active.map_or(desired.since, |row| row.since),
+            state: SubscriptionState::Active,
+            valid_until: desired.valid_until,
             changed_at: now,
         };
-        if active.is_some() {
-            rows.push(row);
-        } else {
-            let known = Subscription {
-                state: State::Removed,
-                ..row
+        if active.is_none() {
+            // The row is first written as removed, so that it is stored before its index rows. If
+            // this process dies among the index rows and the subscription is not desired any more,
+            // the next `removals` finds the row and deletes them.
+            let removed = Subscription {
+                state: SubscriptionState::Removed,
+                ..row.clone()
             };
-            rows.extend([
-                known.clone(),
-                Subscription {
-                    order: next(Some(&known)),
-                    state: State::Active,
-                    ..known
-                },
-            ]);
+            row.order = next_order(Some(&removed));
+            rows.push(removed);
         }
+        rows.push(row);
     }
     rows
+}
+
+/// The rows to write for stored subscriptions that are not desired: removals of the active ones,
+/// and again of those that were just removed, whose index rows may not all be deleted.
+fn removals(
+    desired: &[DesiredSubscription],
+    stored: &[Subscription],
+    now: Millis,
+) -> Vec<Subscription> {
+    let is_desired = |row: &&Subscription| {
+        desired
+            .iter()
+            .any(|desired| desired.identity == row.identity)
+    };
+    let undesired = || stored.iter().filter(|row| !is_desired(row));
+    let active = undesired()
+        .filter(|row| row.state == SubscriptionState::Active)
+        .map(|row| Subscription {
+            order: next_order(Some(row)),
+            state: SubscriptionState::Removed,
+            changed_at: now,
+            ..row.clone()
+        });
+    let just_removed = undesired()
+        .filter(|row| subscriptions::is_just_removed(row, now))
+        .map(|row| Subscription {
+            order: next_order(Some(row)),
+            ..row.clone()
+        });
+    active.chain(just_removed).collect()
+}
+
+/// The order of the row that follows `row`.
+fn next_order(row: Option<&Subscription>) -> Order {
+    Order::counter(row.map_or(0, |row| row.order.created_at.0) + 1)
 }

@@ -1,5 +1,4 @@
-//! The forms that `deviceId` has in the field (dialect H), and the token and platform that each
-//! means.
+//! The forms of `deviceId` that clients send (dialect H), with the token and platform of each.
 
 use nostr_push_core::{
     app::{App, Platform, is_apns_token},
@@ -8,19 +7,18 @@ use nostr_push_core::{
 
 use crate::refusal::Refusal;
 
-/// The token, and its platform among those of the app; `None` when the client has no token yet.
+/// Reads the token and its platform, which is one of the app's. `None` means that the client has no
+/// token yet.
 ///
+/// The forms of `deviceId` are:
 /// - `""`: no token yet
-/// - `…token=<FCM token>`: what a distributor embedded in the app makes of an FCM token
-/// - `https://…`: a `UnifiedPush` endpoint, a channel that does not exist here
-/// - a prefix that the operator configured, such as the app's bundle id, and an APNs token in hex
-/// - 64 or more hex characters alone: an APNs token
-/// - anything else: an FCM token
-///
-/// `deviceOs` overrules what the form says of the platform.
+/// - `…token=<FCM token>`: from a `UnifiedPush` distributor inside the app that uses FCM
+/// - `https://…` or `http://…`: a `UnifiedPush` endpoint, which is not supported
+/// - a prefix that the operator configured, such as the app's bundle id, before an APNs token
+/// - a token alone
 ///
 /// # Errors
-/// `unsupported_platform`, `bad_token` (for APNs, not hex), `over_quota` (above 4 KiB).
+/// `unsupported_platform`, `bad_token` (empty, or not hex for APNs), `over_quota` (above 4 KiB).
 pub fn token(
     device_id: &str,
     device_os: Option<&str>,
@@ -30,7 +28,7 @@ pub fn token(
     if device_id.is_empty() {
         return Ok(None);
     }
-    let (token, form) = match device_id.split_once("token=") {
+    let (token, implied) = match device_id.split_once("token=") {
         Some((_, rest)) => (
             rest.split('&').next().unwrap_or_default(),
             Some(Platform::Fcm),
@@ -41,21 +39,43 @@ pub fn token(
     if token.len() > MAX_TOKEN {
         return Err(Refusal::OverQuota);
     }
-    let apns = [Platform::Apns, Platform::ApnsSandbox]
-        .into_iter()
-        .find(|platform| app.platforms.contains_key(platform));
-    let named = match device_os.map(str::to_ascii_lowercase).as_deref() {
-        Some("ios") => Some(apns.ok_or(Refusal::UnsupportedPlatform)?),
-        Some("android") => Some(Platform::Fcm),
-        _ => form,
+    let platform = platform(token, implied, device_os, app).ok_or(Refusal::UnsupportedPlatform)?;
+    let is_valid = match platform {
+        Platform::Apns | Platform::ApnsSandbox => is_apns_token(token),
+        Platform::Fcm => !token.is_empty(),
     };
-    let platform = app
-        .platform_of(named, token)
-        .ok_or(Refusal::UnsupportedPlatform)?;
-    if token.is_empty() || (platform != Platform::Fcm && !is_apns_token(token)) {
+    if !is_valid {
         return Err(Refusal::BadToken);
     }
     Ok(Some((token.to_owned(), platform)))
+}
+
+/// The platform of a token. The first of these rules that applies decides:
+///
+/// 1. `deviceOs` is `ios`: the app's APNs platform, production before sandbox.
+/// 2. `deviceOs` is `android`: FCM.
+/// 3. The form of `deviceId` implies a platform.
+/// 4. The token alone, by the rules of [`App::platform_of`].
+///
+/// `None` if the app does not have that platform.
+fn platform(
+    token: &str,
+    implied: Option<Platform>,
+    device_os: Option<&str>,
+    app: &App,
+) -> Option<Platform> {
+    let named = match device_os.map(str::to_ascii_lowercase).as_deref() {
+        Some("ios") => Some(apns_platform(app)?),
+        Some("android") => Some(Platform::Fcm),
+        _ => implied,
+    };
+    app.platform_of(named, token)
+}
+
+fn apns_platform(app: &App) -> Option<Platform> {
+    [Platform::Apns, Platform::ApnsSandbox]
+        .into_iter()
+        .find(|platform| app.platforms.contains_key(platform))
 }
 
 fn is_url(text: &str) -> bool {
@@ -65,15 +85,12 @@ fn is_url(text: &str) -> bool {
     scheme.is_some_and(|scheme| scheme == "https" || scheme == "http")
 }
 
-/// What follows a configured prefix, if that is an APNs token; else the whole.
+/// The part after a configured prefix, if that part is an APNs token; else the whole text.
 fn without_prefix<'a>(device_id: &'a str, app: &App) -> &'a str {
-    let rests = app
-        .token_prefixes
+    app.token_prefixes
         .iter()
-        .filter_map(|prefix| device_id.strip_prefix(prefix.as_str()));
-    let tokens = rests.map(|rest| rest.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()));
-    tokens
-        .into_iter()
+        .filter_map(|prefix| device_id.strip_prefix(prefix.as_str()))
+        .map(|rest| rest.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()))
         .find(|token| is_apns_token(token))
         .unwrap_or(device_id)
 }

@@ -1,119 +1,133 @@
-//! Registering and removing push tokens. The rules are `nostr_push_core::device`; here they meet
-//! the store and SNS.
+//! Registering and removing push tokens. The rules are in `nostr_push_core::device`. This module
+//! reads the rows, lets the rules decide, and writes the result to the store and to SNS.
 
 use nostr_push_core::{
-    Seconds,
-    app::App,
-    device::{self, Device, DeviceId, Register, Registered, Registration, Roster, State, View},
+    device::{
+        self, Device, DeviceId, DeviceState, OwnerDevices, Registration, RegistrationDecision,
+        RegistrationRequest, Roster,
+    },
+    device_store,
     order::Order,
     owner::Owner,
-    ports::{Devices, Endpoints, Ensured, Unavailable},
+    ports::{Devices, Endpoints, EnsuredEndpoint, PortResult, Unavailable},
 };
 
 use crate::{
-    handler::{Applied, Failure},
+    contention::{self, MAX_ATTEMPTS},
+    context::EventContext,
+    outcome::{Applied, Failure},
     refusal::Refusal,
 };
 
-/// How often a decision is made again because the rows changed under it. Two writers racing need
-/// two.
-pub(crate) const ATTEMPTS: usize = 10;
-
-/// What a registration led to.
-pub struct Outcome {
-    /// For the counters.
+/// The outcome of a registration.
+pub struct RegistrationOutcome {
+    /// The effect.
     pub applied: Applied,
-    /// Whose device it was until now, when it changed hands.
-    pub taken_from: Option<Owner>,
+    /// The previous owner, if the token changed owners.
+    pub previous_owner: Option<Owner>,
 }
 
-/// Applies a registration.
+/// Applies a registration of `token`.
 ///
 /// # Errors
-/// A refusal, or a dependency that failed. After the latter it may be applied again from the start.
-pub async fn register(
-    store: &impl Devices,
-    sns: &impl Endpoints,
-    app: &App,
-    event: &Register,
-    id: &DeviceId,
+/// A refusal, or a dependency failed. In the latter case the event can be applied again from the
+/// start.
+pub async fn register<S: Devices, E: Endpoints>(
+    context: &EventContext<'_, S, E>,
+    request: &RegistrationRequest,
     token: &str,
-    now: Seconds,
-) -> Result<Outcome, Failure> {
-    for _ in 0..ATTEMPTS {
-        let (row, view) = read(store, &event.owner, id).await?;
-        let (mut device, roster) = match device::register(event, id, row.as_ref(), &view, now) {
-            // Whoever applied it first may have died before it looked after the earlier owner.
-            Registered::Already => {
-                return Ok(Outcome {
+) -> Result<RegistrationOutcome, Failure> {
+    let EventContext { store, sns, .. } = context;
+    let now = context.now.to_seconds();
+    for _ in 0..MAX_ATTEMPTS {
+        let (row, owned) = read(*store, &request.owner, &request.device).await?;
+        match device::register(request, row.as_ref(), &owned, now) {
+            // The first attempt may have failed before the previous owner was reconciled.
+            RegistrationDecision::Duplicate => {
+                return Ok(RegistrationOutcome {
                     applied: Applied::Repeated,
-                    taken_from: taken_from(row.as_ref()),
+                    previous_owner: row.and_then(|row| row.registration?.taken_from),
                 });
             }
-            Registered::Superseded => {
-                return Ok(Outcome {
+            RegistrationDecision::Superseded => {
+                return Ok(RegistrationOutcome {
                     applied: Applied::Superseded,
-                    taken_from: None,
+                    previous_owner: None,
                 });
             }
-            Registered::OverQuota => return Err(Refusal::OverQuota.into()),
-            Registered::Wait => return Err(removal_under_way().into()),
-            Registered::Retire(retiring) => {
-                device::remove_endpoint(store, sns, *retiring).await?;
-                continue;
+            RegistrationDecision::OverQuota => return Err(Refusal::OverQuota.into()),
+            RegistrationDecision::Busy => return Err(endpoint_busy().into()),
+            RegistrationDecision::Retire(retiring) => {
+                device_store::remove_endpoint(*store, *sns, *retiring).await?;
             }
-            Registered::Write(rows) => *rows,
-        };
-        let Some(registration) = &mut device.registration else {
-            continue;
-        };
-        let active = registration.state == State::Active;
-        if active {
-            let Some(platform_application) = app.platforms.get(&event.platform) else {
-                return Err(Refusal::UnsupportedPlatform.into());
-            };
-            // Before the row: a crash in between leaves an endpoint that the next attempt finds
-            // again.
-            match sns.ensure(platform_application, token).await? {
-                Ensured::Endpoint(arn) => registration.endpoint_arn = Some(arn),
-                Ensured::BadToken => return Err(Refusal::BadToken.into()),
+            RegistrationDecision::Commit(rows) => {
+                let (device, roster) = *rows;
+                if let Some(outcome) = commit(context, device, &roster, token).await? {
+                    return Ok(outcome);
+                }
             }
-        }
-        if store.commit(Some(&device), Some(&roster)).await? {
-            device.version += 1;
-            let taken_from = taken_from(Some(&device));
-            device::finish_removal(store, sns, device).await?;
-            return Ok(Outcome {
-                applied: if active {
-                    Applied::Registered
-                } else {
-                    Applied::Superseded
-                },
-                taken_from,
-            });
         }
     }
-    Err(contention().into())
+    Err(contention::error().into())
 }
 
-fn taken_from(row: Option<&Device>) -> Option<Owner> {
-    row.and_then(|row| row.registration.as_ref())
-        .and_then(|registration| registration.taken_from.clone())
+/// Writes the rows of a registration. Returns `None` if the rows have changed since they were read.
+async fn commit<S: Devices, E: Endpoints>(
+    context: &EventContext<'_, S, E>,
+    mut device: Device,
+    roster: &Roster,
+    token: &str,
+) -> Result<Option<RegistrationOutcome>, Failure> {
+    let Some(registration) = &mut device.registration else {
+        return Ok(None);
+    };
+    let previous_owner = registration.taken_from.clone();
+    let applied = if registration.state == DeviceState::Active {
+        // The endpoint is created before the row is written. After a crash in between, the next
+        // attempt reuses the endpoint.
+        registration.endpoint_arn = Some(create_endpoint(context, registration, token).await?);
+        Applied::Registered
+    } else {
+        Applied::Superseded
+    };
+    if !context.store.commit(Some(&device), Some(roster)).await? {
+        return Ok(None);
+    }
+    device.version += 1;
+    device_store::finish_removal(context.store, context.sns, device).await?;
+    Ok(Some(RegistrationOutcome {
+        applied,
+        previous_owner,
+    }))
+}
+
+/// Creates or reuses the endpoint of the token.
+async fn create_endpoint<S, E: Endpoints>(
+    context: &EventContext<'_, S, E>,
+    registration: &Registration,
+    token: &str,
+) -> Result<String, Failure> {
+    let Some(platform_application) = context.app.platforms.get(&registration.platform) else {
+        return Err(Refusal::UnsupportedPlatform.into());
+    };
+    match context.sns.ensure(platform_application, token).await? {
+        EnsuredEndpoint::Ready(arn) => Ok(arn),
+        EnsuredEndpoint::BadToken => Err(Refusal::BadToken.into()),
+    }
 }
 
 /// Removes one token of the owner.
 ///
 /// # Errors
-/// A dependency that failed: apply it again from the start.
-pub async fn remove(
-    store: &impl Devices,
-    sns: &impl Endpoints,
+/// A dependency failed: apply the event again from the start.
+pub async fn remove<S: Devices, E: Endpoints>(
+    context: &EventContext<'_, S, E>,
     owner: &Owner,
     order: Order,
     id: &DeviceId,
-    now: Seconds,
 ) -> Result<Applied, Failure> {
-    settle(store, sns, owner, id, now, |row| {
+    let now = context.now.to_seconds();
+    remove_by(context, owner, id, |row| {
         device::remove(owner, order, id, row, now)
     })
     .await
@@ -122,17 +136,16 @@ pub async fn remove(
 /// Removes all tokens of the owner under the app.
 ///
 /// # Errors
-/// A dependency that failed: apply it again from the start.
-pub async fn remove_all(
-    store: &impl Devices,
-    sns: &impl Endpoints,
+/// A dependency failed: apply the event again from the start.
+pub async fn remove_all<S: Devices, E: Endpoints>(
+    context: &EventContext<'_, S, E>,
     owner: &Owner,
     order: Order,
-    now: Seconds,
 ) -> Result<Applied, Failure> {
-    let roster = record_removal_of_all(store, owner, order, now).await?;
+    let now = context.now.to_seconds();
+    let roster = record_removal_of_all(context, owner, order).await?;
     for id in roster.device_ids() {
-        settle(store, sns, owner, &id, now, |row| {
+        remove_by(context, owner, &id, |row| {
             device::remove_in_roster(owner, order, row?, now)
         })
         .await?;
@@ -140,66 +153,64 @@ pub async fn remove_all(
     Ok(Applied::RemovedAll)
 }
 
-/// From here on no older registration can come into force.
-async fn record_removal_of_all(
-    store: &impl Devices,
+/// Records in the roster that all devices are removed. After that, no older registration can come
+/// into force.
+async fn record_removal_of_all<S: Devices, E>(
+    context: &EventContext<'_, S, E>,
     owner: &Owner,
     order: Order,
-    now: Seconds,
 ) -> Result<Roster, Failure> {
-    for _ in 0..ATTEMPTS {
-        let roster = store
-            .roster(owner)
-            .await?
-            .unwrap_or_else(|| Roster::new(owner.clone()));
-        match device::remove_all(order, &roster, now) {
-            // A repeat: the devices are gone through again, as the first attempt may have died
-            // among them.
+    for _ in 0..MAX_ATTEMPTS {
+        let roster = read_roster(context.store, owner).await?;
+        match device::remove_all(order, &roster, context.now.to_seconds()) {
+            // A repeat. The caller goes through the devices again, because the first attempt may
+            // have failed at one of them.
             None => return Ok(roster),
-            Some(removed) if store.commit(None, Some(&removed)).await? => return Ok(removed),
+            Some(removed) if context.store.commit(None, Some(&removed)).await? => {
+                return Ok(removed);
+            }
             Some(_) => {}
         }
     }
-    Err(contention().into())
+    Err(contention::error().into())
 }
 
-/// Writes what `decide` makes of the token's row, and does what it asks for.
-async fn settle(
-    store: &impl Devices,
-    sns: &impl Endpoints,
+/// Removes one token. `decide` takes the token's row and returns the row to write, or `None` for a
+/// repeat.
+async fn remove_by<S: Devices, E: Endpoints>(
+    context: &EventContext<'_, S, E>,
     owner: &Owner,
     id: &DeviceId,
-    now: Seconds,
     decide: impl Fn(Option<&Device>) -> Option<Device>,
 ) -> Result<Applied, Failure> {
-    for _ in 0..ATTEMPTS {
-        let row = store
-            .devices(std::slice::from_ref(id))
-            .await?
-            .into_iter()
-            .next();
-        let Some(device) = decide(row.as_ref()) else {
-            return repeated(row.as_ref(), owner, now);
+    for _ in 0..MAX_ATTEMPTS {
+        let rows = context.store.devices(std::slice::from_ref(id)).await?;
+        let row = rows.first();
+        let Some(device) = decide(row) else {
+            let busy = row.is_some_and(|row| is_endpoint_busy(context, owner, row));
+            return if busy {
+                Err(endpoint_busy().into())
+            } else {
+                Ok(Applied::Repeated)
+            };
         };
-        if device::remove_endpoint(store, sns, device).await? {
+        if device_store::remove_endpoint(context.store, context.sns, device).await? {
             return Ok(Applied::Removed);
         }
     }
-    Err(contention().into())
+    Err(contention::error().into())
 }
 
-/// The removal has been written before. If its endpoint may still be there, whoever was deleting it
-/// may have died: come back when the lease is over.
-fn repeated(row: Option<&Device>, owner: &Owner, now: Seconds) -> Result<Applied, Failure> {
-    let registration = row.and_then(|row| row.registration.as_ref());
-    let under_way = |r: &Registration| {
-        r.owner == *owner && matches!(r.state, State::Removing { until } if until > now)
-    };
-    if registration.is_some_and(under_way) {
-        Err(removal_under_way().into())
-    } else {
-        Ok(Applied::Repeated)
-    }
+/// Returns `true` if the endpoint of a removed device may still exist. The process that is deleting
+/// it may have died, so the event must be applied again after the lease.
+fn is_endpoint_busy<S, E>(context: &EventContext<'_, S, E>, owner: &Owner, row: &Device) -> bool {
+    row.registration.as_ref().is_some_and(|registration| {
+        registration.owner == *owner
+            && matches!(
+                registration.state,
+                DeviceState::Removing { until } if until > context.now.to_seconds()
+            )
+    })
 }
 
 /// The rows that a decision about this token and owner needs.
@@ -207,31 +218,25 @@ async fn read(
     store: &impl Devices,
     owner: &Owner,
     id: &DeviceId,
-) -> Result<(Option<Device>, View), Unavailable> {
-    let roster = store
-        .roster(owner)
-        .await?
-        .unwrap_or_else(|| Roster::new(owner.clone()));
+) -> PortResult<(Option<Device>, OwnerDevices)> {
+    let roster = read_roster(store, owner).await?;
     let mut ids: Vec<DeviceId> = roster.device_ids().collect();
     if !roster.devices.contains(&id.token_hash) {
         ids.push(id.clone());
     }
     let devices = store.devices(&ids).await?;
     let row = devices.iter().find(|device| device.id == *id).cloned();
-    Ok((row, View { roster, devices }))
+    Ok((row, OwnerDevices { roster, devices }))
 }
 
-fn removal_under_way() -> Unavailable {
+async fn read_roster(store: &impl Devices, owner: &Owner) -> PortResult<Roster> {
+    let roster = store.roster(owner).await?;
+    Ok(roster.unwrap_or_else(|| Roster::new(owner.clone())))
+}
+
+fn endpoint_busy() -> Unavailable {
     Unavailable {
         dependency: "devices",
         why: "the endpoint of an earlier registration is being deleted".to_owned(),
-    }
-}
-
-/// The rows changed under every attempt.
-pub(crate) fn contention() -> Unavailable {
-    Unavailable {
-        dependency: "dynamodb",
-        why: format!("rows changed under {ATTEMPTS} attempts"),
     }
 }

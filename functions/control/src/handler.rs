@@ -1,107 +1,30 @@
-//! One control message in, one outcome out.
+//! Handles one control message.
 
 use nostr::key::Keys;
 use nostr_push_core::{
     Millis,
-    device::{DeviceId, Register, TokenHasher},
-    message,
-    owner::Owner,
-    ports::{
-        Apps, Devices, Endpoints, IndexWriter, OwnerSettings, Presences, Subscriptions,
-        Unavailable, seconds,
-    },
+    device::RegistrationRequest,
+    message::ControlMessage,
+    ports::{Apps, Devices, Endpoints, IndexWriter, OwnerSettings, Presences, Subscriptions},
+    token_hasher::TokenHasher,
 };
 
 use crate::{
-    check::{self, Kind, Opened},
+    check::{self, ControlKind, DecryptedEvent},
+    context::EventContext,
     derived, devices,
-    payload::{self, Asked},
+    outcome::{Applied, Failure},
+    payload::{self, DialectHRequest},
     presence,
     refusal::Refusal,
     settings, subscriptions,
 };
 
-/// What came of a control event that was accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Applied {
-    /// A device was registered.
-    Registered,
-    /// A device was removed, or its removal recorded.
-    Removed,
-    /// All the owner's devices were removed.
-    RemovedAll,
-    /// Filters were stored.
-    Subscribed,
-    /// Filters were deleted.
-    Unsubscribed,
-    /// Settings (dialect H) replaced the owner's.
-    Configured,
-    /// The owner logged out (dialect H).
-    LoggedOut,
-    /// A heartbeat was stored.
-    Heartbeat,
-    /// A heartbeat came too soon after the stored one to be worth a write.
-    HeartbeatUnwritten,
-    /// The app said that it is going away.
-    Offline,
-    /// This very event had been applied.
-    Repeated,
-    /// A newer event had been applied.
-    Superseded,
-}
-
-impl Applied {
-    /// The reason under which it is counted.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Registered => "registered",
-            Self::Removed => "removed",
-            Self::RemovedAll => "removed_all",
-            Self::Subscribed => "subscribed",
-            Self::Unsubscribed => "unsubscribed",
-            Self::Configured => "configured",
-            Self::LoggedOut => "logged_out",
-            Self::Heartbeat => "heartbeat",
-            Self::HeartbeatUnwritten => "heartbeat_unwritten",
-            Self::Offline => "offline",
-            Self::Repeated => "repeated",
-            Self::Superseded => "superseded",
-        }
-    }
-
-    /// `self` if it changed something, else `other`.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        if self == Self::Superseded {
-            other
-        } else {
-            self
-        }
-    }
-}
-
-/// Why a control event was not applied.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Failure {
-    /// For good: to the queue this is success.
-    #[error("refused: {}", .0.reason())]
-    Refused(Refusal),
-    /// For now: the queue brings it again.
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-/// The stage: the service's key and its ports.
-pub struct Control<S, E> {
-    /// The service's key.
+/// The control stage: the service key, the configuration and the ports.
+pub struct ControlStage<S, E> {
+    /// The service key.
     pub keys: Keys,
-    /// The app of heartbeats and settings (dialect H) that name none.
+    /// The app of events of dialect H that name none.
     pub heartbeat_app: Option<String>,
     /// Hashes tokens.
     pub hasher: TokenHasher,
@@ -111,10 +34,12 @@ pub struct Control<S, E> {
     pub sns: E,
 }
 
-impl<S: Apps + Devices + Subscriptions + IndexWriter + OwnerSettings + Presences, E: Endpoints>
-    Control<S, E>
+impl<S, E> ControlStage<S, E>
+where
+    S: Apps + Devices + Subscriptions + IndexWriter + OwnerSettings + Presences,
+    E: Endpoints,
 {
-    /// A stage for the service with this key.
+    /// The stage of the service with this key.
     pub fn new(keys: Keys, heartbeat_app: Option<String>, store: S, sns: E) -> Self {
         let hasher = TokenHasher::new(keys.secret_key().as_secret_bytes());
         Self {
@@ -129,158 +54,91 @@ impl<S: Apps + Devices + Subscriptions + IndexWriter + OwnerSettings + Presences
     /// Checks and applies one control event. Applying it again changes nothing.
     ///
     /// # Errors
-    /// [`Failure::Refused`]: drop it. [`Failure::Unavailable`]: it must come again.
-    pub async fn handle(
-        &self,
-        message: &message::Control,
-        now: Millis,
-    ) -> Result<Applied, Failure> {
-        let received_at = seconds(message.received_at.min(now));
+    /// [`Failure::Refused`]: drop the message. [`Failure::Unavailable`]: receive it again.
+    pub async fn handle(&self, message: &ControlMessage, now: Millis) -> Result<Applied, Failure> {
         let addressed = check::address(
             message.event.get(),
-            &self.keys,
+            &self.keys.public_key(),
             self.heartbeat_app.as_deref(),
-            received_at,
+            message.received_at.min(now).to_seconds(),
         )?;
         let app = self.store.app(&addressed.owner.app).await?;
-        let opened = check::open(addressed, app, &self.keys, seconds(now))?;
-        match opened.kind {
-            Kind::Register => self.register(opened, now).await,
-            Kind::Deregister => self.deregister(opened, now).await,
-            Kind::UpsertFilters => {
-                let filters =
-                    payload::filters(&opened.plaintext, &opened.app, opened.owner.pubkey)?;
-                subscriptions::upsert(
-                    &self.store,
-                    &opened.owner,
-                    opened.order,
-                    opened.valid_until,
-                    filters,
-                    now,
-                )
-                .await
+        let event = check::open(addressed, app, &self.keys, now.to_seconds())?;
+        match event.kind {
+            ControlKind::Register => self.register(&event, now).await,
+            ControlKind::Deregister => self.deregister(&event, now).await,
+            ControlKind::UpsertFilters => {
+                let filters = payload::filters(&event.plaintext, &event.app, event.owner.pubkey)?;
+                subscriptions::upsert(&self.store, &event, filters, now).await
             }
-            Kind::DeleteFilters => {
-                let filters =
-                    payload::filters(&opened.plaintext, &opened.app, opened.owner.pubkey)?;
-                subscriptions::delete(
-                    &self.store,
-                    &opened.owner,
-                    opened.order,
-                    filters.by_identity,
-                    now,
-                )
-                .await
+            ControlKind::DeleteFilters => {
+                let filters = payload::filters(&event.plaintext, &event.app, event.owner.pubkey)?;
+                subscriptions::delete(&self.store, &event, filters.by_identity, now).await
             }
-            Kind::DialectH => self.dialect_h(opened, message.received_at, now).await,
+            ControlKind::DialectH => self.dialect_h(&event, message.received_at, now).await,
         }
     }
 
-    async fn register(&self, opened: Opened, now: Millis) -> Result<Applied, Failure> {
-        let Opened {
-            owner,
-            order,
-            valid_until,
-            app,
-            plaintext,
-            ..
-        } = opened;
-        let (token, platform) = payload::registration(&plaintext, &app)?;
-        let id = self.hasher.device(&owner.app, &token);
-        let event = Register {
-            owner,
-            order,
+    async fn register(&self, event: &DecryptedEvent, now: Millis) -> Result<Applied, Failure> {
+        let owner = &event.owner;
+        let (token, platform) = payload::registration(&event.plaintext, &event.app)?;
+        let request = RegistrationRequest {
+            device: self.hasher.device(&owner.app, &token),
+            owner: owner.clone(),
+            order: event.order,
             platform,
             by_settings: false,
             max_mentions: None,
-            valid_until,
+            valid_until: event.valid_until,
         };
-        let outcome = devices::register(
-            &self.store,
-            &self.sns,
-            &app,
-            &event,
-            &id,
-            &token,
-            seconds(now),
-        )
-        .await?;
-        derived::reconcile(&self.store, &app, &event.owner, now).await?;
-        if let Some(earlier) = &outcome.taken_from {
-            derived::reconcile(&self.store, &app, earlier, now).await?;
-        }
-        Ok(outcome.applied)
+        let context = self.context(event, now);
+        let registered = devices::register(&context, &request, &token).await?;
+        let previous_owner = registered.previous_owner.as_ref();
+        derived::reconcile_transfer(&context, owner, previous_owner).await?;
+        Ok(registered.applied)
     }
 
-    async fn deregister(&self, opened: Opened, now: Millis) -> Result<Applied, Failure> {
-        let Opened {
-            owner,
-            order,
-            app,
-            plaintext,
-            ..
-        } = opened;
-        let applied = match payload::deregistration(&plaintext)? {
+    async fn deregister(&self, event: &DecryptedEvent, now: Millis) -> Result<Applied, Failure> {
+        let DecryptedEvent { owner, order, .. } = event;
+        let context = self.context(event, now);
+        let applied = match payload::deregistration(&event.plaintext)? {
             Some(token) => {
-                devices::remove(
-                    &self.store,
-                    &self.sns,
-                    &owner,
-                    order,
-                    &self.device(&owner, &token),
-                    seconds(now),
-                )
-                .await?
+                let device = self.hasher.device(&owner.app, &token);
+                devices::remove(&context, owner, *order, &device).await?
             }
-            None => {
-                devices::remove_all(&self.store, &self.sns, &owner, order, seconds(now)).await?
-            }
+            None => devices::remove_all(&context, owner, *order).await?,
         };
-        derived::reconcile(&self.store, &app, &owner, now).await?;
+        derived::reconcile(&context, owner).await?;
         Ok(applied)
     }
 
-    /// Settings first: if they are refused, the event is, and so is its heartbeat.
+    /// Applies the settings first. If they are refused, the whole event is, heartbeat included.
     async fn dialect_h(
         &self,
-        opened: Opened,
+        event: &DecryptedEvent,
         received_at: Millis,
         now: Millis,
     ) -> Result<Applied, Failure> {
-        let Opened {
-            owner,
-            order,
-            app,
-            plaintext,
-            ..
-        } = opened;
-        let Asked { online, settings } = payload::settings(&plaintext, &app, &owner, order)?;
+        let DialectHRequest { online, settings } =
+            payload::settings(&event.plaintext, &event.app, &event.owner, event.order)?;
         let mut applied = None;
-        if let Some(replacement) = settings {
-            let device = replacement
-                .token
-                .as_ref()
-                .map(|(token, _)| self.device(&owner, token));
-            applied = Some(
-                settings::replace(&self.store, &self.sns, &app, replacement, device, now).await?,
-            );
+        if let Some(update) = settings {
+            let context = self.context(event, now);
+            applied = Some(settings::replace(&context, &self.hasher, update).await?);
         }
         if let Some(online) = online {
-            let noted = presence::note(
-                &self.store,
-                &owner,
-                order,
-                online,
-                received_at,
-                app.presence_timeout(),
-            )
-            .await?;
+            let noted = presence::note(&self.store, event, online, received_at).await?;
             applied = applied.or(Some(noted));
         }
         applied.ok_or_else(|| Refusal::BadPayload.into())
     }
 
-    fn device(&self, owner: &Owner, token: &str) -> DeviceId {
-        self.hasher.device(&owner.app, token)
+    fn context<'a>(&'a self, event: &'a DecryptedEvent, now: Millis) -> EventContext<'a, S, E> {
+        EventContext {
+            store: &self.store,
+            sns: &self.sns,
+            app: &event.app,
+            now,
+        }
     }
 }

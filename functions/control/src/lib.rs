@@ -1,27 +1,34 @@
 //! The control stage: verifies, decrypts and applies control events (kinds 3079 to 3082 of dialect
 //! N, 22456 of dialect H).
 //!
-//! - [`handler`]: one queue message in, one outcome out
-//! - [`check`]: the checks every control event passes, in their order
-//! - [`payload`]: what stands inside the ciphertext
-//! - [`refusal`]: why an event is dropped
-//! - [`devices`]: registering and removing push tokens
-//! - [`subscriptions`]: upserting and deleting filters
-//! - [`settings`], [`device_id`]: dialect H: what replaces the owner's settings, and the forms of a
-//!   device id
-//! - [`presence`]: dialect H: heartbeats
+//! - [`handler`]: handles one queue message
+//! - [`check`]: the checks that every control event must pass, in order
+//! - [`payload`]: reads the plaintext
+//! - [`device_id`]: the forms of `deviceId` (dialect H)
+//! - [`devices`]: registers and removes push tokens
+//! - [`subscriptions`]: stores and deletes filters
+//! - [`settings`]: replaces an owner's settings (dialect H)
+//! - [`presence`]: stores heartbeats (dialect H)
 //! - [`derived`]: subscriptions that follow from devices and settings
+//! - [`context`]: what applying an event needs besides the event
+//! - [`contention`]: the limit of attempts when rows change between read and write
+//! - [`outcome`], [`refusal`]: the outcome of an event
+//! - [`report`]: the counters and the log line of an outcome
 //! - [`config`]: the environment
 
 pub mod check;
 pub mod config;
+pub mod contention;
+pub mod context;
 pub mod derived;
 pub mod device_id;
 pub mod devices;
 pub mod handler;
+pub mod outcome;
 pub mod payload;
 pub mod presence;
 pub mod refusal;
+pub mod report;
 pub mod settings;
 pub mod subscriptions;
 

@@ -1,12 +1,14 @@
-//! What stands inside the ciphertext. Unknown fields are ignored.
+//! Reads the plaintext of a control event. Unknown fields are ignored.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use nostr::key::PublicKey;
 use nostr_push_core::{
     app::{App, Platform},
     device::MAX_TOKEN,
-    filter::{Filter, MAX_TAG_VALUE, decode_hex},
+    filter::Filter,
+    hex,
+    index_key::{MAX_TAG_VALUE, TagValue},
     message::MAX_RELAY_URL,
     order::Order,
     owner::Owner,
@@ -40,7 +42,7 @@ pub struct Filters {
     pub relays: Vec<String>,
 }
 
-/// The token of a registration, and its platform among those of the app.
+/// Reads the token of a registration (kind 3079) and its platform, which is one of the app's.
 ///
 /// # Errors
 /// `bad_payload`, `over_quota` (a token above 4 KiB), `unsupported_platform`.
@@ -59,7 +61,7 @@ pub fn registration(plaintext: &str, app: &App) -> Result<(String, Platform), Re
     Ok((token, platform))
 }
 
-/// The token of a deregistration; `None` means all of the owner's.
+/// Reads the token of a deregistration (kind 3080). `None` means all tokens of the owner.
 ///
 /// # Errors
 /// `bad_payload`, `over_quota`.
@@ -72,7 +74,7 @@ pub fn deregistration(plaintext: &str) -> Result<Option<String>, Refusal> {
     Ok(token)
 }
 
-/// The filters of an upsert or a deletion.
+/// Reads the filters of an upsert or a deletion (kinds 3081 and 3082).
 ///
 /// # Errors
 /// `bad_payload`, `too_broad`, `over_quota`.
@@ -89,46 +91,60 @@ pub fn filters(plaintext: &str, app: &App, owner: PublicKey) -> Result<Filters, 
     if filters.len() > MAX_SUBSCRIPTIONS {
         return Err(Refusal::OverQuota);
     }
-    let read = |json| -> Result<_, Refusal> {
-        let filter = Filter::from_json(&json)
-            .map_err(|_| Refusal::BadPayload)?
-            .addressed(owner);
-        let keys = filter.index_keys().len();
-        if keys == 0 || (filter.is_broad() && !app.allow_broad_filters) {
-            return Err(Refusal::TooBroad);
-        }
-        if keys > MAX_INDEX_KEYS {
-            return Err(Refusal::OverQuota);
-        }
+    let read = |json| {
+        let filter = filter(json, app, owner)?;
         Ok((filter.identity(), filter))
     };
-    let by_identity = filters.into_iter().map(read).collect::<Result<_, _>>()?;
     Ok(Filters {
-        by_identity,
+        by_identity: filters.iter().map(read).collect::<Result<_, _>>()?,
         relays: relays(payload.relays.as_ref()),
     })
 }
 
-/// What an event of dialect H asks for.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// Whether it says that the app is open (a heartbeat), or going away.
-    pub online: Option<bool>,
-    /// The settings that replace the owner's, if it has any.
-    pub settings: Option<Replacement>,
+/// Reads one filter within its limits.
+fn filter(json: &Value, app: &App, owner: PublicKey) -> Result<Filter, Refusal> {
+    let filter = Filter::from_json(json)
+        .map_err(|_| Refusal::BadPayload)?
+        .addressed(owner);
+    let keys = filter.index_keys().len();
+    if keys == 0 || (filter.is_broad() && !app.allow_broad_filters) {
+        Err(Refusal::TooBroad)
+    } else if keys > MAX_INDEX_KEYS {
+        Err(Refusal::OverQuota)
+    } else {
+        Ok(filter)
+    }
 }
 
-/// Settings, and the token that their `token_hash` is still to be made of.
+/// The request of an event of dialect H.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Replacement {
+pub struct DialectHRequest {
+    /// `true` for a heartbeat, `false` if the app goes to the background.
+    pub online: Option<bool>,
+    /// The new settings, if the event contains settings.
+    pub settings: Option<SettingsUpdate>,
+}
+
+/// New settings. Their `token_hash` is not set yet.
+#[derive(PartialEq, Eq)]
+pub struct SettingsUpdate {
     /// The settings.
     pub settings: Settings,
     /// The token and its platform.
     pub token: Option<(String, Platform)>,
 }
 
-impl Replacement {
-    /// Whether it is a logout.
+/// Leaves the token out.
+impl fmt::Debug for SettingsUpdate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SettingsUpdate")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SettingsUpdate {
+    /// Returns `true` for a logout.
     pub fn is_logout(&self) -> bool {
         self.token.is_none() && self.settings.kinds.as_ref().is_some_and(Vec::is_empty)
     }
@@ -152,117 +168,117 @@ struct SettingsPayload {
     enable_max_mentions: Option<Value>,
 }
 
-/// What an event of dialect H asks for.
+/// Reads an event of dialect H (kind 22456).
 ///
-/// A `deviceId` makes it settings: without one, `kinds` and the rest change nothing.
-/// `{"online":0,"deviceId":""}` with no `kinds` is the logout.
+/// An event with a `deviceId` contains settings. Without one, only `online` has an effect.
+/// `{"online":0,"deviceId":""}` without `kinds` is a logout.
 ///
 /// # Errors
 /// `bad_payload`, `unsupported_platform`, `bad_token`, `over_quota`.
-pub fn settings(plaintext: &str, app: &App, owner: &Owner, order: Order) -> Result<Asked, Refusal> {
+pub fn settings(
+    plaintext: &str,
+    app: &App,
+    owner: &Owner,
+    order: Order,
+) -> Result<DialectHRequest, Refusal> {
     let payload: SettingsPayload = object(plaintext)?;
-    let online = payload.online.as_ref().map(yes_or_no).transpose()?;
-    let Some(device_id) = &payload.device_id else {
-        return if online.is_some() {
-            Ok(Asked {
-                online,
-                settings: None,
-            })
-        } else {
-            Err(Refusal::BadPayload)
-        };
+    let online = payload.online.as_ref().map(flag).transpose()?;
+    let logged_out = Settings::logged_out(owner.clone(), order);
+    let settings = match payload.device_id.as_deref() {
+        None if online.is_none() => return Err(Refusal::BadPayload),
+        None => None,
+        Some("") if online == Some(false) && payload.kinds.is_none() => Some(SettingsUpdate {
+            settings: logged_out,
+            token: None,
+        }),
+        Some(device_id) => Some(SettingsUpdate {
+            token: device_id::token(device_id, payload.device_os.as_deref(), app)?,
+            settings: payload.settings(app, logged_out)?,
+        }),
     };
-    let settings = Settings::none(owner.clone(), order);
-    if online == Some(false) && device_id.is_empty() && payload.kinds.is_none() {
-        return Ok(Asked {
-            online,
-            settings: Some(Replacement {
-                settings,
-                token: None,
-            }),
-        });
-    }
-    let token = device_id::token(device_id, payload.device_os.as_deref(), app)?;
-    let settings = Settings {
-        kinds: payload.kinds.map(canonical),
-        p: values(payload.p, |value| decode_hex(value).is_some())?,
-        e: values(payload.e, |value| value.len() <= MAX_TAG_VALUE)?,
-        // Not even stored unless the app wants it: it is somebody's contact list.
-        authors: payload
-            .authors
-            .filter(|_| app.contacts_only)
-            .map(authors)
-            .transpose()?,
-        relays: relays(payload.relays.as_ref()),
-        max_mentions: payload
-            .enable_max_mentions
-            .as_ref()
-            .map(yes_or_no)
-            .transpose()?
-            .unwrap_or_default()
-            .then_some(MAX_MENTIONS),
-        ..settings
-    };
-    Ok(Asked {
-        online,
-        settings: Some(Replacement { settings, token }),
-    })
+    Ok(DialectHRequest { online, settings })
 }
 
-/// `true` and `false`, or 1 and 0.
-fn yes_or_no(value: &Value) -> Result<bool, Refusal> {
+impl SettingsPayload {
+    /// The settings. Owner, order and end are those of `base`.
+    fn settings(self, app: &App, base: Settings) -> Result<Settings, Refusal> {
+        Ok(Settings {
+            kinds: self.kinds.map(sorted),
+            p: values(self.p, hex::decode_32)?,
+            e: values(self.e, |value| {
+                (value.len() <= MAX_TAG_VALUE).then(|| TagValue::from(value))
+            })?,
+            // The authors are the user's contact list, which is not stored unless the app uses it.
+            authors: self
+                .authors
+                .filter(|_| app.contacts_only)
+                .map(authors)
+                .transpose()?,
+            relays: relays(self.relays.as_ref()),
+            max_mentions: self
+                .enable_max_mentions
+                .as_ref()
+                .map(flag)
+                .transpose()?
+                .unwrap_or_default()
+                .then_some(MAX_MENTIONS),
+            ..base
+        })
+    }
+}
+
+/// Reads `true` or `false`, or 1 or 0.
+fn flag(value: &Value) -> Result<bool, Refusal> {
     match value {
-        Value::Bool(yes) => Ok(*yes),
+        Value::Bool(flag) => Ok(*flag),
         Value::Number(n) if n.as_u64().is_some_and(|n| n <= 1) => Ok(n.as_u64() == Some(1)),
         _ => Err(Refusal::BadPayload),
     }
 }
 
-/// Sorted, without repeats, as many as a subscription may have index keys.
-fn values(
+/// Reads the values of a tag, at most [`MAX_INDEX_KEYS`] different ones. The result is sorted and
+/// has no duplicates.
+fn values<T: Ord>(
     values: Option<Vec<String>>,
-    valid: impl Fn(&str) -> bool,
-) -> Result<Vec<String>, Refusal> {
-    let values = canonical(values.unwrap_or_default());
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<Vec<T>, Refusal> {
+    let values = sorted(values.unwrap_or_default());
     if values.len() > MAX_INDEX_KEYS {
         return Err(Refusal::OverQuota);
     }
-    if values.iter().all(|value| valid(value)) {
-        Ok(values)
-    } else {
-        Err(Refusal::BadPayload)
-    }
+    let values: Option<Vec<T>> = values.iter().map(|value| read(value)).collect();
+    values.map(sorted).ok_or(Refusal::BadPayload)
 }
 
-fn authors(value: Value) -> Result<Vec<String>, Refusal> {
+/// Reads a list of pubkeys. The result is sorted and has no duplicates.
+fn authors(value: Value) -> Result<Vec<[u8; 32]>, Refusal> {
     let authors: Vec<String> = serde_json::from_value(value).map_err(|_| Refusal::BadPayload)?;
-    if authors.iter().all(|author| decode_hex(author).is_some()) {
-        Ok(canonical(authors))
-    } else {
-        Err(Refusal::BadPayload)
-    }
+    let authors: Option<Vec<[u8; 32]>> = authors.iter().map(|text| hex::decode_32(text)).collect();
+    authors.map(sorted).ok_or(Refusal::BadPayload)
 }
 
-/// The relays that may be watched. A list of relays is advice: what is no relay in it is left out.
+/// Reads a list of relays. It is only a hint, so anything in it that is not a relay URL is left
+/// out.
 fn relays(value: Option<&Value>) -> Vec<String> {
-    let all = value
+    let texts = value
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
         .filter_map(Value::as_str);
-    let relays = all.filter(|url| {
+    let relays = texts.filter(|url| {
         (url.starts_with("wss://") || url.starts_with("ws://")) && url.len() <= MAX_RELAY_URL
     });
-    canonical(relays.map(str::to_owned).take(MAX_RELAYS).collect())
+    sorted(relays.map(str::to_owned).take(MAX_RELAYS).collect())
 }
 
-fn canonical<T: Ord>(mut list: Vec<T>) -> Vec<T> {
+/// The list, sorted and without duplicates.
+fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
     list.sort_unstable();
     list.dedup();
     list
 }
 
-/// Reads a JSON object. (`serde` would take an array for a struct as well.)
+/// Reads a JSON object. `serde` would also accept an array for a struct.
 fn object<'a, T: Deserialize<'a>>(plaintext: &'a str) -> Result<T, Refusal> {
     if !plaintext.trim_start().starts_with('{') {
         return Err(Refusal::BadPayload);

@@ -1,27 +1,25 @@
-//! Heartbeats of dialect H, and going offline: one read, and a write when it matters.
+//! Heartbeats and going offline (dialect H). Each costs one read, and a write only if needed.
 
 use nostr_push_core::{
-    Millis, Seconds,
-    order::Order,
-    owner::Owner,
-    ports::{Presences, Unavailable},
+    Millis,
+    ports::{PortResult, Presences},
     presence::Presence,
 };
 
-use crate::handler::Applied;
+use crate::{check::DecryptedEvent, outcome::Applied};
 
-/// Notes that the app is open, or is going away.
+/// Stores that the owner's app is open (`online`) or goes to the background.
 ///
 /// # Errors
-/// A dependency that failed: apply it again.
+/// A dependency failed: apply the event again.
 pub async fn note(
     store: &impl Presences,
-    owner: &Owner,
-    order: Order,
+    event: &DecryptedEvent,
     online: bool,
     received_at: Millis,
-    timeout: Seconds,
-) -> Result<Applied, Unavailable> {
+) -> PortResult<Applied> {
+    let (owner, order) = (&event.owner, event.order);
+    let timeout = event.app.presence_timeout();
     let presence = Presence::of(order, online, received_at);
     let stored = store.presence(owner).await?;
     if stored.is_some_and(|stored| stored.order == order) {
@@ -30,7 +28,7 @@ pub async fn note(
     if stored.is_some_and(|stored| !order.supersedes(&stored.order)) {
         return Ok(Applied::Superseded);
     }
-    if !presence.matters(stored.as_ref(), timeout) {
+    if !presence.should_store(stored.as_ref(), timeout) {
         return Ok(Applied::HeartbeatUnwritten);
     }
     let written = store

@@ -1,54 +1,55 @@
-//! Why a control event is dropped. Each is counted under its reason and never retried.
+//! Why a control event is refused. A refused event is dropped and never retried.
 
-/// A refusal, in the order of the checks. `docs/protocol.md` explains each to client developers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The reason for a refusal, in the order of the checks. `docs/protocol.md` explains each reason to
+/// client developers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::VariantArray)]
 pub enum Refusal {
-    /// Not a Nostr event at all, or larger than 256 KiB or 2,000 tags.
+    /// The message is not a Nostr event, or it has more than 256 KiB or 2,000 tags.
     Malformed,
     /// The id or the signature is wrong.
     BadSignature,
-    /// None of our kinds.
+    /// The kind is not a control kind.
     UnknownKind,
-    /// No `p` tag names the service.
+    /// No `p` tag contains the service's pubkey.
     NotForUs,
-    /// Signed too long ago.
-    Stale,
-    /// Signed in the future.
+    /// `created_at` is too far ahead.
     FromFuture,
-    /// Not exactly one `app` tag.
+    /// `created_at` is too old.
+    Stale,
+    /// There is not exactly one `app` tag.
     MissingApp,
-    /// An app nobody configured.
+    /// The app is not configured.
     UnknownApp,
-    /// No `expiration` tag where one must be, or not an integer.
+    /// The `expiration` tag is required but absent, or it is not an integer.
     MissingExpiration,
     /// The `expiration` has passed.
     Expired,
-    /// The content is not ciphertext of the right form.
+    /// The content does not have the form of ciphertext.
     NotEncrypted,
-    /// The ciphertext does not decrypt.
+    /// The content cannot be decrypted.
     Undecryptable,
-    /// The plaintext is not what the kind expects.
+    /// The plaintext is not the JSON object that the kind requires.
     BadPayload,
-    /// The filter would match the whole network.
+    /// A filter would match the whole network.
     TooBroad,
-    /// The app has no such platform.
+    /// The app does not have the platform.
     UnsupportedPlatform,
-    /// The platform takes no such token.
+    /// The token is not valid for the platform.
     BadToken,
-    /// More devices, subscriptions, index keys or bytes of token than allowed.
+    /// The quota of devices, subscriptions, index keys or bytes of the token is exceeded.
     OverQuota,
 }
 
 impl Refusal {
-    /// The reason under which it is counted and logged.
+    /// The reason in counters and logs.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
             Self::BadSignature => "bad_signature",
             Self::UnknownKind => "unknown_kind",
             Self::NotForUs => "not_for_us",
-            Self::Stale => "stale",
             Self::FromFuture => "from_future",
+            Self::Stale => "stale",
             Self::MissingApp => "missing_app",
             Self::UnknownApp => "unknown_app",
             Self::MissingExpiration => "missing_expiration",

@@ -1,103 +1,109 @@
-//! Settings of dialect H: they replace the owner's earlier ones whole.
+//! Settings of dialect H. They replace the owner's earlier settings as a whole.
 //!
-//! The row is the truth, and the owner's device and subscriptions follow from it: whoever has
-//! looked at an event of settings, the newest or not, brings them in line with the row that is
-//! stored by then. So it does not matter who died where, or which of two came first.
+//! The owner's device and subscriptions follow from the stored row. After every settings event, the
+//! newest or not, they are reconciled with the row that is stored by then. So neither a crash nor
+//! the order of two events makes a difference.
 
 use nostr_push_core::{
-    Millis,
-    app::App,
-    device::{self, DeviceId, Register, State},
-    order::Order,
+    app::Platform,
+    device::{DeviceId, DeviceState, RegistrationRequest},
+    device_store,
     owner::Owner,
-    ports::{Devices, Endpoints, IndexWriter, OwnerSettings, Subscriptions, seconds},
+    ports::{Devices, Endpoints, IndexWriter, OwnerSettings, Subscriptions},
+    settings::Settings,
+    token_hasher::TokenHasher,
 };
 
 use crate::{
+    context::EventContext,
     derived, devices,
-    handler::{Applied, Failure},
-    payload::Replacement,
+    outcome::{Applied, Failure},
+    payload::SettingsUpdate,
 };
 
-/// Applies settings. `device` is the id of the replacement's token.
+/// Applies settings.
 ///
 /// # Errors
-/// A refusal, or a dependency that failed. After the latter it may be applied again from the start.
-pub async fn replace(
-    store: &(impl Devices + Subscriptions + IndexWriter + OwnerSettings),
-    sns: &impl Endpoints,
-    app: &App,
-    replacement: Replacement,
-    device: Option<DeviceId>,
-    now: Millis,
-) -> Result<Applied, Failure> {
-    let logout = replacement.is_logout();
-    let Replacement {
+/// A refusal, or a dependency failed. In the latter case the event can be applied again from the
+/// start.
+pub async fn replace<S, E>(
+    context: &EventContext<'_, S, E>,
+    hasher: &TokenHasher,
+    update: SettingsUpdate,
+) -> Result<Applied, Failure>
+where
+    S: Devices + Subscriptions + IndexWriter + OwnerSettings,
+    E: Endpoints,
+{
+    let is_logout = update.is_logout();
+    let SettingsUpdate {
         mut settings,
         token,
-    } = replacement;
-    settings.token_hash = device.as_ref().map(|device| device.token_hash.clone());
-    let (owner, order) = (settings.owner.clone(), settings.order);
-    let stored = store.settings(&owner).await?;
-    let repeated = stored.as_ref().is_some_and(|stored| stored.order == order);
-    let mut taken_from = None;
-    let mut applied = if repeated {
-        Applied::Repeated
-    } else {
-        Applied::Superseded
+    } = update;
+    let registration = token.map(|(token, platform)| {
+        let device = hasher.device(&settings.owner.app, &token);
+        (request(&settings, device, platform), token)
+    });
+    settings.token_hash = registration
+        .as_ref()
+        .map(|(request, _)| request.device.token_hash.clone());
+    let (owner, order) = (&settings.owner, settings.order);
+    let stored = context.store.settings(owner).await?;
+    let mut applied = match &stored {
+        Some(stored) if stored.order == order => Applied::Repeated,
+        _ => Applied::Superseded,
     };
+    let mut previous_owner = None;
     if stored.is_none_or(|stored| !stored.order.supersedes(&order)) {
-        // The device before the row: a token that is refused leaves the earlier settings as they
-        // are.
-        if let (Some(id), Some((token, platform))) = (&device, &token) {
-            let event = Register {
-                owner: owner.clone(),
-                order,
-                platform: *platform,
-                by_settings: true,
-                max_mentions: settings.max_mentions,
-                valid_until: settings.valid_until,
-            };
-            taken_from = devices::register(store, sns, app, &event, id, token, seconds(now))
-                .await?
-                .taken_from;
+        // The device is registered before the settings are written, so that a refused token leaves
+        // the earlier settings in force.
+        if let Some((request, token)) = &registration {
+            let registered = devices::register(context, request, token).await?;
+            previous_owner = registered.previous_owner;
         }
-        if store.put_settings(&settings).await? {
-            applied = if logout {
+        if context.store.put_settings(&settings).await? {
+            applied = if is_logout {
                 Applied::LoggedOut
             } else {
                 Applied::Configured
             };
         }
     }
-    remove_others(store, sns, &owner, now).await?;
-    derived::reconcile(store, app, &owner, now).await?;
-    if let Some(earlier) = &taken_from {
-        derived::reconcile(store, app, earlier, now).await?;
-    }
+    remove_other_devices(context, owner).await?;
+    derived::reconcile_transfer(context, owner, previous_owner.as_ref()).await?;
     Ok(applied)
 }
 
-/// Removes the devices that earlier settings registered and the stored ones do not name.
-async fn remove_others(
-    store: &(impl Devices + OwnerSettings),
-    sns: &impl Endpoints,
+/// The registration of the settings' token.
+fn request(settings: &Settings, device: DeviceId, platform: Platform) -> RegistrationRequest {
+    RegistrationRequest {
+        device,
+        owner: settings.owner.clone(),
+        order: settings.order,
+        platform,
+        by_settings: true,
+        max_mentions: settings.max_mentions,
+        valid_until: settings.valid_until,
+    }
+}
+
+/// Removes the devices that earlier settings registered and that the stored settings do not name.
+async fn remove_other_devices<S: Devices + OwnerSettings, E: Endpoints>(
+    context: &EventContext<'_, S, E>,
     owner: &Owner,
-    now: Millis,
 ) -> Result<(), Failure> {
-    let Some(settings) = store.settings(owner).await? else {
+    let Some(settings) = context.store.settings(owner).await? else {
         return Ok(());
     };
-    let order: Order = settings.order;
-    let view = device::view(store, owner).await?;
-    let others = view.of_owner().filter(|(device, registration)| {
+    let owner_devices = device_store::owner_devices(context.store, owner).await?;
+    let others = owner_devices.of_owner().filter(|(device, registration)| {
         registration.by_settings
-            && registration.state != State::Removed
-            && order.supersedes(&registration.order)
+            && registration.state != DeviceState::Removed
+            && settings.order.supersedes(&registration.order)
             && settings.token_hash.as_ref() != Some(&device.id.token_hash)
     });
     for (device, _) in others {
-        devices::remove(store, sns, owner, order, &device.id, seconds(now)).await?;
+        devices::remove(context, owner, settings.order, &device.id).await?;
     }
     Ok(())
 }

@@ -1,75 +1,79 @@
-//! Upserting and deleting filters.
+//! Storing and deleting filters.
 //!
-//! The index rows are written before the subscription counts as applied, and deleted after its
-//! removal is recorded; each index row carries the order of the event that wrote it, so an older
-//! writer that comes late changes nothing.
+//! The index rows of a subscription are written before its row, and deleted after the removal is in
+//! its row. Every index row carries the order of the event that wrote it, so a late writer with an
+//! older event changes nothing.
 
 use std::collections::BTreeMap;
 
 use nostr_push_core::{
-    Millis,
+    Millis, Seconds,
     filter::Filter,
     order::Order,
     owner::Owner,
-    ports::{IndexWriter, Subscriptions, Unavailable, seconds},
-    subscription::{IndexRow, MAX_SUBSCRIPTIONS, State, Subscription},
+    ports::{IndexWriter, PortResult, Subscriptions},
+    subscription::{IndexRow, MAX_SUBSCRIPTIONS, Subscription, SubscriptionState},
 };
 
 use crate::{
-    handler::{Applied, Failure},
+    check::DecryptedEvent,
+    outcome::{Applied, Failure},
     payload::Filters,
     refusal::Refusal,
 };
 
-/// Applies an upsert.
+/// How long after a removal its index rows are deleted again. A message that died halfway through
+/// its index rows is received again within this time.
+const REDELIVERY_WINDOW: Millis = Seconds::from_hours(1).to_millis();
+
+/// Stores the filters of an event.
 ///
 /// # Errors
-/// A refusal, or a dependency that failed. After the latter it may be applied again from the start.
+/// A refusal, or a dependency failed. In the latter case the event can be applied again from the
+/// start.
 pub async fn upsert(
     store: &(impl Subscriptions + IndexWriter),
-    owner: &Owner,
-    order: Order,
-    valid_until: u64,
+    event: &DecryptedEvent,
     filters: Filters,
     now: Millis,
 ) -> Result<Applied, Failure> {
-    let Filters {
-        by_identity: filters,
-        relays,
-    } = filters;
+    let (owner, order) = (&event.owner, event.order);
     let stored = store.of_owner(owner).await?;
-    let of_others = |row: &&Subscription| {
-        row.is_active(seconds(now)) && !row.is_derived() && !filters.contains_key(&row.subscription)
+    let is_other = |row: &&Subscription| {
+        row.is_active(now.to_seconds())
+            && !row.is_derived()
+            && !filters.by_identity.contains_key(&row.identity)
     };
-    if stored.iter().filter(of_others).count() + filters.len() > MAX_SUBSCRIPTIONS {
+    let others = stored.iter().filter(is_other).count();
+    if others + filters.by_identity.len() > MAX_SUBSCRIPTIONS {
         return Err(Refusal::OverQuota.into());
     }
     let mut applied = Applied::Superseded;
-    for (subscription, filter) in filters {
-        let earlier = stored.iter().find(|row| row.subscription == subscription);
+    for (identity, filter) in filters.by_identity {
+        let earlier = stored.iter().find(|row| row.identity == identity);
         if earlier.is_some_and(|row| row.order == order) {
-            // The row is written last, so all of it is there.
+            // The row is written last, so its index rows exist.
             applied = applied.or(Applied::Repeated);
             continue;
         }
         if let Some(row) = earlier.filter(|row| !order.supersedes(&row.order)) {
             if is_just_removed(row, now) {
-                // This very event may have come before the removal, and died after its index rows.
-                store
-                    .delete_index(row.index_rows().collect(), order)
-                    .await?;
+                // An earlier attempt at this event may have written index rows before the removal,
+                // and died before it wrote the subscription.
+                let index = row.index_rows().collect();
+                store.delete_index(index, order).await?;
             }
             continue;
         }
         let row = Subscription {
             owner: owner.clone(),
-            subscription,
+            identity,
             filter,
-            relays: relays.clone(),
+            relays: filters.relays.clone(),
             order,
-            since: since(earlier, order.created_at, now),
-            state: State::Active,
-            valid_until,
+            since: since(earlier, order, now),
+            state: SubscriptionState::Active,
+            valid_until: event.valid_until,
             changed_at: now,
         };
         if put(store, &row).await? {
@@ -79,60 +83,58 @@ pub async fn upsert(
     Ok(applied)
 }
 
-/// Whether the row was removed so short a time ago that somebody who died over its index rows may
-/// not have come back yet.
+/// Returns `true` if the subscription was removed so recently that an event which died halfway
+/// through its index rows may not have been received again yet.
 pub fn is_just_removed(row: &Subscription, now: Millis) -> bool {
-    const REDELIVERED: Millis = 60 * 60 * 1000;
-    row.state == State::Removed && row.changed_at + REDELIVERED > now
+    row.state == SubscriptionState::Removed && row.changed_at + REDELIVERY_WINDOW > now
 }
 
-/// A subscription that is renewed before it ends goes on: what was sent meanwhile still notifies.
-fn since(earlier: Option<&Subscription>, created_at: u64, now: Millis) -> u64 {
+/// The start of a subscription. A subscription that is renewed before it ends keeps its start, so
+/// that events sent in the meantime still notify.
+fn since(earlier: Option<&Subscription>, order: Order, now: Millis) -> Seconds {
     earlier
-        .filter(|row| row.is_active(seconds(now)))
-        .map_or(created_at, |row| row.since)
+        .filter(|row| row.is_active(now.to_seconds()))
+        .map_or(order.created_at, |row| row.since)
 }
 
-/// Applies a deletion.
+/// Deletes the filters of an event.
 ///
 /// # Errors
-/// A dependency that failed: apply it again from the start.
+/// A dependency failed: apply the event again from the start.
 pub async fn delete(
     store: &(impl Subscriptions + IndexWriter),
-    owner: &Owner,
-    order: Order,
+    event: &DecryptedEvent,
     filters: BTreeMap<String, Filter>,
     now: Millis,
 ) -> Result<Applied, Failure> {
-    let ids: Vec<_> = filters
+    let (owner, order) = (&event.owner, event.order);
+    let ids: Vec<(Owner, String)> = filters
         .keys()
-        .map(|subscription| (owner.clone(), subscription.clone()))
+        .map(|identity| (owner.clone(), identity.clone()))
         .collect();
     let stored = store.get(&ids).await?;
     let mut applied = Applied::Superseded;
-    for (subscription, filter) in filters {
-        let earlier = stored.iter().find(|row| row.subscription == subscription);
-        let repeated = earlier.is_some_and(|row| row.order == order);
-        if !repeated && earlier.is_some_and(|row| !order.supersedes(&row.order)) {
+    for (identity, filter) in filters {
+        let earlier = stored.iter().find(|row| row.identity == identity);
+        let is_repeat = earlier.is_some_and(|row| row.order == order);
+        if !is_repeat && earlier.is_some_and(|row| !order.supersedes(&row.order)) {
             continue;
         }
         let row = Subscription {
             owner: owner.clone(),
-            subscription,
+            identity,
             filter,
             relays: Vec::new(),
             order,
             since: order.created_at,
-            state: State::Removed,
-            valid_until: earlier.map_or(0, |row| row.valid_until),
+            state: SubscriptionState::Removed,
+            valid_until: earlier.map_or(Seconds(0), |row| row.valid_until),
             changed_at: now,
         };
-        // On a repeat the index rows are deleted again, as the first attempt may have died before
-        // that.
-        if repeated {
-            store
-                .delete_index(row.index_rows().collect(), order)
-                .await?;
+        if is_repeat {
+            // The first attempt may have died before it deleted the index rows.
+            let index = row.index_rows().collect();
+            store.delete_index(index, order).await?;
             applied = applied.or(Applied::Repeated);
         } else if tombstone(store, &row).await? {
             applied = Applied::Unsubscribed;
@@ -141,43 +143,46 @@ pub async fn delete(
     Ok(applied)
 }
 
-/// Writes an active row behind its index rows. Answers whether it was still the newest.
+/// Writes the index rows of an active subscription, and then its row. Returns `false` if a newer
+/// row is stored.
 ///
 /// # Errors
-/// A dependency that failed.
+/// A dependency failed.
 pub async fn put(
     store: &(impl Subscriptions + IndexWriter),
     row: &Subscription,
-) -> Result<bool, Unavailable> {
+) -> PortResult<bool> {
     let index: Vec<IndexRow> = row.index_rows().collect();
     store.put_index(index.clone()).await?;
     if store.put(row).await? {
         return Ok(true);
     }
-    // Somebody newer came in between. If it was a removal, it may have cleared the index before we
-    // wrote there.
-    let stored = store
-        .get(&[(row.owner.clone(), row.subscription.clone())])
-        .await?;
-    if stored.iter().any(|stored| stored.state == State::Removed) {
+    // A newer event was applied in between. If it was a removal, it may have deleted the index rows
+    // before they were written here.
+    let id = (row.owner.clone(), row.identity.clone());
+    let stored = store.get(&[id]).await?;
+    if stored
+        .iter()
+        .any(|stored| stored.state == SubscriptionState::Removed)
+    {
         store.delete_index(index, row.order).await?;
     }
     Ok(false)
 }
 
-/// Writes a removal and then deletes the index rows. Answers whether it was still the newest.
+/// Writes the row of a removal, and then deletes the index rows. Returns `false` if a newer row is
+/// stored.
 ///
 /// # Errors
-/// A dependency that failed.
+/// A dependency failed.
 pub async fn tombstone(
     store: &(impl Subscriptions + IndexWriter),
     row: &Subscription,
-) -> Result<bool, Unavailable> {
+) -> PortResult<bool> {
     let written = store.put(row).await?;
     if written {
-        store
-            .delete_index(row.index_rows().collect(), row.order)
-            .await?;
+        let index = row.index_rows().collect();
+        store.delete_index(index, row.order).await?;
     }
     Ok(written)
 }

@@ -1,12 +1,12 @@
-//! How many deliveries a second one instance of deliver makes, against an SNS endpoint that takes
-//! 20 ms to publish: the whole batch loop, the real SNS client, and the tables in memory, so that
-//! what is measured is deliver and not a local database on the same two cores. Lambda gives an
-//! instance one batch of 10 at a time, so ten at once is what its concurrency allows.
+//! The number of deliveries per second of one instance of deliver, against an SNS endpoint that
+//! takes 20 ms to publish. The batch loop and the SNS client are the real ones. The tables are in
+//! memory, so that a local database on the same two cores is not measured. Lambda gives an instance
+//! one batch of 10 at a time, so 10 deliveries at once are the most.
 //!
 //! `cargo bench -p deliver --bench throughput`
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -14,180 +14,188 @@ use std::{
 use anyhow::{Result, ensure};
 use aws_lambda_events::sqs::SqsEvent;
 use axum::{Router, http::header, response::IntoResponse};
-use deliver::handler::{self, Attempt, Delivered};
+use deliver::{claim::Attempt, handler, outcome::DeliveryOutcome};
 use nostr::key::Keys;
 use nostr_push_aws::{batch, clients, sns::Sns, sqs::Visibility, telemetry::Telemetry};
 use nostr_push_core::{
+    Seconds,
     app::{App, Platform},
-    device::{Device, DeviceId, Registration, Roster, State},
-    message::{self, Delivery, Outgoing},
-    order::Order,
-    owner::Owner,
+    device::Registration,
+    message::{self, Delivery, DeliveryMessage},
 };
-use nostr_push_testkit::{event, memory::Memory};
+use nostr_push_testkit::{
+    builders::{self, APP},
+    event,
+    memory::Memory,
+    owner, registration,
+};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-/// How long SNS takes.
-const PUBLISH: Duration = Duration::from_millis(20);
+/// The time that SNS takes to publish.
+const PUBLISH_TIME: Duration = Duration::from_millis(20);
 
 /// Records of one batch (the template's `BatchSize`).
 const BATCH: usize = 10;
 
-/// What a client that never answers late would see of SNS.
+/// The response of SNS to a publish.
+const PUBLISHED: &str = concat!(
+    r#"<PublishResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/">"#,
+    "<PublishResult><MessageId>1</MessageId></PublishResult>",
+    "<ResponseMetadata><RequestId>1</RequestId></ResponseMetadata>",
+    "</PublishResponse>",
+);
+
 async fn publish() -> impl IntoResponse {
-    tokio::time::sleep(PUBLISH).await;
-    let body = r#"<PublishResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><PublishResult><MessageId>1</MessageId></PublishResult><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></PublishResponse>"#;
-    ([(header::CONTENT_TYPE, "text/xml")], body)
+    tokio::time::sleep(PUBLISH_TIME).await;
+    ([(header::CONTENT_TYPE, "text/xml")], PUBLISHED)
 }
 
-/// One recipient with one device, and a delivery to it.
-fn recipient(memory: &Memory, n: usize) -> Outgoing {
-    let owner = Owner {
-        app: "demo".to_owned(),
-        pubkey: Keys::generate().public_key(),
-    };
-    let id = DeviceId {
-        app: "demo".to_owned(),
-        token_hash: n.to_string(),
-    };
-    let registration = Registration {
-        owner: owner.clone(),
-        order: Order::counter(1),
-        platform: Platform::Apns,
-        by_settings: false,
-        registered_at: 1,
-        max_mentions: None,
-        taken_from: None,
-        endpoint_arn: Some(format!("arn:aws:sns:us-east-1:0:endpoint/APNS/demo/{n}")),
-        state: State::Active,
-        valid_until: 4_000_000_000,
-    };
-    let device = Device {
-        id: id.clone(),
-        registration: Some(registration),
-        removals: BTreeMap::new(),
-        expires_at: 4_000_000_000,
-        version: 1,
-    };
-    let mut state = memory.state();
-    state.rosters.insert(
-        owner.clone(),
-        Roster {
-            devices: [id.token_hash.clone()].into(),
-            ..Roster::new(owner.clone())
-        },
-    );
-    state.devices.insert(id, device);
-    Outgoing::Event(Box::new(Delivery {
-        app: owner.app,
-        recipient: owner.pubkey,
-        reasons: vec!["#p".to_owned()],
-        relay: "wss://relay.example".to_owned(),
-        received_at: clients::now(),
-        cut: false,
-        waited: false,
-        event: event(&Keys::generate(), 1, clients::now() / 1000, &[], "hello"),
-    }))
-}
-
-fn sqs_event(deliveries: &[Outgoing]) -> Result<SqsEvent> {
-    let records = deliveries.iter().enumerate().map(|(n, delivery)| {
-        Ok(json!({"messageId": n.to_string(), "body": message::encode(delivery)?, "attributes": {}, "messageAttributes": {}}))
-    });
-    Ok(serde_json::from_value(
-        json!({"Records": records.collect::<Result<Vec<_>>>()?}),
-    )?)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of a benchmark")]
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
-    // `cargo test --benches` only wants to know that it runs.
-    let batches = if std::env::args().any(|word| word == "--bench") {
-        200
-    } else {
-        5
-    };
+/// Starts an SNS endpoint and returns its URL. It has a thread of its own, because SNS does not run
+/// on the instance.
+fn start_sns() -> Result<String> {
     let listener = std::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     let endpoint = format!("http://{}", listener.local_addr()?);
     listener.set_nonblocking(true)?;
-    // In a thread of its own: SNS is another machine.
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            axum::serve(
-                TcpListener::from_std(listener)?,
-                Router::new().fallback(publish),
-            )
-            .await
+            let router = Router::new().fallback(publish);
+            axum::serve(TcpListener::from_std(listener)?, router).await
         })
     });
-    let variables = [
-        ("AWS_ENDPOINT_URL", endpoint.as_str()),
-        ("AWS_REGION", "us-east-1"),
-        ("AWS_ACCESS_KEY_ID", "x"),
-        ("AWS_SECRET_ACCESS_KEY", "x"),
-    ];
-    let variables: HashMap<String, String> = variables
+    Ok(endpoint)
+}
+
+/// Stores a recipient with one device, and returns a delivery to it.
+fn delivery(memory: &Memory, n: usize) -> DeliveryMessage {
+    let owner = owner(Keys::generate().public_key());
+    let arn = format!("arn:aws:sns:us-east-1:0:endpoint/APNS/demo/{n}");
+    let registration = Registration {
+        platform: Platform::Apns,
+        ..registration(&owner, &arn)
+    };
+    let device = builders::device(&n.to_string(), registration);
+    let roster = builders::roster(&owner, &[&device]);
+    let mut state = memory.state();
+    state.rosters.insert(owner.clone(), roster);
+    state.devices.insert(device.id.clone(), device);
+    let now = clients::now();
+    DeliveryMessage::Event(Box::new(Delivery {
+        app: owner.app,
+        recipient: owner.pubkey,
+        reasons: vec!["#p".to_owned()],
+        relay: "wss://relay.example".to_owned(),
+        received_at: now,
+        cut: false,
+        waited: false,
+        event: event(&Keys::generate(), 1, now.to_seconds().0, &[], "hello"),
+    }))
+}
+
+/// A batch of deliveries, each to a new recipient. `first` is the number of the first device.
+fn sqs_event(memory: &Memory, first: usize, size: usize) -> Result<SqsEvent> {
+    let records = (first..first + size).map(|n| {
+        Ok(json!({
+            "messageId": n.to_string(),
+            "body": message::encode(&delivery(memory, n))?,
+            "attributes": {},
+            "messageAttributes": {},
+        }))
+    });
+    let records = records.collect::<Result<Vec<_>>>()?;
+    Ok(serde_json::from_value(json!({"Records": records}))?)
+}
+
+/// What the batch loop needs.
+struct Instance {
+    memory: Memory,
+    sns: Sns,
+    visibility: Visibility,
+    telemetry: Telemetry,
+}
+
+impl Instance {
+    async fn start() -> Result<Self> {
+        let endpoint = start_sns()?;
+        let variables: HashMap<String, String> = [
+            ("AWS_ENDPOINT_URL", endpoint.as_str()),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_ACCESS_KEY_ID", "x"),
+            ("AWS_SECRET_ACCESS_KEY", "x"),
+        ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
-    let config = clients::at(&variables, "AWS_ENDPOINT_URL").await;
-    let (sns, visibility) = (
-        Sns::new(&config),
-        Visibility::new(&config, format!("{endpoint}/queue")),
-    );
-    let memory = Memory::with_apps([App::named("demo")]);
-    let telemetry = Telemetry::init("deliver");
-    let handle = async |record: batch::Record<Outgoing>| {
+        let config = clients::at(&variables, "AWS_ENDPOINT_URL").await;
+        Ok(Self {
+            memory: Memory::with_apps([App::named(APP)]),
+            sns: Sns::new(&config),
+            visibility: Visibility::new(&config, format!("{endpoint}/queue")),
+            telemetry: Telemetry::init("deliver"),
+        })
+    }
+
+    async fn handle(&self, record: batch::Record<DeliveryMessage>) -> Result<(), batch::Retry> {
         let attempt = Attempt {
             holder: record.message_id,
             now: clients::now(),
-            lease: Duration::from_secs(60),
+            lease: Seconds(60),
         };
-        match handler::handle(&memory, &sns, &memory, &record.message, &attempt).await {
-            Ok(Delivered::Tried(tried)) if tried.len() == 1 => Ok(()),
+        let memory = &self.memory;
+        let handled = handler::handle(memory, &self.sns, memory, &record.message, &attempt);
+        match handled.await {
+            Ok(DeliveryOutcome::Completed(devices)) if devices.len() == 1 => Ok(()),
             _ => Err(batch::Retry::default()),
         }
-    };
-    let run = async |size: usize, batches: usize| -> Result<Duration> {
-        let mut events = Vec::with_capacity(batches);
-        for b in 0..batches {
-            events.push(sqs_event(
-                &(0..size)
-                    .map(|n| recipient(&memory, b * size + n))
-                    .collect::<Vec<_>>(),
-            )?);
-        }
+    }
+
+    /// Handles these batches one after the other and returns the time.
+    async fn run(&self, size: usize, batches: usize) -> Result<Duration> {
+        let events: Vec<SqsEvent> = (0..batches)
+            .map(|n| sqs_event(&self.memory, n * size, size))
+            .collect::<Result<_>>()?;
         let started = Instant::now();
         for event in events {
             let response = batch::process(
-                telemetry,
-                &visibility,
+                self.telemetry,
+                &self.visibility,
                 event,
-                message::decode::<Outgoing>,
-                &handle,
+                message::decode::<DeliveryMessage>,
+                &|record| self.handle(record),
             )
             .await;
             ensure!(response.batch_item_failures.is_empty(), "a delivery failed");
         }
         Ok(started.elapsed())
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of a benchmark")]
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    // `cargo test --benches` only checks that the benchmark runs.
+    let batches = if std::env::args().any(|word| word == "--bench") {
+        200
+    } else {
+        5
     };
-    run(BATCH, 5).await?;
-    let alone = run(1, batches).await? / u32::try_from(batches)?;
-    let together = run(BATCH, batches).await?;
+    let instance = Instance::start().await?;
+    instance.run(BATCH, 5).await?;
+    let alone = instance.run(1, batches).await? / u32::try_from(batches)?;
+    let together = instance.run(BATCH, batches).await?;
     let per_second = (BATCH * batches) as f64 / together.as_secs_f64();
-    let allowed = BATCH as f64 / alone.as_secs_f64();
+    let maximum = BATCH as f64 / alone.as_secs_f64();
     println!(
-        "one delivery alone: {:.1} ms, of which SNS {} ms and what timers round up",
+        "one delivery alone: {:.1} ms, of which SNS {} ms and rounding by timers",
         alone.as_secs_f64() * 1e3,
-        PUBLISH.as_millis()
+        PUBLISH_TIME.as_millis()
     );
     println!(
-        "ten at once: {per_second:.0} deliveries/s, {:.2} of the {allowed:.0}/s that ten such at once allow",
-        per_second / allowed
+        "ten at once: {per_second:.0} deliveries/s, \
+         {:.2} of the {maximum:.0}/s that ten such at once allow",
+        per_second / maximum
     );
     Ok(())
 }

@@ -5,93 +5,90 @@
 
 use nostr_push_core::{
     Seconds,
-    app::App,
+    app::{App, Platform},
     message::{Delivery, Summary},
     ports::Push,
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
-    routing::{self, Rung},
+    payload::{self, Truncation},
     text::Text,
 };
 
-/// Builds the message. `key` is `APNS` or `APNS_SANDBOX`.
-pub fn push(key: &'static str, app: &App, delivery: &Delivery, text: &Text, now: Seconds) -> Push {
-    let (_, payload) = payload(app, delivery, text);
+/// Builds the message of an event. `platform` is one of the two of APNs.
+pub fn push(platform: Platform, app: &App, delivery: &Delivery, text: &Text, now: Seconds) -> Push {
     let event = &delivery.event;
-    message(
-        key,
-        text,
-        &payload,
+    let (_, payload) = payload(app, delivery, text);
+    let attributes = attributes(
+        platform,
         event.id.to_hex(),
-        routing::time_to_live(event, now),
-    )
-}
-
-/// Builds the message of a summary.
-pub fn summary(key: &'static str, app: &App, summary: &Summary, count: u64) -> Push {
-    let text = Text::summary(count);
-    let mut payload = routing::summary_contract(summary, count, &text);
-    payload.insert("aps".to_owned(), aps(app, &text, "summary"));
-    message(
-        key,
-        &text,
-        &payload.into(),
-        summary.id(),
-        routing::TIME_TO_LIVE,
-    )
-}
-
-fn message(
-    key: &'static str,
-    text: &Text,
-    payload: &Value,
-    collapse_id: String,
-    ttl: Seconds,
-) -> Push {
+        payload::time_to_live(event, now),
+    );
     Push {
-        message: json!({"default": text.title.plain, key: payload.to_string()}).to_string(),
-        attributes: vec![
-            ("AWS.SNS.MOBILE.APNS.PUSH_TYPE", "alert".to_owned()),
-            ("AWS.SNS.MOBILE.APNS.PRIORITY", "10".to_owned()),
-            // A repeat after a crash replaces the notification on the phone.
-            ("AWS.SNS.MOBILE.APNS.COLLAPSE_ID", collapse_id),
-            (
-                if key == "APNS" {
-                    "AWS.SNS.MOBILE.APNS.TTL"
-                } else {
-                    "AWS.SNS.MOBILE.APNS_SANDBOX.TTL"
-                },
-                ttl.to_string(),
-            ),
-        ],
+        message: message(platform, text, &payload),
+        attributes,
     }
 }
 
+/// Builds the message of a summary. `platform` is one of the two of APNs.
+pub fn summary(platform: Platform, app: &App, summary: &Summary, count: u64) -> Push {
+    let text = Text::summary(count);
+    let mut payload = payload::summary_routing_fields(summary, count, &text);
+    payload.insert("aps".to_owned(), aps(app, &text, "summary"));
+    Push {
+        message: message(platform, &text, &payload.into()),
+        attributes: attributes(platform, summary.id(), payload::MAX_TIME_TO_LIVE),
+    }
+}
+
+/// The message in the form of SNS.
+fn message(platform: Platform, text: &Text, payload: &Value) -> String {
+    json!({"default": text.title.plain, (platform.sns_name()): payload.to_string()}).to_string()
+}
+
+/// The message attributes. A push that is published again after a crash has the same collapse id,
+/// so it replaces the notification on the phone.
+fn attributes(
+    platform: Platform,
+    collapse_id: String,
+    time_to_live: Seconds,
+) -> Vec<(&'static str, String)> {
+    let ttl = match platform {
+        Platform::ApnsSandbox => "AWS.SNS.MOBILE.APNS_SANDBOX.TTL",
+        Platform::Apns | Platform::Fcm => "AWS.SNS.MOBILE.APNS.TTL",
+    };
+    vec![
+        ("AWS.SNS.MOBILE.APNS.PUSH_TYPE", "alert".to_owned()),
+        ("AWS.SNS.MOBILE.APNS.PRIORITY", "10".to_owned()),
+        ("AWS.SNS.MOBILE.APNS.COLLAPSE_ID", collapse_id),
+        (ttl, time_to_live.to_string()),
+    ]
+}
+
 /// The payload, with as much of the event as fits.
-pub fn payload(app: &App, delivery: &Delivery, text: &Text) -> (Rung, Value) {
-    let aps = aps(app, text, &routing::thread(&delivery.event));
-    routing::fit(delivery, |whole| {
-        let mut payload = routing::contract(delivery, text);
-        payload.insert("aps".to_owned(), aps.clone());
-        payload.extend(whole.map(|event| ("event".to_owned(), event)));
-        payload.into()
+pub fn payload(app: &App, delivery: &Delivery, text: &Text) -> (Truncation, Value) {
+    let aps = aps(app, text, &payload::thread(&delivery.event));
+    payload::fit(delivery, |event| {
+        let mut fields = payload::routing_fields(delivery, text);
+        fields.insert("aps".to_owned(), aps.clone());
+        fields.extend(event.map(|event| ("event".to_owned(), event)));
+        fields.into()
     })
 }
 
-/// What iOS itself reads. Never `content-available` beside an alert: the phone would show two
-/// banners.
+/// The fields for iOS itself. There is no `content-available` beside the alert, because the phone
+/// would show two banners.
 fn aps(app: &App, text: &Text, thread: &str) -> Value {
     let mut alert = Map::from_iter(
         [("title", &text.title), ("body", &text.body)]
             .map(|(name, line)| (name.to_owned(), json!(line.plain))),
     );
     if app.localized {
-        for (name, line) in [("title-", &text.title), ("", &text.body)] {
+        for (prefix, line) in [("title-", &text.title), ("", &text.body)] {
             if let Some((key, arguments)) = &line.key {
-                alert.insert(format!("{name}loc-key"), json!(key));
-                alert.insert(format!("{name}loc-args"), json!(arguments));
+                alert.insert(format!("{prefix}loc-key"), json!(key));
+                alert.insert(format!("{prefix}loc-args"), json!(arguments));
             }
         }
     }

@@ -1,31 +1,31 @@
-//! The environment of deliver.
-
-use std::time::Duration;
+//! The environment variables of deliver.
 
 use nostr_push_aws::environment::{BadEnvironment, Environment};
+use nostr_push_core::Seconds;
 
-/// What `template.yaml` gives the function.
+/// The configuration, as `template.yaml` sets it.
 #[derive(Debug)]
 pub struct Config {
-    /// `TABLE_PREFIX`: what the tables' names begin with.
+    /// `TABLE_PREFIX`: the prefix of the tables' names.
     pub table_prefix: String,
-    /// `DELIVERY_QUEUE_URL`: where its messages come from.
+    /// `DELIVERY_QUEUE_URL`: the queue of this stage.
     pub delivery_queue: String,
-    /// `CLAIM_LEASE_SECONDS`, default 60: must be above the function's timeout.
-    pub lease: Duration,
+    /// `CLAIM_LEASE_SECONDS`, default 60: how long an attempt holds a claim. It must be longer than
+    /// the function's timeout.
+    pub lease: Seconds,
 }
 
 impl Config {
     /// Reads the environment.
     ///
     /// # Errors
-    /// Every variable that is missing or bad.
+    /// All variables that are missing or bad.
     pub fn from_env() -> Result<Self, BadEnvironment> {
         let mut env = Environment::default();
         let config = Self {
             table_prefix: env.required("TABLE_PREFIX"),
             delivery_queue: env.required("DELIVERY_QUEUE_URL"),
-            lease: Duration::from_secs(env.number("CLAIM_LEASE_SECONDS", 60)),
+            lease: Seconds(env.number("CLAIM_LEASE_SECONDS", 60)),
         };
         env.finish(config)
     }

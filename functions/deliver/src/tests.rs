@@ -1,107 +1,112 @@
-//! The stage as a whole, on the ports in memory, and the payloads at every rung of the ladder.
+//! The stage as a whole, on the ports in memory, and the payloads at every truncation.
 
 mod fairness;
 mod waiting;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use nostr::{event::Event, key::Keys};
 use nostr_push_core::{
-    app::{App, Content, Platform},
-    device::{Device, DeviceId, Registration, Roster, State},
-    message::{Delivery, Outgoing},
-    order::Order,
-    owner::Owner,
-    ports::Outcome,
+    Millis, Seconds,
+    app::{App, ContentDetail, Platform},
+    device::{Device, DeviceId, DeviceState, Registration},
+    message::{Delivery, DeliveryMessage},
+    ports::{PublishOutcome, Push, RejectReason, RetryReason},
 };
-use nostr_push_testkit::{event, memory::Memory};
+use nostr_push_testkit::{
+    builders::{self, APP},
+    event,
+    memory::Memory,
+    owner, registration,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::{
-    apns, fcm,
-    handler::{Attempt, Delivered, handle},
-    routing::{MAX_PAYLOAD, Rung},
+    apns,
+    claim::Attempt,
+    fcm,
+    handler::handle,
+    outcome::{DeliveryDropReason, DeliveryOutcome, DeliveryRetryReason},
+    payload::{MAX_PAYLOAD, Truncation},
     text::Text,
 };
 
 const NOW: u64 = 1_800_000_000;
 
-fn delivery(event: Event) -> Delivery {
+/// The lease of all attempts.
+const LEASE: Seconds = Seconds(60);
+
+/// A delivery of the event to the key `11…`.
+pub(crate) fn delivery(event: Event) -> Delivery {
     Delivery {
-        app: "demo".to_owned(),
-        recipient: Keys::parse(&"11".repeat(32)).unwrap().public_key(),
+        app: APP.to_owned(),
+        recipient: recipient().public_key(),
         reasons: vec!["#p".to_owned(), "author".to_owned()],
         relay: "wss://relay.example".to_owned(),
-        received_at: NOW * 1000,
+        received_at: Seconds(NOW).to_millis(),
         cut: false,
         waited: false,
         event,
     }
 }
 
-fn note(content: &str) -> Event {
+pub(crate) fn recipient() -> Keys {
+    Keys::parse(&"11".repeat(32)).unwrap()
+}
+
+pub(crate) fn note(content: &str) -> Event {
     event(&Keys::generate(), 1, NOW, &[], content)
 }
 
+pub(crate) fn event_message(delivery: &Delivery) -> DeliveryMessage {
+    DeliveryMessage::Event(Box::new(delivery.clone()))
+}
+
+/// The ports, with these devices of the recipient.
 fn memory(devices: &[(&str, Platform)]) -> Memory {
-    let memory = Memory::with_apps([App {
-        app: "demo".to_owned(),
-        ..App::default()
-    }]);
-    let owner = Owner {
-        app: "demo".to_owned(),
-        pubkey: delivery(note("")).recipient,
-    };
-    let mut roster = Roster {
-        version: 1,
-        ..Roster::new(owner.clone())
-    };
-    for (name, platform) in devices {
-        let id = DeviceId {
-            app: "demo".to_owned(),
-            token_hash: (*name).to_owned(),
-        };
-        roster.devices.insert((*name).to_owned());
-        let registration = Registration {
-            owner: owner.clone(),
-            order: Order::counter(1),
-            platform: *platform,
-            by_settings: false,
-            registered_at: 1,
-            max_mentions: None,
-            taken_from: None,
-            endpoint_arn: Some(format!("arn:{name}")),
-            state: State::Active,
-            valid_until: NOW + 100,
-        };
-        let row = Device {
-            id: id.clone(),
-            registration: Some(registration),
-            removals: std::collections::BTreeMap::new(),
-            expires_at: NOW + 100,
-            version: 1,
-        };
-        memory.state().devices.insert(id, row);
-    }
-    memory.state().rosters.insert(owner, roster);
+    let memory = Memory::with_apps([App::named(APP)]);
+    let owner = owner(recipient().public_key());
+    let devices: Vec<Device> = devices
+        .iter()
+        .map(|(name, platform)| {
+            let registration = Registration {
+                platform: *platform,
+                ..registration(&owner, &format!("arn:{name}"))
+            };
+            builders::device(name, registration)
+        })
+        .collect();
+    let roster = builders::roster(&owner, &devices.iter().collect::<Vec<_>>());
+    let mut state = memory.state();
+    state.rosters.insert(owner, roster);
+    let rows = devices
+        .into_iter()
+        .map(|device| (device.id.clone(), device));
+    state.devices.extend(rows);
+    drop(state);
     memory
 }
 
-fn sent(delivery: &Delivery) -> Outgoing {
-    Outgoing::Event(Box::new(delivery.clone()))
-}
-
-async fn attempt(memory: &Memory, delivery: &Delivery, n: u64) -> Result<Delivered, String> {
-    // Each attempt comes when the lease of the one before is over.
+/// The `n`th attempt. It begins after the lease of the one before has ended.
+async fn attempt(memory: &Memory, delivery: &Delivery, n: u64) -> Result<DeliveryOutcome, String> {
     let attempt = Attempt {
         holder: format!("message/{n}"),
-        now: (NOW + n * 61) * 1000,
-        lease: Duration::from_secs(60),
+        now: Seconds(NOW + n * 61).to_millis(),
+        lease: LEASE,
     };
-    handle(memory, memory, memory, &sent(delivery), &attempt)
+    handle(memory, memory, memory, &event_message(delivery), &attempt)
         .await
         .map_err(|error| error.to_string())
+}
+
+fn dropped(reason: DeliveryDropReason) -> DeliveryOutcome {
+    DeliveryOutcome::Dropped(reason)
+}
+
+/// Returns `true` if the push was tried on this number of devices and the claim is completed.
+fn is_completed_on(outcome: &DeliveryOutcome, number: usize) -> bool {
+    matches!(outcome, DeliveryOutcome::Completed(devices) if devices.len() == number)
 }
 
 fn published(memory: &Memory) -> Vec<String> {
@@ -115,85 +120,85 @@ fn published(memory: &Memory) -> Vec<String> {
     arns
 }
 
-fn state_of(memory: &Memory, name: &str) -> State {
-    memory.state().devices[&DeviceId {
-        app: "demo".to_owned(),
+fn state_of(memory: &Memory, name: &str) -> DeviceState {
+    let id = DeviceId {
+        app: APP.to_owned(),
         token_hash: name.to_owned(),
-    }]
+    };
+    memory.state().devices[&id]
         .registration
         .as_ref()
         .unwrap()
         .state
 }
 
+fn set_outcome(memory: &Memory, name: &str, outcome: PublishOutcome) {
+    let arn = format!("arn:{name}");
+    memory.state().outcomes.insert(arn, outcome);
+}
+
 #[tokio::test]
-async fn every_device_gets_it_once() {
+async fn pushes_once_to_every_device() {
     let memory = memory(&[("a", Platform::Apns), ("b", Platform::Fcm)]);
     let delivery = delivery(note("hi"));
-    assert!(
-        matches!(attempt(&memory, &delivery, 0).await, Ok(Delivered::Tried(tried)) if tried.len() == 2)
-    );
+    let first = attempt(&memory, &delivery, 0).await.unwrap();
+    assert!(is_completed_on(&first, 2));
     assert_eq!(
         attempt(&memory, &delivery, 1).await,
-        Ok(Delivered::Dropped("duplicate"))
+        Ok(dropped(DeliveryDropReason::Duplicate))
     );
     assert_eq!(published(&memory), ["arn:a", "arn:b"]);
 }
 
 #[tokio::test]
-async fn what_cannot_be_delivered_is_dropped_by_its_reason() {
+async fn drops_undeliverable_events_with_a_reason() {
     assert_eq!(
         attempt(&memory(&[]), &delivery(note("")), 0).await,
-        Ok(Delivered::Dropped("no_device"))
+        Ok(dropped(DeliveryDropReason::NoDevice))
     );
-    let expired = delivery(event(
-        &Keys::generate(),
-        1,
-        NOW,
-        &[&["expiration", &NOW.to_string()]],
-        "",
-    ));
+    let expiration = NOW.to_string();
+    let tags: &[&[&str]] = &[&["expiration", &expiration]];
+    let expired = delivery(event(&Keys::generate(), 1, NOW, tags, ""));
     assert_eq!(
         attempt(&memory(&[("a", Platform::Fcm)]), &expired, 0).await,
-        Ok(Delivered::Dropped("expired"))
+        Ok(dropped(DeliveryDropReason::Expired))
     );
-    let foreign = Delivery {
-        app: "nobody's".to_owned(),
+    let of_unknown_app = Delivery {
+        app: "unknown".to_owned(),
         ..delivery(note(""))
     };
     assert_eq!(
-        attempt(&memory(&[("a", Platform::Fcm)]), &foreign, 0).await,
-        Ok(Delivered::Dropped("unknown_app"))
+        attempt(&memory(&[("a", Platform::Fcm)]), &of_unknown_app, 0).await,
+        Ok(dropped(DeliveryDropReason::UnknownApp))
     );
 }
 
 #[tokio::test]
-async fn a_claim_that_is_held_makes_the_message_come_again() {
+async fn retries_while_another_attempt_holds_the_claim() {
     let memory = memory(&[("a", Platform::Fcm)]);
     let delivery = delivery(note(""));
-    memory.state().claims.insert(
-        format!(
-            "demo#{}#{}",
-            delivery.recipient.to_hex(),
-            delivery.event.id.to_hex()
-        ),
-        ("other".to_owned(), (NOW + 30) * 1000, Vec::new(), false),
-    );
-    let again = Delivered::Again {
+    let (recipient, event_id) = (delivery.recipient.to_hex(), delivery.event.id.to_hex());
+    let claim = format!("demo#{recipient}#{event_id}");
+    let lease_end = Seconds(NOW + 30).to_millis();
+    memory
+        .state()
+        .claims
+        .insert(claim, ("other".to_owned(), lease_end, Vec::new(), false));
+    let retry = DeliveryOutcome::Retry {
         after: Some(Duration::from_secs(31)),
-        reason: "claimed",
-        tried: Vec::new(),
+        reason: DeliveryRetryReason::Claimed,
+        devices: Vec::new(),
     };
-    assert_eq!(attempt(&memory, &delivery, 0).await, Ok(again));
+    assert_eq!(attempt(&memory, &delivery, 0).await, Ok(retry));
     assert!(published(&memory).is_empty());
     assert!(matches!(
         attempt(&memory, &delivery, 1).await,
-        Ok(Delivered::Tried(_))
+        Ok(DeliveryOutcome::Completed(_))
     ));
 }
 
 #[tokio::test]
-async fn each_outcome_has_its_consequence() {
+async fn each_publish_outcome_has_its_consequence() {
     let memory = memory(&[
         ("delivered", Platform::Fcm),
         ("retried", Platform::Fcm),
@@ -201,70 +206,79 @@ async fn each_outcome_has_its_consequence() {
         ("rejected", Platform::Fcm),
     ]);
     let delivery = delivery(note(""));
-    let set = |name: &str, outcome: Outcome| {
-        memory
-            .state()
-            .outcomes
-            .insert(format!("arn:{name}"), outcome)
+    let throttled = PublishOutcome::Retry {
+        after: Some(Duration::from_secs(7)),
+        reason: RetryReason::Throttled,
     };
-    set(
-        "retried",
-        Outcome::Retry {
-            after: Some(Duration::from_secs(7)),
-            reason: "throttled",
-        },
-    );
-    set("gone", Outcome::Gone);
-    set(
-        "rejected",
-        Outcome::Rejected {
-            reason: "invalid_message",
-            why: "why".to_owned(),
-        },
-    );
-    assert!(
-        matches!(attempt(&memory, &delivery, 0).await, Ok(Delivered::Again { after: Some(after), reason: "throttled", tried }) if after.as_secs() == 7 && tried.len() == 4)
-    );
-    assert_eq!(state_of(&memory, "gone"), State::Gone);
-    assert_eq!(state_of(&memory, "rejected"), State::Active);
-    set("retried", Outcome::Delivered);
+    let rejected = PublishOutcome::Rejected {
+        reason: RejectReason::InvalidMessage,
+        why: "why".to_owned(),
+    };
+    set_outcome(&memory, "retried", throttled);
+    set_outcome(&memory, "gone", PublishOutcome::Gone);
+    set_outcome(&memory, "rejected", rejected);
+    let Ok(DeliveryOutcome::Retry {
+        after,
+        reason,
+        devices,
+    }) = attempt(&memory, &delivery, 0).await
+    else {
+        panic!("not retried")
+    };
+    assert_eq!(after, Some(Duration::from_secs(7)));
+    assert_eq!(reason, DeliveryRetryReason::Publish(RetryReason::Throttled));
+    assert_eq!(devices.len(), 4);
+    assert_eq!(state_of(&memory, "gone"), DeviceState::Gone);
+    assert_eq!(state_of(&memory, "rejected"), DeviceState::Active);
+    set_outcome(&memory, "retried", PublishOutcome::Delivered);
     // Only the device that is not done is tried again.
-    assert!(
-        matches!(attempt(&memory, &delivery, 1).await, Ok(Delivered::Tried(tried)) if tried.len() == 1)
-    );
+    let second = attempt(&memory, &delivery, 1).await.unwrap();
+    assert!(is_completed_on(&second, 1));
     assert_eq!(published(&memory), ["arn:delivered", "arn:retried"]);
+}
+
+/// Tries until the delivery is completed, and fails after four attempts.
+async fn deliver_with_retries(memory: &Memory, delivery: &Delivery) {
+    for n in 0..4 {
+        let outcome = attempt(memory, delivery, n).await;
+        if matches!(outcome, Ok(DeliveryOutcome::Completed(_)))
+            || outcome == Ok(dropped(DeliveryDropReason::Duplicate))
+        {
+            return;
+        }
+    }
+    panic!("four attempts failed");
 }
 
 proptest! {
     #[test]
-    fn a_crash_at_any_call_loses_nothing_and_shows_once(crash in 0..12usize, after_effect: bool) {
+    fn crash_at_any_call_loses_nothing_and_shows_once(
+        crash in 0..12usize,
+        after_effect: bool,
+    ) {
         let memory = memory(&[("a", Platform::Apns), ("b", Platform::Apns)]);
         let delivery = delivery(note("hi"));
         memory.state().fail_in = Some(crash);
         memory.state().fail_after_effect = after_effect;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
-            let mut n = 0;
-            while !matches!(attempt(&memory, &delivery, n).await, Ok(Delivered::Tried(_) | Delivered::Dropped("duplicate"))) {
-                n += 1;
-                assert!(n < 4, "it keeps failing");
-            }
-        });
+        runtime.block_on(deliver_with_retries(&memory, &delivery));
         let mut arns = published(&memory);
         arns.dedup();
         prop_assert_eq!(arns, ["arn:a", "arn:b"]);
-        // A repeat has the same collapse id, which makes it one notification.
-        let ids: std::collections::BTreeSet<String> = memory.state().published.iter().map(|(_, push)| attribute(push, "AWS.SNS.MOBILE.APNS.COLLAPSE_ID")).collect();
+        // A repeat has the same collapse id, so the phone shows one notification.
+        let state = memory.state();
+        let ids: BTreeSet<String> =
+            state.published.iter().map(|(_, push)| collapse_id(push)).collect();
         prop_assert_eq!(ids.into_iter().collect::<Vec<_>>(), [delivery.event.id.to_hex()]);
-        prop_assert!(memory.state().published.len() <= 3);
+        prop_assert!(state.published.len() <= 3);
     }
 }
 
 fn text(delivery: &Delivery) -> Text {
-    Text::of(delivery, Content::Rich)
+    Text::of(delivery, ContentDetail::Rich)
 }
 
-fn attribute(push: &nostr_push_core::ports::Push, name: &str) -> String {
+fn attribute(push: &Push, name: &str) -> String {
     push.attributes
         .iter()
         .find(|(n, _)| *n == name)
@@ -273,16 +287,31 @@ fn attribute(push: &nostr_push_core::ports::Push, name: &str) -> String {
         .clone()
 }
 
+fn collapse_id(push: &Push) -> String {
+    attribute(push, "AWS.SNS.MOBILE.APNS.COLLAPSE_ID")
+}
+
 #[test]
-fn apns_gets_one_banner_and_the_routing_contract() {
+fn apns_push_has_one_banner_and_the_routing_fields() {
     let delivery = delivery(note("hello"));
-    let push = apns::push("APNS", &App::default(), &delivery, &text(&delivery), NOW);
+    let push = apns::push(
+        Platform::Apns,
+        &App::default(),
+        &delivery,
+        &text(&delivery),
+        Seconds(NOW),
+    );
     let message: Value = serde_json::from_str(&push.message).unwrap();
     let payload: Value = serde_json::from_str(message["APNS"].as_str().unwrap()).unwrap();
     let id = delivery.event.id.to_hex();
     assert_eq!(
         payload["aps"],
-        json!({"alert": {"title": "New note", "body": "hello"}, "mutable-content": 1, "sound": "default", "thread-id": delivery.event.pubkey.to_hex()})
+        json!({
+            "alert": {"title": "New note", "body": "hello"},
+            "mutable-content": 1,
+            "sound": "default",
+            "thread-id": delivery.event.pubkey.to_hex(),
+        })
     );
     for (field, value) in [
         ("event_id", json!(id)),
@@ -300,24 +329,35 @@ fn apns_gets_one_banner_and_the_routing_contract() {
         assert_eq!(payload[field], value, "{field}");
     }
     assert_eq!(attribute(&push, "AWS.SNS.MOBILE.APNS.PUSH_TYPE"), "alert");
-    assert_eq!(attribute(&push, "AWS.SNS.MOBILE.APNS.COLLAPSE_ID"), id);
+    assert_eq!(collapse_id(&push), id);
     assert_eq!(attribute(&push, "AWS.SNS.MOBILE.APNS.TTL"), "86400");
 }
 
 #[test]
-fn ios_translates_by_itself_only_for_apps_that_ship_the_phrases() {
+fn sandbox_push_has_the_names_of_the_sandbox() {
+    let delivery = delivery(note("hello"));
+    let push = apns::push(
+        Platform::ApnsSandbox,
+        &App::default(),
+        &delivery,
+        &text(&delivery),
+        Seconds(NOW),
+    );
+    let message: Value = serde_json::from_str(&push.message).unwrap();
+    assert!(message["APNS_SANDBOX"].is_string());
+    assert_eq!(attribute(&push, "AWS.SNS.MOBILE.APNS_SANDBOX.TTL"), "86400");
+}
+
+#[test]
+fn ios_translates_only_for_apps_with_the_phrases() {
     let delivery = delivery(event(&Keys::generate(), 7, NOW, &[], "🔥"));
     let alert = |localized| {
-        apns::payload(
-            &App {
-                localized,
-                ..App::default()
-            },
-            &delivery,
-            &text(&delivery),
-        )
-        .1["aps"]["alert"]
-            .clone()
+        let app = App {
+            localized,
+            ..App::default()
+        };
+        let (_, payload) = apns::payload(&app, &delivery, &text(&delivery));
+        payload["aps"]["alert"].clone()
     };
     assert_eq!(
         alert(false).as_object().unwrap().keys().collect::<Vec<_>>(),
@@ -338,7 +378,7 @@ fn ios_translates_by_itself_only_for_apps_that_ship_the_phrases() {
 }
 
 #[test]
-fn fcm_gets_strings_only_at_high_priority() {
+fn fcm_push_has_strings_only_and_high_priority() {
     let delivery = delivery(event(
         &Keys::generate(),
         1,
@@ -346,7 +386,7 @@ fn fcm_gets_strings_only_at_high_priority() {
         &[&["expiration", &(NOW + 50).to_string()]],
         "hello",
     ));
-    let push = fcm::push(&delivery, &text(&delivery), NOW);
+    let push = fcm::push(&delivery, &text(&delivery), Seconds(NOW));
     let message: Value = serde_json::from_str(&push.message).unwrap();
     let payload: Value = serde_json::from_str(message["GCM"].as_str().unwrap()).unwrap();
     let payload = &payload["fcmV1Message"]["message"];
@@ -371,65 +411,47 @@ fn fcm_gets_strings_only_at_high_priority() {
     assert_eq!(attribute(&push, "AWS.SNS.MOBILE.FCM.TTL"), "50");
 }
 
-#[test]
-fn the_ladder_keeps_every_payload_within_4096_bytes_and_never_drops_the_ids() {
+/// A delivery of an event with this content and number of tags.
+fn sized(content: &str, tags: usize) -> Delivery {
     let p = "ab".repeat(32);
-    let tags = |n: usize| vec![["p", p.as_str()]; n];
-    let sized = |content: String, n: usize| {
-        let tags = tags(n);
-        delivery(event(
-            &Keys::generate(),
-            1,
-            NOW,
-            &tags.iter().map(<[&str; 2]>::as_slice).collect::<Vec<_>>(),
-            &content,
-        ))
+    let tag: &[&str] = &["p", &p];
+    delivery(event(&Keys::generate(), 1, NOW, &vec![tag; tags], content))
+}
+
+#[test]
+fn payloads_fit_into_4096_bytes_and_keep_the_ids() {
+    let localized = App {
+        localized: true,
+        ..App::default()
     };
-    let cases = [
-        (sized("hello".to_owned(), 1), Rung::Whole),
-        (sized("👨‍👩‍👧‍👦".repeat(200), 1), Rung::NoContent),
-        (sized("\u{1}".repeat(3_000), 5), Rung::NoContent),
-        (sized("hello".to_owned(), 500), Rung::NoTags),
-        (
-            Delivery {
-                relay: "r".repeat(512),
-                app: "a".repeat(2_500),
-                ..sized("x".repeat(5_000), 500)
-            },
-            Rung::NoEvent,
-        ),
-        (
-            Delivery {
-                cut: true,
-                ..sized("hello".to_owned(), 1)
-            },
-            Rung::NoContent,
-        ),
-    ];
-    for (delivery, rung) in cases {
+    let with_long_names = Delivery {
+        relay: "r".repeat(512),
+        app: "a".repeat(2_500),
+        ..sized(&"x".repeat(5_000), 500)
+    };
+    let already_cut = Delivery {
+        cut: true,
+        ..sized("hello", 1)
+    };
+    for (delivery, expected) in [
+        (sized("hello", 1), Truncation::Whole),
+        (sized(&"👨‍👩‍👧‍👦".repeat(200), 1), Truncation::NoContent),
+        (sized(&"\u{1}".repeat(3_000), 5), Truncation::NoContent),
+        (sized("hello", 500), Truncation::NoTags),
+        (with_long_names, Truncation::NoEvent),
+        (already_cut, Truncation::NoContent),
+    ] {
         let text = text(&delivery);
-        for (reached, payload) in [
-            apns::payload(
-                &App {
-                    localized: true,
-                    ..App::default()
-                },
-                &delivery,
-                &text,
-            ),
+        for (truncation, payload) in [
+            apns::payload(&localized, &delivery, &text),
             fcm::payload(&delivery, &text),
         ] {
-            assert_eq!(reached, rung);
-            assert!(
-                payload.to_string().len() <= MAX_PAYLOAD,
-                "{}",
-                payload.to_string().len()
-            );
+            assert_eq!(truncation, expected);
+            let bytes = payload.to_string().len();
+            assert!(bytes <= MAX_PAYLOAD, "{bytes}");
             let data = payload.get("data").unwrap_or(&payload);
-            assert_eq!(
-                (&data["event_id"], &data["recipient"]),
-                (&json!(delivery.event.id), &json!(delivery.recipient))
-            );
+            assert_eq!(data["event_id"], json!(delivery.event.id));
+            assert_eq!(data["recipient"], json!(delivery.recipient));
         }
     }
 }

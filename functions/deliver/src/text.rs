@@ -1,31 +1,46 @@
-//! Title and body, from the event alone. Private kinds say that there is a message, never what it
-//! says.
+//! Title and body, from the event alone. Those of private kinds announce a message without its
+//! content.
 //!
-//! A line is either somebody's own words, which nobody translates, or one of the [`PHRASES`], which
-//! travels as a key with its arguments beside the plain English.
+//! A line is either text from the event, which is not translated, or one of the [`PHRASES`]. The
+//! push contains a phrase in English, and its key and arguments, so that the app can translate it.
 
 use nostr::{
-    event::Event,
+    event::{Event, Tag},
     key::PublicKey,
     nips::nip19::{FromBech32, Nip19, ToBech32},
 };
-use nostr_push_core::{app::Content, is_private, message::Delivery};
+use nostr_push_core::{
+    app::ContentDetail,
+    is_private_kind,
+    message::Delivery,
+    tags::{first_tag_value, tag_values},
+};
 use unicode_segmentation::UnicodeSegmentation;
 
 use crate::zap::{self, Zap};
 
-/// The longest line, in bytes: what a lock screen shows, with room for emoji.
+/// The longest line, in bytes. A lock screen shows no more.
 const MAX_LINE: usize = 400;
 
 /// The longest argument of a phrase, in bytes.
 const MAX_ARGUMENT: usize = 200;
 
-/// A line that the service says: the key by which an app finds its translation, and the English
-/// with `%@` for each argument.
+/// A line that the service writes itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Phrase(pub &'static str, pub &'static str);
+pub struct Phrase {
+    /// The key by which an app finds its translation.
+    pub key: &'static str,
+    /// The English text, with `%@` for each argument.
+    pub english: &'static str,
+}
 
-/// All phrases. `docs/protocol.md` lists them for whoever translates them.
+impl Phrase {
+    const fn new(key: &'static str, english: &'static str) -> Self {
+        Self { key, english }
+    }
+}
+
+/// All phrases. `docs/protocol.md` lists them for translators.
 pub const PHRASES: [Phrase; 28] = [
     MENTION,
     REPLY,
@@ -57,70 +72,72 @@ pub const PHRASES: [Phrase; 28] = [
     SUMMARY,
 ];
 
-const MENTION: Phrase = Phrase("MENTION_TITLE", "New mention");
-const REPLY: Phrase = Phrase("REPLY_TITLE", "New reply");
-const QUOTE: Phrase = Phrase("QUOTE_TITLE", "New quote");
-const NOTE: Phrase = Phrase("NOTE_TITLE", "New note");
-const REPOST: Phrase = Phrase("REPOST_TITLE", "New repost");
-const REPOST_BODY: Phrase = Phrase("REPOST_BODY", "%@ reposted a note");
-const REACTION: Phrase = Phrase("REACTION_TITLE", "New reaction");
-const REACTION_BODY: Phrase = Phrase("REACTION_BODY", "%@ from %@");
-const ZAP: Phrase = Phrase("ZAP_TITLE", "New zap");
-const ZAP_BODY: Phrase = Phrase("ZAP_BODY", "%@ sats from %@");
-const ZAP_COMMENT_BODY: Phrase = Phrase("ZAP_COMMENT_BODY", "%@ sats from %@: %@");
-const COMMENT: Phrase = Phrase("COMMENT_TITLE", "New comment");
-const CHANNEL: Phrase = Phrase("CHANNEL_TITLE", "New channel message");
-const GROUP: Phrase = Phrase("GROUP_TITLE", "New group message");
-const MESSAGE: Phrase = Phrase("MESSAGE_TITLE", "New message");
-const MESSAGE_BODY: Phrase = Phrase("MESSAGE_BODY", "You have a new private message");
-const ARTICLE: Phrase = Phrase("ARTICLE_TITLE", "New article");
-const PICTURE: Phrase = Phrase("PICTURE_TITLE", "New picture");
-const VIDEO: Phrase = Phrase("VIDEO_TITLE", "New video");
-const VOICE: Phrase = Phrase("VOICE_TITLE", "New voice message");
-const POLL: Phrase = Phrase("POLL_TITLE", "New poll");
-const HIGHLIGHT: Phrase = Phrase("HIGHLIGHT_TITLE", "New highlight");
-const BADGE: Phrase = Phrase("BADGE_TITLE", "New badge");
-const LIVE: Phrase = Phrase("LIVE_TITLE", "New live event");
-const EVENT: Phrase = Phrase("EVENT_TITLE", "New event");
-const EVENT_BODY: Phrase = Phrase("EVENT_BODY", "Kind %@ from %@");
-const FROM_BODY: Phrase = Phrase("FROM_BODY", "From %@");
-const SUMMARY: Phrase = Phrase("SUMMARY_TITLE", "%@ more notifications");
+const MENTION: Phrase = Phrase::new("MENTION_TITLE", "New mention");
+const REPLY: Phrase = Phrase::new("REPLY_TITLE", "New reply");
+const QUOTE: Phrase = Phrase::new("QUOTE_TITLE", "New quote");
+const NOTE: Phrase = Phrase::new("NOTE_TITLE", "New note");
+const REPOST: Phrase = Phrase::new("REPOST_TITLE", "New repost");
+const REPOST_BODY: Phrase = Phrase::new("REPOST_BODY", "%@ reposted a note");
+const REACTION: Phrase = Phrase::new("REACTION_TITLE", "New reaction");
+const REACTION_BODY: Phrase = Phrase::new("REACTION_BODY", "%@ from %@");
+const ZAP: Phrase = Phrase::new("ZAP_TITLE", "New zap");
+const ZAP_BODY: Phrase = Phrase::new("ZAP_BODY", "%@ sats from %@");
+const ZAP_COMMENT_BODY: Phrase = Phrase::new("ZAP_COMMENT_BODY", "%@ sats from %@: %@");
+const COMMENT: Phrase = Phrase::new("COMMENT_TITLE", "New comment");
+const CHANNEL: Phrase = Phrase::new("CHANNEL_TITLE", "New channel message");
+const GROUP: Phrase = Phrase::new("GROUP_TITLE", "New group message");
+const MESSAGE: Phrase = Phrase::new("MESSAGE_TITLE", "New message");
+const MESSAGE_BODY: Phrase = Phrase::new("MESSAGE_BODY", "You have a new private message");
+const ARTICLE: Phrase = Phrase::new("ARTICLE_TITLE", "New article");
+const PICTURE: Phrase = Phrase::new("PICTURE_TITLE", "New picture");
+const VIDEO: Phrase = Phrase::new("VIDEO_TITLE", "New video");
+const VOICE: Phrase = Phrase::new("VOICE_TITLE", "New voice message");
+const POLL: Phrase = Phrase::new("POLL_TITLE", "New poll");
+const HIGHLIGHT: Phrase = Phrase::new("HIGHLIGHT_TITLE", "New highlight");
+const BADGE: Phrase = Phrase::new("BADGE_TITLE", "New badge");
+const LIVE: Phrase = Phrase::new("LIVE_TITLE", "New live event");
+const EVENT: Phrase = Phrase::new("EVENT_TITLE", "New event");
+const EVENT_BODY: Phrase = Phrase::new("EVENT_BODY", "Kind %@ from %@");
+const FROM_BODY: Phrase = Phrase::new("FROM_BODY", "From %@");
+const SUMMARY: Phrase = Phrase::new("SUMMARY_TITLE", "%@ more notifications");
 
 /// One line of a notification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// What it says, in English or in its author's words.
+    /// The text, in English or from the event.
     pub plain: String,
-    /// The phrase's key and arguments; `None` for somebody's own words.
+    /// The phrase's key and arguments. `None` for text from the event.
     pub key: Option<(&'static str, Vec<String>)>,
 }
 
 impl Line {
-    fn words(text: &str) -> Self {
+    /// A line with text from the event.
+    fn excerpt(text: &str) -> Self {
         Self {
-            plain: cut(&named(text), MAX_LINE),
+            plain: cut(&shorten_references(text), MAX_LINE),
             key: None,
         }
     }
 
+    /// A line with a phrase and its arguments.
     fn phrase(phrase: Phrase, arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments
             .iter()
             .map(|argument| cut(argument, MAX_ARGUMENT))
             .collect();
-        let mut parts = phrase.1.split("%@");
+        let mut parts = phrase.english.split("%@");
         let first = parts.next().unwrap_or_default().to_owned();
         let plain = parts
             .zip(&arguments)
             .fold(first, |plain, (part, argument)| plain + argument + part);
         Self {
             plain,
-            key: Some((phrase.0, arguments)),
+            key: Some((phrase.key, arguments)),
         }
     }
 }
 
-/// What the notification says before an app's own extension improves on it.
+/// The text of a notification. An app's extension may replace it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text {
     /// The title.
@@ -130,52 +147,48 @@ pub struct Text {
 }
 
 impl Text {
-    /// The text for a delivery under an app that wants so much of its content shown.
-    pub fn of(delivery: &Delivery, content: Content) -> Self {
+    /// The text for a delivery, with as much of the event's content as `detail` allows. The kinds
+    /// are those of <https://github.com/nostr-protocol/nips#event-kinds>.
+    pub fn of(delivery: &Delivery, detail: ContentDetail) -> Self {
         let event = &delivery.event;
         let kind = event.kind.as_u16();
         let author = name(&event.pubkey);
         let from = || Line::phrase(FROM_BODY, &[&author]);
-        let words = |text: &str| {
-            let line = Line::words(text);
-            if content == Content::Minimal || line.plain.is_empty() {
+        // Text of the event, or only its author if the text is empty or must not be shown.
+        let excerpt = |text: &str| {
+            let line = Line::excerpt(text);
+            if detail == ContentDetail::Minimal || line.plain.is_empty() {
                 from()
             } else {
                 line
             }
         };
-        let tag = |name: &str| {
-            event
-                .tags
-                .iter()
-                .find_map(|tag| tag.as_slice().get(1).filter(|_| tag.as_slice()[0] == name))
-        };
         let title_tag = || {
-            tag("title")
-                .or_else(|| tag("name"))
-                .map(String::as_str)
+            tag_values(event, "title")
+                .chain(tag_values(event, "name"))
+                .find(|title| !title.is_empty())
                 .unwrap_or_default()
         };
         let (title, body) = match kind {
-            _ if is_private(kind) => (MESSAGE, Line::phrase(MESSAGE_BODY, &[])),
-            1 => (note(delivery), words(&event.content)),
+            _ if is_private_kind(kind) => (MESSAGE, Line::phrase(MESSAGE_BODY, &[])),
+            1 => (note_title(delivery), excerpt(&event.content)),
             6 | 16 => (REPOST, Line::phrase(REPOST_BODY, &[&author])),
             7 => (
                 REACTION,
-                Line::phrase(REACTION_BODY, &[&reaction(&event.content), &author]),
+                Line::phrase(REACTION_BODY, &[&reaction_symbol(&event.content), &author]),
             ),
-            zap::RECEIPT => (ZAP, zapped(event, content)),
-            1111 => (COMMENT, words(&event.content)),
-            42 => (CHANNEL, words(&event.content)),
-            9 | 11 => (GROUP, words(&event.content)),
-            30023 => (ARTICLE, words(title_tag())),
-            20 => (PICTURE, words(title_tag())),
-            21 | 22 | 34235 | 34236 => (VIDEO, words(title_tag())),
+            zap::RECEIPT_KIND => (ZAP, zap_body(event, detail)),
+            1111 => (COMMENT, excerpt(&event.content)),
+            42 => (CHANNEL, excerpt(&event.content)),
+            9 | 11 => (GROUP, excerpt(&event.content)),
+            30023 => (ARTICLE, excerpt(title_tag())),
+            20 => (PICTURE, excerpt(title_tag())),
+            21 | 22 | 34235 | 34236 => (VIDEO, excerpt(title_tag())),
             1222 | 1244 => (VOICE, from()),
-            1068 => (POLL, words(&event.content)),
-            9802 => (HIGHLIGHT, words(&event.content)),
+            1068 => (POLL, excerpt(&event.content)),
+            9802 => (HIGHLIGHT, excerpt(&event.content)),
             8 => (BADGE, from()),
-            30311 => (LIVE, words(title_tag())),
+            30311 => (LIVE, excerpt(title_tag())),
             _ => (
                 EVENT,
                 Line::phrase(EVENT_BODY, &[&kind.to_string(), &author]),
@@ -187,7 +200,7 @@ impl Text {
         }
     }
 
-    /// The text of a summary of so many notifications.
+    /// The text of a summary of `count` notifications.
     pub fn summary(count: u64) -> Self {
         Self {
             title: Line::phrase(SUMMARY, &[&count.to_string()]),
@@ -199,27 +212,29 @@ impl Text {
     }
 }
 
-/// What a note is to its recipient. Replies as NIP-10 marks them: by marker, or (deprecated) by
-/// position.
-fn note(delivery: &Delivery) -> Phrase {
-    let tags = || delivery.event.tags.iter().map(nostr::event::Tag::as_slice);
+/// The title for a note. It depends on how the note refers to its recipient. A reply has a marked
+/// `e` tag or, which is deprecated, a positional one (NIP-10,
+/// <https://github.com/nostr-protocol/nips/blob/master/10.md>).
+fn note_title(delivery: &Delivery) -> Phrase {
+    let event = &delivery.event;
     let recipient = delivery.recipient.to_hex();
-    let answers =
+    let is_reply_tag =
         |tag: &[String]| tag[0] == "e" && tag.get(3).is_none_or(|marker| marker != "mention");
-    if !tags().any(|tag| tag[0] == "p" && tag.get(1) == Some(&recipient)) {
+    if !tag_values(event, "p").any(|pubkey| pubkey == recipient) {
         NOTE
-    } else if tags().any(answers) {
+    } else if event.tags.iter().map(Tag::as_slice).any(is_reply_tag) {
         REPLY
-    } else if tags().any(|tag| tag[0] == "q") {
+    } else if first_tag_value(event, "q").is_some() {
         QUOTE
     } else {
         MENTION
     }
 }
 
-/// NIP-25: `+` and nothing are a like, `-` a dislike; anything else is an emoji or its
+/// The symbol of a reaction (NIP-25, <https://github.com/nostr-protocol/nips/blob/master/25.md>):
+/// `+` and the empty string are a like, `-` is a dislike, and other content is an emoji or its
 /// `:shortcode:`.
-fn reaction(content: &str) -> String {
+fn reaction_symbol(content: &str) -> String {
     match content {
         "" | "+" => "❤️".to_owned(),
         "-" => "👎".to_owned(),
@@ -227,67 +242,69 @@ fn reaction(content: &str) -> String {
     }
 }
 
-fn zapped(event: &Event, content: Content) -> Line {
-    let zap = Zap::of(event);
-    let from = zap
+/// The body for a zap: amount, sender and comment.
+fn zap_body(receipt: &Event, detail: ContentDetail) -> Line {
+    let zap = Zap::of(receipt);
+    let sender = zap
         .sender
         .as_ref()
         .map_or_else(|| "somebody".to_owned(), name);
-    let comment = named(&zap.comment);
+    let comment = shorten_references(&zap.comment);
     match zap.sats() {
-        None => Line::phrase(FROM_BODY, &[&from]),
-        Some(sats) if content == Content::Minimal || comment.trim().is_empty() => {
-            Line::phrase(ZAP_BODY, &[&sats, &from])
+        None => Line::phrase(FROM_BODY, &[&sender]),
+        Some(sats) if detail == ContentDetail::Minimal || comment.trim().is_empty() => {
+            Line::phrase(ZAP_BODY, &[&sats, &sender])
         }
-        Some(sats) => Line::phrase(ZAP_COMMENT_BODY, &[&sats, &from, &comment]),
+        Some(sats) => Line::phrase(ZAP_COMMENT_BODY, &[&sats, &sender, &comment]),
     }
 }
 
-/// A pubkey as a name: what can be known of it without asking anybody.
+/// The name shown for a pubkey. Profiles are not read, so it is a shortened npub.
 fn name(pubkey: &PublicKey) -> String {
-    // Never fails: 32 bytes always encode.
-    short(&pubkey.to_bech32().unwrap_or_default())
+    // Encoding 32 bytes never fails.
+    shorten(&pubkey.to_bech32().unwrap_or_default())
 }
 
-/// The ends of a bech32 text, its prefix included.
-fn short(bech32: &str) -> String {
-    let ends = bech32.get(..10).zip(
-        bech32
-            .len()
-            .checked_sub(4)
-            .and_then(|from| bech32.get(from..)),
-    );
-    ends.map_or_else(
+/// The beginning of a bech32 text, with its prefix, and the end.
+fn shorten(bech32: &str) -> String {
+    let start = bech32.get(..10);
+    let end = bech32
+        .len()
+        .checked_sub(4)
+        .and_then(|from| bech32.get(from..));
+    start.zip(end).map_or_else(
         || bech32.to_owned(),
         |(start, end)| format!("{start}…{end}"),
     )
 }
 
-/// The text with every `nostr:` reference (NIP-21) as a short name.
-fn named(text: &str) -> String {
-    let mut named = String::with_capacity(text.len());
+/// The text with a short name for every `nostr:` reference (NIP-21,
+/// <https://github.com/nostr-protocol/nips/blob/master/21.md>).
+fn shorten_references(text: &str) -> String {
+    let mut shortened = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("nostr:") {
-        named.push_str(before);
+        shortened.push_str(before);
         let end = after
             .find(|c: char| !c.is_ascii_alphanumeric())
             .unwrap_or(after.len());
-        let (reference, left) = after.split_at(end);
+        let (reference, remaining) = after.split_at(end);
         match Nip19::from_bech32(reference) {
-            Ok(Nip19::Pubkey(pubkey)) => named.extend(["@", &name(&pubkey)]),
-            Ok(Nip19::Profile(profile)) => named.extend(["@", &name(&profile.public_key)]),
-            // A secret key has no business here, not even its ends.
-            Ok(Nip19::Secret(_)) => named.push('…'),
-            Ok(_) => named.push_str(&short(reference)),
-            Err(_) => named.extend(["nostr:", reference]),
+            Ok(Nip19::Pubkey(pubkey)) => shortened.extend(["@", &name(&pubkey)]),
+            Ok(Nip19::Profile(profile)) => shortened.extend(["@", &name(&profile.public_key)]),
+            // No part of a secret key is shown.
+            Ok(Nip19::Secret(_)) => shortened.push('…'),
+            Ok(_) => shortened.push_str(&shorten(reference)),
+            Err(_) => shortened.extend(["nostr:", reference]),
         }
-        rest = left;
+        rest = remaining;
     }
-    named + rest
+    shortened + rest
 }
 
-/// At most so many bytes, white space folded, no control characters (one takes six bytes as JSON),
-/// cut between graphemes: half an emoji is another emoji.
+/// The text on one line of at most `max` bytes. White space is folded, and control characters are
+/// removed, because each takes six bytes in JSON. The text is cut between graphemes, because half
+/// an emoji is another emoji.
 fn cut(text: &str, max: usize) -> String {
     let words = text
         .split_whitespace()

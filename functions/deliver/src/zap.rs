@@ -1,44 +1,36 @@
-//! What a zap receipt (NIP-57, kind 9735) says: how much, from whom, and with which words.
+//! The contents of a zap receipt: amount, sender and comment.
 
 use nostr::{event::Event, key::PublicKey};
+use nostr_push_core::tags::first_tag_value;
 
-/// The kind of zap receipts.
-pub const RECEIPT: u16 = 9735;
+/// The kind of zap receipts (NIP-57, <https://github.com/nostr-protocol/nips/blob/master/57.md>).
+pub const RECEIPT_KIND: u16 = 9735;
 
-/// A zap, as far as its receipt tells.
+/// A zap, as its receipt describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Zap {
     /// The amount of the paid invoice, in thousandths of a satoshi.
     pub millisats: Option<u64>,
-    /// Who zapped: the signer of the zap request, unless it says that it is anonymous.
+    /// The signer of the zap request, unless the request is anonymous.
     pub sender: Option<PublicKey>,
-    /// The zapper's own words.
+    /// The sender's comment.
     pub comment: String,
 }
 
 impl Zap {
-    /// Reads a receipt. Nobody is asked whether it is genuine: the recipient's wallet knows, we
-    /// cannot.
+    /// Reads a receipt, without checking whether it is genuine. Only the recipient's wallet knows.
     pub fn of(receipt: &Event) -> Self {
-        let tag = |name: &str| {
-            let mut named = receipt
-                .tags
-                .iter()
-                .map(nostr::event::Tag::as_slice)
-                .filter(|tag| tag[0] == name);
-            named.next().and_then(|tag| tag.get(1)).map(String::as_str)
-        };
-        let millisats = tag("bolt11").and_then(millisats);
-        // The zap request, a signed event of kind 9734.
-        let Some(request) =
-            tag("description").and_then(|json| serde_json::from_str::<Event>(json).ok())
-        else {
+        let millisats = first_tag_value(receipt, "bolt11").and_then(millisats);
+        // The zap request is a signed event of kind 9734.
+        let request = first_tag_value(receipt, "description")
+            .and_then(|json| serde_json::from_str::<Event>(json).ok());
+        let Some(request) = request else {
             return Self {
                 millisats,
                 ..Self::default()
             };
         };
-        let anonymous = request.tags.iter().any(|tag| tag.as_slice()[0] == "anon");
+        let anonymous = first_tag_value(&request, "anon").is_some();
         Self {
             millisats,
             sender: (!anonymous).then_some(request.pubkey),
@@ -46,7 +38,7 @@ impl Zap {
         }
     }
 
-    /// The amount in satoshis, with as many decimals as it needs.
+    /// The amount in satoshis, without trailing zeros.
     pub fn sats(&self) -> Option<String> {
         let millisats = self.millisats?;
         let (sats, rest) = (millisats / 1_000, millisats % 1_000);
@@ -58,14 +50,13 @@ impl Zap {
     }
 }
 
-/// The amount of a bolt11 invoice: `ln`, the network, digits and a multiplier, then the bech32
-/// separator, which is the last `1`.
-///
-/// <https://github.com/lightning/bolts/blob/master/11-payment-encoding.md#human-readable-part>
+/// The amount of a BOLT 11 invoice, which begins with `ln`, the network, digits and a multiplier.
+/// The last `1` separates them from the data
+/// (<https://github.com/lightning/bolts/blob/master/11-payment-encoding.md#human-readable-part>).
 fn millisats(invoice: &str) -> Option<u64> {
     let invoice = invoice.to_ascii_lowercase();
     let (prefix, _) = invoice.strip_prefix("ln")?.rsplit_once('1')?;
-    // The longer names first: `bc` begins `bcrt`, and `tb` begins `tbs`.
+    // The longer names come first: `bcrt` begins with `bc`, and `tbs` with `tb`.
     let amount = ["bcrt", "tbs", "bc", "tb"]
         .iter()
         .find_map(|network| prefix.strip_prefix(network))?;
@@ -76,7 +67,7 @@ fn millisats(invoice: &str) -> Option<u64> {
         "m" => number.checked_mul(100_000_000),
         "u" => number.checked_mul(100_000),
         "n" => number.checked_mul(100),
-        // A tenth of a thousandth: there is nothing smaller than the thousandth.
+        // The unit is a tenth of a millisatoshi. The specification requires the last digit to be 0.
         "p" => Some(number / 10),
         _ => None,
     }
@@ -90,8 +81,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_amounts_of_the_specification_are_read() {
-        // The human-readable parts of BOLT 11's own examples.
+    fn reads_amounts_of_the_specification() {
+        // Most are the human-readable parts of the examples in BOLT 11.
         for (invoice, amount) in [
             ("lnbc2500u1pvjluezsp5zyg3zyg3", Some(250_000_000)),
             ("lnbc20m1pvjluezsp5zyg3zyg3zyg", Some(2_000_000_000)),
@@ -112,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_zapper_is_the_requests_and_not_the_receipts() {
+    fn sender_signed_the_request_and_not_the_receipt() {
         let (wallet, alice) = (Keys::generate(), Keys::generate());
         let request = event(&alice, 9734, 1, &[], "well said");
         let receipt = |request: &str| {

@@ -2,12 +2,12 @@
 
 use nostr_push_aws::environment::{BadEnvironment, Environment};
 
-/// What `template.yaml` gives the function.
+/// The environment variables that `template.yaml` sets.
 #[derive(Debug)]
 pub struct Config {
-    /// `TABLE_PREFIX`: what the tables' names begin with.
+    /// `TABLE_PREFIX`: the prefix of the tables' names.
     pub table_prefix: String,
-    /// `FEEDBACK_QUEUE_URL`: where its messages come from, and what the stream tells goes to.
+    /// `FEEDBACK_QUEUE_URL`: the queue of endpoint events and retired devices.
     pub feedback_queue: String,
 }
 

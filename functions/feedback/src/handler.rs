@@ -1,155 +1,191 @@
-//! One message in, one endpoint removed or kept.
+//! Handles one feedback message: removes or keeps one endpoint.
 //!
-//! What a message says is old by the time it comes: the owner may have registered again since. So
-//! nothing is removed on its word alone. The device's row decides, and SNS is asked how the
-//! endpoint is now. An endpoint is deleted under the same lease as everywhere (`State::Removing`):
-//! a registration that comes meanwhile waits, and then makes it anew.
+//! By the time a message is received, its owner may have registered the token again. So a message
+//! alone removes nothing. The device's row and the current state of the endpoint in SNS decide. An
+//! endpoint is deleted under the same lease as in the control stage (`DeviceState::Removing`). A
+//! registration that arrives in the meantime waits for the lease, and then creates the endpoint
+//! again.
 
 use nostr_push_core::{
-    Millis, Seconds,
-    device::{self, Device, DeviceId, State},
-    message::{EndpointEvent, Feedback, Retired},
-    ports::{Answer, Devices, Endpoints, Unavailable, seconds},
+    Seconds,
+    device::{self, Device, DeviceId, DeviceState},
+    device_store,
+    message::{EndpointEvent, FeedbackMessage, RetiredDevice},
+    ports::{Devices, Endpoints, PortResult, Unavailable},
 };
 
-/// What came of a message.
+/// The outcome of one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Handled {
-    /// The endpoint and the registration are gone.
+pub enum FeedbackOutcome {
+    /// The endpoint and the registration were removed.
     Removed,
-    /// Nothing was to be done, for this reason.
-    Kept(&'static str),
-    /// The platform refuses the app's credentials: no device is to blame, and the operator must
-    /// know.
+    /// Nothing was removed.
+    Kept(KeptReason),
+    /// The platform refuses the app's credentials. The device is not to blame, and the operator
+    /// must act.
     BadCredentials,
 }
 
-/// Applies one message. Applying it again changes nothing.
-///
-/// # Errors
-/// A dependency failed, or somebody else is just removing the endpoint: the message must come
-/// again.
-pub async fn handle(
-    store: &impl Devices,
-    sns: &impl Endpoints,
-    feedback: &Feedback,
-    sent_at: Millis,
-    now: Seconds,
-) -> Answer<Handled> {
-    match feedback {
-        Feedback::Retired(retired) => ended(store, sns, retired, now).await,
-        Feedback::Endpoint(event) => endpoint(store, sns, event, seconds(sent_at), now).await,
+/// Why nothing was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::VariantArray)]
+pub enum KeptReason {
+    /// The token was registered again since.
+    RegisteredAgain,
+    /// The registration is still active.
+    InForce,
+    /// SNS reported an event that needs no action.
+    NotOfInterest,
+    /// The endpoint is enabled.
+    Enabled,
+    /// No device has this endpoint.
+    UnknownEndpoint,
+    /// The endpoint was already deleted.
+    AlreadyRemoved,
+}
+
+impl KeptReason {
+    /// The reason in counters and logs.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::RegisteredAgain => "registered_again",
+            Self::InForce => "in_force",
+            Self::NotOfInterest => "not_of_interest",
+            Self::Enabled => "enabled",
+            Self::UnknownEndpoint => "unknown_endpoint",
+            Self::AlreadyRemoved => "already_removed",
+        }
     }
 }
 
-/// A row that ended by itself, or that deliver gave up.
-async fn ended(
-    store: &impl Devices,
-    sns: &impl Endpoints,
-    retired: &Retired,
-    now: Seconds,
-) -> Answer<Handled> {
-    let id = DeviceId {
-        app: retired.app.clone(),
-        token_hash: retired.token_hash.clone(),
-    };
-    let Some(row) = read(store, &id).await? else {
-        // TTL has removed the row. It is written once more, with the lease: a registration of the
-        // token may be under way.
-        let registration = Some(retired.registration.clone());
-        let row = Device {
-            id,
-            registration,
-            removals: std::collections::BTreeMap::new(),
-            expires_at: 0,
-            version: 0,
+/// The feedback stage: its ports.
+pub struct FeedbackStage<'a, S, E> {
+    /// The tables.
+    pub store: &'a S,
+    /// SNS.
+    pub sns: &'a E,
+}
+
+impl<S: Devices, E: Endpoints> FeedbackStage<'_, S, E> {
+    /// Applies one message that was sent at `sent_at`. Applying it again changes nothing.
+    ///
+    /// # Errors
+    /// A dependency failed, or another process is removing the endpoint: receive the message again.
+    pub async fn handle(
+        &self,
+        message: &FeedbackMessage,
+        sent_at: Seconds,
+        now: Seconds,
+    ) -> PortResult<FeedbackOutcome> {
+        match message {
+            FeedbackMessage::Retired(retired) => self.retired_device(retired, now).await,
+            FeedbackMessage::Endpoint(event) => self.endpoint_event(event, sent_at, now).await,
+        }
+    }
+
+    /// Handles a device that has expired, or whose token the platform has rejected.
+    async fn retired_device(
+        &self,
+        retired: &RetiredDevice,
+        now: Seconds,
+    ) -> PortResult<FeedbackOutcome> {
+        let id = DeviceId {
+            app: retired.app.clone(),
+            token_hash: retired.token_hash.clone(),
         };
-        return remove(store, sns, &row, now).await;
-    };
-    match &row.registration {
-        Some(current) if current.order != retired.registration.order => {
-            Ok(Handled::Kept("registered_again"))
+        let Some(row) = self.row(&id).await? else {
+            // DynamoDB has dropped the row. It is written again, with the lease, because a
+            // registration of the token may be in progress.
+            let row = Device {
+                id,
+                registration: Some(retired.registration.clone()),
+                removals: [].into(),
+                expires_at: Seconds(0),
+                version: 0,
+            };
+            return self.remove(&row, now).await;
+        };
+        match &row.registration {
+            Some(current) if current.order != retired.registration.order => {
+                Ok(FeedbackOutcome::Kept(KeptReason::RegisteredAgain))
+            }
+            Some(current) if current.state == DeviceState::Active && current.valid_until > now => {
+                Ok(FeedbackOutcome::Kept(KeptReason::InForce))
+            }
+            _ => self.remove(&row, now).await,
         }
-        Some(current) if current.state == State::Active && current.valid_until > now => {
-            Ok(Handled::Kept("in_force"))
+    }
+
+    /// Handles an event of an endpoint
+    /// (<https://docs.aws.amazon.com/sns/latest/dg/application-event-notifications.html>).
+    async fn endpoint_event(
+        &self,
+        event: &EndpointEvent,
+        sent_at: Seconds,
+        now: Seconds,
+    ) -> PortResult<FeedbackOutcome> {
+        match event.event_type.as_str() {
+            "DeliveryFailure" if is_credentials_failure(event) => {
+                return Ok(FeedbackOutcome::BadCredentials);
+            }
+            "EndpointDeleted" | "EndpointUpdated" | "DeliveryFailure" => {}
+            _ => return Ok(FeedbackOutcome::Kept(KeptReason::NotOfInterest)),
         }
-        _ => remove(store, sns, &row, now).await,
-    }
-}
-
-/// What SNS tells of an endpoint.
-async fn endpoint(
-    store: &impl Devices,
-    sns: &impl Endpoints,
-    event: &EndpointEvent,
-    sent_at: Seconds,
-    now: Seconds,
-) -> Answer<Handled> {
-    match event.event_type.as_str() {
-        "DeliveryFailure" if blames_credentials(event) => return Ok(Handled::BadCredentials),
-        "EndpointDeleted" | "EndpointUpdated" | "DeliveryFailure" => {}
-        _ => return Ok(Handled::Kept("not_of_interest")),
-    }
-    if sns.is_enabled(&event.endpoint_arn).await? {
-        // Changed otherwise, enabled again, or only this one push failed (its time to live was
-        // over, for example).
-        return Ok(Handled::Kept("enabled"));
-    }
-    let Some(id) = store.device_of_endpoint(&event.endpoint_arn).await? else {
-        return Ok(Handled::Kept("unknown_endpoint"));
-    };
-    let Some(row) = read(store, &id).await? else {
-        return Ok(Handled::Kept("unknown_endpoint"));
-    };
-    match &row.registration {
-        Some(current) if current.endpoint_arn.as_ref() != Some(&event.endpoint_arn) => {
-            Ok(Handled::Kept("unknown_endpoint"))
+        if self.sns.is_enabled(&event.endpoint_arn).await? {
+            // Another attribute changed, the endpoint was enabled again, or only this push failed,
+            // for example because its time to live ended.
+            return Ok(FeedbackOutcome::Kept(KeptReason::Enabled));
         }
-        Some(current) if current.registered_at > sent_at => Ok(Handled::Kept("registered_again")),
-        _ => remove(store, sns, &row, now).await,
+        let unknown = Ok(FeedbackOutcome::Kept(KeptReason::UnknownEndpoint));
+        let Some(id) = self.store.device_of_endpoint(&event.endpoint_arn).await? else {
+            return unknown;
+        };
+        let Some(row) = self.row(&id).await? else {
+            return unknown;
+        };
+        match &row.registration {
+            Some(current) if current.endpoint_arn.as_ref() != Some(&event.endpoint_arn) => unknown,
+            Some(current) if current.registered_at > sent_at => {
+                Ok(FeedbackOutcome::Kept(KeptReason::RegisteredAgain))
+            }
+            _ => self.remove(&row, now).await,
+        }
+    }
+
+    async fn row(&self, id: &DeviceId) -> PortResult<Option<Device>> {
+        let rows = self.store.devices(std::slice::from_ref(id)).await?;
+        Ok(rows.into_iter().next())
+    }
+
+    /// Removes the endpoint in this row, if the row has not changed since it was read.
+    async fn remove(&self, row: &Device, now: Seconds) -> PortResult<FeedbackOutcome> {
+        let registration = row.registration.as_ref();
+        if registration.is_none_or(|registration| registration.endpoint_arn.is_none()) {
+            return Ok(FeedbackOutcome::Kept(KeptReason::AlreadyRemoved));
+        }
+        let retiring =
+            device::retire(row, now).ok_or_else(|| busy("the endpoint is being deleted"))?;
+        if device_store::remove_endpoint(self.store, self.sns, retiring).await? {
+            Ok(FeedbackOutcome::Removed)
+        } else {
+            Err(busy("the row has changed"))
+        }
     }
 }
 
-/// SNS names the failure in a word and in a sentence: "Platform credentials are invalid",
-/// `PlatformApplicationDisabled`.
-fn blames_credentials(event: &EndpointEvent) -> bool {
-    let texts = event.failure_type.iter().chain(&event.failure_message);
-    texts
-        .map(|text| text.to_lowercase())
-        .any(|text| text.contains("credential") || text.contains("platformapplication"))
+/// Returns `true` if the platform refuses the app's credentials, or SNS has disabled the platform
+/// application. SNS reports this as a failure type, such as `PlatformApplicationDisabled`, or in a
+/// sentence, such as "Platform credentials are invalid".
+fn is_credentials_failure(event: &EndpointEvent) -> bool {
+    let mut texts = event.failure_type.iter().chain(&event.failure_message);
+    texts.any(|text| {
+        let text = text.to_lowercase();
+        text.contains("credential") || text.contains("platformapplication")
+    })
 }
 
-async fn read(store: &impl Devices, id: &DeviceId) -> Answer<Option<Device>> {
-    Ok(store
-        .devices(std::slice::from_ref(id))
-        .await?
-        .into_iter()
-        .next())
-}
-
-/// Removes the endpoint of this row, if it still is as it was read.
-async fn remove(
-    store: &impl Devices,
-    sns: &impl Endpoints,
-    row: &Device,
-    now: Seconds,
-) -> Answer<Handled> {
-    if row
-        .registration
-        .as_ref()
-        .is_none_or(|registration| registration.endpoint_arn.is_none())
-    {
-        return Ok(Handled::Kept("already_removed"));
-    }
-    let again = |why: &str| Unavailable {
+fn busy(why: &str) -> Unavailable {
+    Unavailable {
         dependency: "devices",
         why: why.to_owned(),
-    };
-    let retiring =
-        device::retire(row, now).ok_or_else(|| again("the endpoint is being deleted"))?;
-    if device::remove_endpoint(store, sns, retiring).await? {
-        Ok(Handled::Removed)
-    } else {
-        Err(again("the row has changed"))
     }
 }

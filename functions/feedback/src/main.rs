@@ -1,14 +1,17 @@
-//! The feedback Lambda: wiring only. Two sources invoke it: its queue, and the stream of `devices`,
-//! whose records it only puts into that queue. There each is tried again by itself and has a
-//! dead-letter queue; in the stream, one that fails would hold up all behind it.
+//! The feedback Lambda: wiring only.
+//!
+//! Two sources invoke it: its queue, and the stream of `devices`. Records of the stream are only
+//! put into the queue. There each is retried on its own and has a dead-letter queue. In the stream,
+//! a record that fails would block all records behind it.
 
 use feedback::{
     config::Config,
-    handler::{self, Handled},
+    handler::FeedbackStage,
+    report::{FeedbackCounter, report},
 };
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nostr_push_aws::{
-    batch::{self, Record, Retry},
+    batch::{self, Record},
     clients,
     dynamodb::Store,
     sns::Sns,
@@ -17,10 +20,18 @@ use nostr_push_aws::{
     telemetry::Telemetry,
 };
 use nostr_push_core::{
-    message::{Feedback, Retired},
-    ports::{Queue as _, seconds},
+    message::{FeedbackMessage, RetiredDevice},
+    ports::Queue as _,
 };
 use serde_json::Value;
+
+/// The adapters that an invocation uses.
+struct Lambda<'a> {
+    telemetry: Telemetry,
+    stage: FeedbackStage<'a, Store, Sns>,
+    queue: Queue<RetiredDevice>,
+    visibility: Visibility,
+}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -28,78 +39,52 @@ async fn main() -> Result<(), Error> {
     let config = Config::from_env()?;
     let aws = clients::config(telemetry.stage()).await;
     let (store, sns) = (Store::new(&aws, &config.table_prefix), Sns::new(&aws));
-    let visibility = Visibility::new(&aws, config.feedback_queue.clone());
-    let queue = Queue::<Retired>::new(&aws, config.feedback_queue);
-    let (store, sns, queue, visibility) = (&store, &sns, &queue, &visibility);
+    let lambda = Lambda {
+        telemetry,
+        stage: FeedbackStage {
+            store: &store,
+            sns: &sns,
+        },
+        queue: Queue::new(&aws, config.feedback_queue.clone()),
+        visibility: Visibility::new(&aws, config.feedback_queue),
+    };
+    let lambda = &lambda;
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
-        let answer = if event.payload["Records"][0]["eventSource"] == stream::SOURCE {
-            let retired = stream::retired(serde_json::from_value(event.payload)?);
-            // An error makes the stream bring the whole batch again: some may then come twice.
-            queue.send(&retired).await?;
-            telemetry.count("accepted", "stream", retired.len() as u64);
-            Value::Null
+        let payload = event.payload;
+        let response = if payload["Records"][0]["eventSource"] == stream::SOURCE {
+            lambda.enqueue(payload).await?
         } else {
-            let event = serde_json::from_value(event.payload)?;
-            let handle = |record| handle(telemetry, store, sns, record);
-            serde_json::to_value(
-                batch::process(telemetry, visibility, event, Feedback::read, &handle).await,
-            )?
+            lambda.process(payload).await?
         };
         telemetry.flush();
-        Ok::<_, Error>(answer)
+        Ok::<_, Error>(response)
     }))
     .await
 }
 
-/// `Err` sends the message back to its queue; after 5 times the dead-letter queue has it.
-async fn handle(
-    telemetry: Telemetry,
-    store: &Store,
-    sns: &Sns,
-    record: Record<Feedback>,
-) -> Result<(), Retry> {
-    let message_id = record.message_id;
-    let (outcome, reason) = match handler::handle(
-        store,
-        sns,
-        &record.message,
-        record.sent_at,
-        seconds(clients::now()),
-    )
-    .await
-    {
-        Ok(Handled::Removed) => ("accepted", "removed"),
-        Ok(Handled::Kept(reason)) => ("dropped", reason),
-        Ok(Handled::BadCredentials) => ("failed", "bad_credentials"),
-        Err(error) => {
-            telemetry.count("retried", "unavailable", 1);
-            tracing::warn!(
-                stage = "feedback",
-                message_id,
-                outcome = "retried",
-                dependency = error.dependency,
-                "feedback retries: {error}"
-            );
-            return Err(Retry::default());
-        }
-    };
-    telemetry.count(outcome, reason, 1);
-    // An endpoint's ARN names no token.
-    let endpoint = match &record.message {
-        Feedback::Retired(retired) => retired
-            .registration
-            .endpoint_arn
-            .as_deref()
-            .unwrap_or_default(),
-        Feedback::Endpoint(event) => &event.endpoint_arn,
-    };
-    tracing::info!(
-        stage = "feedback",
-        message_id,
-        endpoint,
-        outcome,
-        reason,
-        "feedback {outcome} endpoint {endpoint}: {reason}"
-    );
-    Ok(())
+impl Lambda<'_> {
+    /// Puts records of the stream into the queue. After an error Lambda receives the whole batch
+    /// again, so some records may be queued twice.
+    async fn enqueue(&self, payload: Value) -> Result<Value, Error> {
+        let retired = stream::retired(serde_json::from_value(payload)?);
+        self.queue.send(&retired).await?;
+        self.telemetry
+            .count(FeedbackCounter::Stream, retired.len() as u64);
+        Ok(Value::Null)
+    }
+
+    /// Handles a batch of the queue.
+    async fn process(&self, payload: Value) -> Result<Value, Error> {
+        let event = serde_json::from_value(payload)?;
+        let handle = |record: Record<FeedbackMessage>| async move {
+            let sent_at = record.sent_at.to_seconds();
+            let now = clients::now().to_seconds();
+            let result = self.stage.handle(&record.message, sent_at, now).await;
+            report(self.telemetry, &record.message_id, &record.message, &result)
+        };
+        let decode = FeedbackMessage::read;
+        let response =
+            batch::process(self.telemetry, &self.visibility, event, decode, &handle).await;
+        Ok(serde_json::to_value(response)?)
+    }
 }

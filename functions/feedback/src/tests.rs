@@ -1,118 +1,114 @@
-//! The stage on the ports in memory.
-
-use std::collections::BTreeMap;
+//! The stage on ports in memory.
 
 use nostr::key::Keys;
 use nostr_push_core::{
-    app::Platform,
-    device::{REMOVING_LEASE, Registration},
-    message::{self, Unreadable},
+    Seconds,
+    device::{Device, DeviceState, REMOVING_LEASE, Registration},
+    message::{self, DecodeError, EndpointEvent, FeedbackMessage, RetiredDevice},
     order::Order,
-    owner::Owner,
-    ports::Ensured,
+    ports::{Devices as _, Endpoints as _, EnsuredEndpoint},
 };
-use nostr_push_testkit::memory::Memory;
+use nostr_push_testkit::{
+    builders::{APP, device},
+    memory::Memory,
+    owner, registration,
+};
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::handler::{Handled, handle};
-use nostr_push_core::{
-    device::{Device, DeviceId, State},
-    message::{EndpointEvent, Feedback, Retired},
-    ports::{Devices as _, Endpoints as _},
-};
+use super::handler::{FeedbackOutcome, FeedbackStage, KeptReason};
 
 const NOW: u64 = 1_800_000_000;
 
-fn id() -> DeviceId {
-    DeviceId {
-        app: "demo".to_owned(),
-        token_hash: "hash".to_owned(),
-    }
-}
+const TOKEN_HASH: &str = "hash";
 
+/// The ports, with one device and its endpoint.
 struct World {
     memory: Memory,
     arn: String,
 }
 
 impl World {
-    /// A registration in force until `valid_until`, registered at `NOW - 100`.
-    async fn with(state: State, valid_until: u64) -> Self {
+    /// A device in this state until `valid_until`, registered at `NOW - 100`.
+    async fn with(state: DeviceState, valid_until: u64) -> Self {
         let memory = Memory::default();
-        let Ok(Ensured::Endpoint(arn)) = memory.ensure("app", "token").await else {
+        let Ok(EnsuredEndpoint::Ready(arn)) = memory.ensure("app", "token").await else {
             panic!("no endpoint")
         };
         let world = Self { memory, arn };
-        let device = Device {
-            id: id(),
-            registration: Some(world.registration(state, valid_until)),
-            removals: BTreeMap::new(),
-            expires_at: valid_until,
-            version: 0,
-        };
+        let device = device(TOKEN_HASH, world.registration(state, valid_until));
         assert!(world.memory.commit(Some(&device), None).await.unwrap());
         world
     }
 
-    fn registration(&self, state: State, valid_until: u64) -> Registration {
+    fn registration(&self, state: DeviceState, valid_until: u64) -> Registration {
+        let owner = owner(Keys::parse(&"11".repeat(32)).unwrap().public_key());
         Registration {
-            owner: Owner {
-                app: "demo".to_owned(),
-                pubkey: Keys::parse(&"11".repeat(32)).unwrap().public_key(),
-            },
-            order: Order::counter(1),
-            platform: Platform::Fcm,
-            by_settings: false,
-            registered_at: NOW - 100,
-            max_mentions: None,
-            taken_from: None,
-            endpoint_arn: Some(self.arn.clone()),
+            registered_at: Seconds(NOW - 100),
             state,
-            valid_until,
+            valid_until: Seconds(valid_until),
+            ..registration(&owner, &self.arn)
         }
     }
 
     fn row(&self) -> Option<Device> {
-        self.memory.state().devices.get(&id()).cloned()
+        self.memory.state().devices.values().next().cloned()
     }
 
-    /// What the stream tells of the row as it was.
-    fn retired(&self, state: State, valid_until: u64) -> Feedback {
-        let registration = self.registration(state, valid_until);
-        Feedback::Retired(Box::new(Retired {
-            app: "demo".to_owned(),
-            token_hash: "hash".to_owned(),
-            registration,
+    /// The message of the stream about the row in this state.
+    fn retired(&self, state: DeviceState, valid_until: u64) -> FeedbackMessage {
+        FeedbackMessage::Retired(Box::new(RetiredDevice {
+            app: APP.to_owned(),
+            token_hash: TOKEN_HASH.to_owned(),
+            registration: self.registration(state, valid_until),
         }))
     }
 
-    /// What SNS tells of the endpoint.
-    fn event(&self, event_type: &str) -> Feedback {
-        event(
-            &json!({"EventType": event_type, "EndpointArn": self.arn, "Resource": "arn:app", "Service": "SNS", "Time": "2026-11-21T10:00:00.000Z"}),
-        )
+    /// The message of SNS about the endpoint.
+    fn event(&self, event_type: &str) -> FeedbackMessage {
+        event(&json!({
+            "EventType": event_type, "EndpointArn": self.arn, "Resource": "arn:app",
+            "Service": "SNS", "Time": "2026-11-21T10:00:00.000Z",
+        }))
     }
 
-    async fn handle_at(&self, feedback: &Feedback, now: u64) -> Result<Handled, String> {
-        handle(&self.memory, &self.memory, feedback, NOW * 1000, now)
+    fn failure(&self, message: &str) -> FeedbackMessage {
+        event(&json!({
+            "EventType": "DeliveryFailure", "EndpointArn": self.arn, "FailureMessage": message,
+        }))
+    }
+
+    fn stage(&self) -> FeedbackStage<'_, Memory, Memory> {
+        FeedbackStage {
+            store: &self.memory,
+            sns: &self.memory,
+        }
+    }
+
+    async fn handle_at(
+        &self,
+        message: &FeedbackMessage,
+        now: u64,
+    ) -> Result<FeedbackOutcome, String> {
+        self.stage()
+            .handle(message, Seconds(NOW), Seconds(now))
             .await
             .map_err(|error| error.to_string())
     }
 
-    async fn handle(&self, feedback: &Feedback) -> Handled {
-        self.handle_at(feedback, NOW).await.unwrap()
+    async fn handle(&self, message: &FeedbackMessage) -> FeedbackOutcome {
+        self.handle_at(message, NOW).await.unwrap()
     }
 
-    fn is_gone(&self) -> bool {
+    fn is_removed(&self) -> bool {
         let registration = self.row().and_then(|row| row.registration);
         self.memory.state().endpoints.is_empty()
             && registration.is_none_or(|registration| {
-                registration.state == State::Removed && registration.endpoint_arn.is_none()
+                registration.state == DeviceState::Removed && registration.endpoint_arn.is_none()
             })
     }
 
-    fn is_untouched(&self) -> bool {
+    fn is_unchanged(&self) -> bool {
         self.memory.state().endpoints.contains_key(&self.arn)
             && self.row().is_none_or(|row| row.version == 1)
     }
@@ -122,208 +118,219 @@ impl World {
     }
 }
 
-fn event(json: &serde_json::Value) -> Feedback {
-    Feedback::read(&json.to_string()).unwrap()
+fn event(json: &Value) -> FeedbackMessage {
+    FeedbackMessage::read(&json.to_string()).unwrap()
+}
+
+fn kept(reason: KeptReason) -> FeedbackOutcome {
+    FeedbackOutcome::Kept(reason)
 }
 
 #[test]
-fn both_kinds_of_message_are_read_and_nothing_else() {
+fn reads_both_kinds_of_message_and_nothing_else() {
     let failure = json!({
-        "DeliveryAttempts": 1, "EndpointArn": "arn:e", "EventType": "DeliveryFailure", "FailureMessage": "Endpoint is disabled",
-        "FailureType": "EndpointDisabled", "MessageId": "m", "Resource": "arn:app", "Service": "SNS", "Time": "2026-11-21T10:00:00.000Z",
+        "DeliveryAttempts": 1, "EndpointArn": "arn:e", "EventType": "DeliveryFailure",
+        "FailureMessage": "Endpoint is disabled", "FailureType": "EndpointDisabled",
+        "MessageId": "m", "Resource": "arn:app", "Service": "SNS",
+        "Time": "2026-11-21T10:00:00.000Z",
     });
-    assert!(
-        matches!(event(&failure), Feedback::Endpoint(EndpointEvent { endpoint_arn, .. }) if endpoint_arn == "arn:e")
-    );
     assert!(matches!(
-        Feedback::read(r#"{"v":2,"m":{}}"#),
-        Err(Unreadable::Version(2))
+        event(&failure),
+        FeedbackMessage::Endpoint(EndpointEvent { endpoint_arn, .. }) if endpoint_arn == "arn:e"
     ));
     assert!(matches!(
-        Feedback::read(r#"{"EventType":1}"#),
-        Err(Unreadable::Malformed)
+        FeedbackMessage::read(r#"{"v":2,"m":{}}"#),
+        Err(DecodeError::Version(2))
+    ));
+    assert!(matches!(
+        FeedbackMessage::read(r#"{"EventType":1}"#),
+        Err(DecodeError::Malformed)
     ));
 }
 
 #[tokio::test]
-async fn a_disabled_endpoint_is_removed_with_its_registration() {
+async fn removes_a_disabled_endpoint_with_its_registration() {
     for event_type in ["EndpointUpdated", "DeliveryFailure"] {
-        let world = World::with(State::Active, NOW + 100).await;
+        let world = World::with(DeviceState::Active, NOW + 100).await;
         world.disable();
+        let event = world.event(event_type);
+        assert_eq!(world.handle(&event).await, FeedbackOutcome::Removed);
+        assert!(world.is_removed());
         assert_eq!(
-            world.handle(&world.event(event_type)).await,
-            Handled::Removed
-        );
-        assert!(world.is_gone());
-        assert_eq!(
-            world.handle(&world.event(event_type)).await,
-            Handled::Kept("unknown_endpoint"),
-            "once more"
+            world.handle(&event).await,
+            kept(KeptReason::UnknownEndpoint),
+            "the same message again"
         );
     }
-    // Somebody deleted it in the console.
-    let world = World::with(State::Active, NOW + 100).await;
+    // The operator deleted the endpoint by hand.
+    let world = World::with(DeviceState::Active, NOW + 100).await;
     world.memory.state().endpoints.clear();
-    assert_eq!(
-        world.handle(&world.event("EndpointDeleted")).await,
-        Handled::Removed
-    );
-    assert!(world.is_gone());
+    let deleted = world.event("EndpointDeleted");
+    assert_eq!(world.handle(&deleted).await, FeedbackOutcome::Removed);
+    assert!(world.is_removed());
 }
 
 #[tokio::test]
-async fn what_works_or_was_registered_since_is_kept() {
-    let world = World::with(State::Active, NOW + 100).await;
-    assert_eq!(
-        world.handle(&world.event("EndpointUpdated")).await,
-        Handled::Kept("enabled")
-    );
-    assert_eq!(
-        world.handle(&world.event("EndpointCreated")).await,
-        Handled::Kept("not_of_interest")
-    );
-    let failure = |message: &str| {
-        event(
-            &json!({"EventType": "DeliveryFailure", "EndpointArn": world.arn, "FailureMessage": message}),
-        )
-    };
-    assert_eq!(
-        world.handle(&failure("TTL expired")).await,
-        Handled::Kept("enabled")
-    );
+async fn keeps_an_enabled_endpoint() {
+    let world = World::with(DeviceState::Active, NOW + 100).await;
+    for (message, reason) in [
+        (world.event("EndpointUpdated"), KeptReason::Enabled),
+        (world.event("EndpointCreated"), KeptReason::NotOfInterest),
+        (world.failure("TTL expired"), KeptReason::Enabled),
+    ] {
+        assert_eq!(world.handle(&message).await, kept(reason));
+    }
+    assert!(world.is_unchanged());
+}
+
+#[tokio::test]
+async fn keeps_the_device_if_credentials_are_to_blame() {
+    let world = World::with(DeviceState::Active, NOW + 100).await;
     world.disable();
+    let invalid = world.failure("Platform credentials are invalid");
     assert_eq!(
-        world
-            .handle(&failure("Platform credentials are invalid"))
-            .await,
-        Handled::BadCredentials
+        world.handle(&invalid).await,
+        FeedbackOutcome::BadCredentials
     );
-    let disabled = event(
-        &json!({"EventType": "DeliveryFailure", "EndpointArn": world.arn, "FailureType": "PlatformApplicationDisabled"}),
+    let disabled = event(&json!({
+        "EventType": "DeliveryFailure", "EndpointArn": world.arn,
+        "FailureType": "PlatformApplicationDisabled",
+    }));
+    assert_eq!(
+        world.handle(&disabled).await,
+        FeedbackOutcome::BadCredentials
     );
-    assert_eq!(world.handle(&disabled).await, Handled::BadCredentials);
-    let sent_before = (NOW - 101) * 1000;
-    let handled = handle(
-        &world.memory,
-        &world.memory,
-        &world.event("EndpointUpdated"),
-        sent_before,
-        NOW,
-    )
-    .await
-    .unwrap();
-    assert_eq!(handled, Handled::Kept("registered_again"));
-    assert!(world.is_untouched());
+    assert!(world.is_unchanged());
+}
+
+#[tokio::test]
+async fn keeps_a_device_registered_after_the_report() {
+    let world = World::with(DeviceState::Active, NOW + 100).await;
+    world.disable();
+    let report = world.event("EndpointUpdated");
+    let handled = world
+        .stage()
+        .handle(&report, Seconds(NOW - 101), Seconds(NOW))
+        .await;
+    assert_eq!(handled.unwrap(), kept(KeptReason::RegisteredAgain));
+    assert!(world.is_unchanged());
+}
+
+#[tokio::test]
+async fn ignores_an_endpoint_that_no_device_has() {
+    let world = World::with(DeviceState::Active, NOW + 100).await;
     let other = event(&json!({"EventType": "EndpointDeleted", "EndpointArn": "arn:other"}));
     assert_eq!(
         world.handle(&other).await,
-        Handled::Kept("unknown_endpoint")
+        kept(KeptReason::UnknownEndpoint)
     );
+    assert!(world.is_unchanged());
 }
 
 #[tokio::test]
-async fn a_row_that_ended_takes_its_endpoint_along() {
-    // Removed by TTL, and there still, days late.
-    for swept in [true, false] {
-        let world = World::with(State::Active, NOW - 1).await;
-        if swept {
+async fn removes_the_endpoint_of_an_expired_device() {
+    // DynamoDB drops the expired row, which may take days.
+    for is_dropped in [true, false] {
+        let world = World::with(DeviceState::Active, NOW - 1).await;
+        if is_dropped {
             world.memory.state().devices.clear();
         }
+        let retired = world.retired(DeviceState::Active, NOW - 1);
+        assert_eq!(world.handle(&retired).await, FeedbackOutcome::Removed);
+        assert!(world.is_removed());
         assert_eq!(
-            world.handle(&world.retired(State::Active, NOW - 1)).await,
-            Handled::Removed
-        );
-        assert!(world.is_gone());
-        assert_eq!(
-            world.handle(&world.retired(State::Active, NOW - 1)).await,
-            Handled::Kept("already_removed"),
-            "once more"
+            world.handle(&retired).await,
+            kept(KeptReason::AlreadyRemoved),
+            "the same message again"
         );
     }
-    // Given up by deliver.
-    let world = World::with(State::Gone, NOW + 100).await;
-    assert_eq!(
-        world.handle(&world.retired(State::Gone, NOW + 100)).await,
-        Handled::Removed
-    );
-    assert!(world.is_gone());
 }
 
 #[tokio::test]
-async fn a_newer_registration_wins_over_a_row_that_ended() {
-    let world = World::with(State::Active, NOW - 1).await;
-    world
-        .memory
-        .state()
-        .devices
-        .get_mut(&id())
-        .unwrap()
-        .registration
-        .as_mut()
-        .unwrap()
-        .order = Order::counter(2);
-    assert_eq!(
-        world.handle(&world.retired(State::Active, NOW - 1)).await,
-        Handled::Kept("registered_again")
-    );
-    let revived = World::with(State::Active, NOW + 100).await;
-    assert_eq!(
-        revived
-            .handle(&revived.retired(State::Gone, NOW + 100))
-            .await,
-        Handled::Kept("in_force")
-    );
-    assert!(world.is_untouched() && revived.is_untouched());
+async fn removes_the_endpoint_of_a_rejected_token() {
+    let world = World::with(DeviceState::Gone, NOW + 100).await;
+    let retired = world.retired(DeviceState::Gone, NOW + 100);
+    assert_eq!(world.handle(&retired).await, FeedbackOutcome::Removed);
+    assert!(world.is_removed());
 }
 
 #[tokio::test]
-async fn while_another_removes_it_the_message_waits() {
-    let world = World::with(State::Removing { until: NOW + 50 }, NOW - 1).await;
-    let retired = world.retired(State::Active, NOW - 1);
+async fn a_newer_registration_wins_over_a_retired_one() {
+    let world = World::with(DeviceState::Active, NOW - 1).await;
+    for device in world.memory.state().devices.values_mut() {
+        device.registration.as_mut().unwrap().order = Order::counter(2);
+    }
+    let retired = world.retired(DeviceState::Active, NOW - 1);
+    assert_eq!(
+        world.handle(&retired).await,
+        kept(KeptReason::RegisteredAgain)
+    );
+    let revived = World::with(DeviceState::Active, NOW + 100).await;
+    let retired = revived.retired(DeviceState::Gone, NOW + 100);
+    assert_eq!(revived.handle(&retired).await, kept(KeptReason::InForce));
+    assert!(world.is_unchanged() && revived.is_unchanged());
+}
+
+#[tokio::test]
+async fn retries_while_another_process_removes_the_endpoint() {
+    let until = Seconds(NOW + 50);
+    let world = World::with(DeviceState::Removing { until }, NOW - 1).await;
+    let retired = world.retired(DeviceState::Active, NOW - 1);
     assert!(world.handle_at(&retired, NOW).await.is_err());
-    assert!(world.is_untouched());
+    assert!(world.is_unchanged());
     assert_eq!(
         world.handle_at(&retired, NOW + 50).await,
-        Ok(Handled::Removed)
+        Ok(FeedbackOutcome::Removed)
     );
 }
 
 proptest! {
     #[test]
-    fn a_crash_at_any_call_leaves_nothing_behind(crash in 0..8usize, after_effect: bool, swept: bool, told_by_sns: bool) {
+    fn a_retry_repairs_a_crash_at_any_call(
+        crash in 0..8usize,
+        after_effect: bool,
+        is_dropped: bool,
+        from_sns: bool,
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let world = World::with(if told_by_sns { State::Active } else { State::Gone }, NOW + 100).await;
+            let state = if from_sns { DeviceState::Active } else { DeviceState::Gone };
+            let world = World::with(state, NOW + 100).await;
             world.disable();
-            if swept && !told_by_sns {
+            if is_dropped && !from_sns {
                 world.memory.state().devices.clear();
             }
-            let feedback = if told_by_sns { world.event("EndpointUpdated") } else { world.retired(State::Gone, NOW + 100) };
+            let message = if from_sns {
+                world.event("EndpointUpdated")
+            } else {
+                world.retired(DeviceState::Gone, NOW + 100)
+            };
             world.memory.state().fail_in = Some(crash);
             world.memory.state().fail_after_effect = after_effect;
             let mut tries = 0;
-            while world.handle_at(&feedback, NOW + tries * (REMOVING_LEASE + 1)).await.is_err() {
+            let retry_at = |tries| NOW + tries * (REMOVING_LEASE.0 + 1);
+            while world.handle_at(&message, retry_at(tries)).await.is_err() {
                 tries += 1;
-                assert!(tries < 3, "it keeps failing");
+                assert!(tries < 3, "the message fails at every attempt");
             }
-            assert!(world.is_gone());
+            assert!(world.is_removed());
         });
     }
 }
 
 #[test]
-fn a_retired_row_travels_as_it_was() {
-    let retired = Retired {
-        app: "demo".to_owned(),
-        token_hash: "hash".to_owned(),
+fn decodes_the_retired_device_that_was_encoded() {
+    let retired = RetiredDevice {
+        app: APP.to_owned(),
+        token_hash: TOKEN_HASH.to_owned(),
         registration: serde_json::from_value(json!({
-            "owner": format!("demo#{}", Keys::generate().public_key().to_hex()), "order": Order::counter(1), "platform": "fcm",
-            "endpoint_arn": "arn", "state": "active", "valid_until": 5,
+            "owner": owner(Keys::generate().public_key()), "order": Order::counter(1),
+            "platform": "fcm", "endpoint_arn": "arn", "state": "active", "valid_until": 5,
         }))
         .unwrap(),
     };
     assert_eq!(
-        Feedback::read(&message::encode(&retired).unwrap()).unwrap(),
-        Feedback::Retired(Box::new(retired))
+        FeedbackMessage::read(&message::encode(&retired).unwrap()).unwrap(),
+        FeedbackMessage::Retired(Box::new(retired))
     );
 }

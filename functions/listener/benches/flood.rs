@@ -1,158 +1,152 @@
-//! What one core of the listener takes in, from the socket to the body of the SQS message, against
-//! a relay on loopback that sends as fast as it is read. The relay is this program once more, in
-//! another process; beside each figure stands the rate at which the same core verifies signatures,
-//! and that of a client on a public relay-pool library.
+//! The events per second that one core of the listener processes, from the socket to the body of
+//! the SQS message, against a relay on loopback that sends as fast as it is read. The relay is this
+//! program in another process. For comparison: the signatures per second that the same core
+//! verifies, and the events per second of a client on a public relay-pool library.
 //!
-//! `cargo bench -p listener --bench flood -- soak` instead watches the memory for ten minutes at
-//! full load.
+//! `cargo bench -p listener --bench flood -- soak` watches the memory for ten minutes at full load
+//! instead.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context;
-use listener::{Listener, Options, Ports};
+use listener::{Listener, Options, Ports, counter::ListenerCounter, shutdown::Shutdown};
 use nostr::{event::Event, key::Keys};
 use nostr_push_core::{
     Millis, Seconds,
-    message::{Content, Control, encode},
-    owner::Owner,
-    ports::{Answer, ChangeFeed, Members, Queue, Relays},
+    message::{ContentMessage, ControlMessage, encode},
+    ports::{ChangeFeed, Members, PortResult, Queue, Relays},
     subscription::Subscription,
 };
-use nostr_push_testkit::{event, subscription};
+use nostr_push_testkit::{event, owner, subscription};
 use serde_json::json;
-use tokio::sync::watch;
-use tokio_tungstenite::tungstenite::{Message, accept};
+use tokio::runtime::Runtime;
+use tokio_tungstenite::tungstenite::{Message, WebSocket, accept};
 
-/// Says to this program that it is the relay, and which events to send.
-const RELAY: &str = "NOSTR_PUSH_BENCH_RELAY";
+/// The variable that makes this program the relay. Its value is the text of a [`Load`].
+const RELAY_LOAD: &str = "NOSTR_PUSH_BENCH_RELAY";
 
-/// The pubkey that the interest is in.
-const WANTED: &str = "abababababababababababababababababababababababababababababababab";
+/// The pubkey to whose mentions the interest subscribes.
+const MENTIONED: &str = "abababababababababababababababababababababababababababababababab";
+
+/// How long the client on the relay-pool library waits for an event.
+const POOL_TIMEOUT: Duration = Duration::from_secs(60);
 
 static FORWARDED: AtomicU64 = AtomicU64::new(0);
 static DROPPED: AtomicU64 = AtomicU64::new(0);
-static BYTES: AtomicU64 = AtomicU64::new(0);
+/// The bytes of all bodies. The sum keeps the compiler from removing the encoding.
+static BODY_BYTES: AtomicU64 = AtomicU64::new(0);
+/// Microseconds from the relay to the queue, of each event in a paced load.
 static LATENCIES: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 
 fn main() -> anyhow::Result<()> {
-    if let Ok(what) = std::env::var(RELAY) {
-        return serve(&what);
+    if let Ok(load) = std::env::var(RELAY_LOAD) {
+        return serve(&Load::parse(&load)?);
     }
-    let benching = std::env::args().any(|word| word == "--bench");
+    let is_bench = std::env::args().any(|word| word == "--bench");
     if std::env::args().any(|word| word == "soak") {
         return soak();
     }
-    // `cargo test --benches` only wants to know that it runs.
-    let count: u64 = if benching { 100_000 } else { 500 };
-    let floor = floor(20_000.min(count));
-    println!("signatures verified by one core: {floor:.0}/s");
+    // `cargo test --benches` only checks that the program runs.
+    let count: u64 = if is_bench { 100_000 } else { 500 };
+    let signatures = signatures_per_second(20_000.min(count));
+    println!("signatures verified by one core: {signatures:.0}/s");
 
-    let repeats = if benching { 20 } else { 1 };
-    let non_matching = listen(
+    let repeats = if is_bench { 20 } else { 1 };
+    let dropped = || DROPPED.load(Ordering::Relaxed);
+    let not_matching = listen(
         &format!("other {count} {repeats}"),
-        || DROPPED.load(Ordering::Relaxed),
+        dropped,
         count * repeats,
     )?;
     println!(
-        "non-matching events: {non_matching:.0}/s, {:.1} times that (goal: 15)",
-        non_matching / floor
+        "non-matching events: {not_matching:.0}/s, {:.1} times as many as signatures (goal: 15)",
+        not_matching / signatures
     );
-    let matching = listen(
-        &format!("wanted {count} 1"),
-        || FORWARDED.load(Ordering::Relaxed),
-        count,
-    )?;
+    let forwarded = || FORWARDED.load(Ordering::Relaxed);
+    let matching = listen(&format!("wanted {count} 1"), forwarded, count)?;
     println!(
-        "matching events: {matching:.0}/s, {:.2} of that (goal: 0.7)",
-        matching / floor
+        "matching events: {matching:.0}/s, {:.2} times as many as signatures (goal: 0.7)",
+        matching / signatures
     );
     let pool = pool(&format!("other {count} 1"), count)?;
     println!(
-        "the same non-matching events through a client on nostr-relay-pool 0.44: {pool:.0}/s; ours {:.1} times that",
-        non_matching / pool
+        "the same non-matching events through a client on nostr-relay-pool 0.44: {pool:.0}/s; \
+         the listener processes {:.1} times as many",
+        not_matching / pool
     );
+    measure_latency(if is_bench { 5_000 } else { 100 })
+}
 
-    LATENCIES
-        .lock()
-        .map_err(|_| anyhow::anyhow!("poisoned"))?
-        .clear();
-    let paced = if benching { 5_000 } else { 100 };
+/// Measures the latency of `count` events at 500 events per second.
+fn measure_latency(count: u64) -> anyhow::Result<()> {
+    let latencies = || LATENCIES.lock().map_err(|_| anyhow::anyhow!("poisoned"));
+    latencies()?.clear();
     listen(
-        &format!("paced {paced} 1"),
+        &format!("paced {count} 1"),
         || FORWARDED.load(Ordering::Relaxed),
-        paced,
+        count,
     )?;
-    let mut latencies = LATENCIES
-        .lock()
-        .map_err(|_| anyhow::anyhow!("poisoned"))?
-        .clone();
+    let mut latencies = latencies()?.clone();
     latencies.sort_unstable();
     let percentile = |p: usize| {
-        Duration::from_micros(
-            latencies
-                .get((latencies.len() - 1) * p / 100)
-                .copied()
-                .unwrap_or_default(),
-        )
+        let micros = latencies.get((latencies.len() - 1) * p / 100).copied();
+        Duration::from_micros(micros.unwrap_or_default())
     };
     println!(
-        "from the relay's frame to the SQS call at 500 events/s: p50 {:.1?}, p99 {:.1?} (20 ms of it are waiting for a batch)",
+        "from the relay's frame to the SQS call at 500 events/s: p50 {:.1?}, p99 {:.1?} \
+         (20 ms of it are the wait for a batch)",
         percentile(50),
         percentile(99)
     );
     Ok(())
 }
 
-/// Signatures that this core verifies in a second.
-#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-fn floor(count: u64) -> f64 {
+/// The signatures that this core verifies per second.
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn signatures_per_second(count: u64) -> f64 {
     let keys = Keys::generate();
+    let content = "a note of the usual length, more or less";
     let events: Vec<Event> = (0..count)
-        .map(|n| {
-            event(
-                &keys,
-                1,
-                n,
-                &[&["p", WANTED]],
-                "a note of the usual length, more or less",
-            )
-        })
+        .map(|n| event(&keys, 1, n, &[&["p", MENTIONED]], content))
         .collect();
     let started = Instant::now();
     assert!(events.iter().all(|event| event.verify().is_ok()));
     count as f64 / started.elapsed().as_secs_f64()
 }
 
-/// Runs a listener on this thread alone until `done` has grown by `count`. Answers how many a
-/// second.
-#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-fn listen(what: &str, done: fn() -> u64, count: u64) -> anyhow::Result<f64> {
-    let (mut relay, url) = relay(what)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?;
-    let rate = runtime.block_on(async {
-        let (stop, stopping) = watch::channel(false);
-        let listening = tokio::spawn(listener(url).run(stopping));
-        let before = done();
+        .build()
+}
+
+/// Runs a listener on this thread alone until `progress` has grown by `count`. Returns the growth
+/// per second.
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn listen(load: &str, progress: fn() -> u64, count: u64) -> anyhow::Result<f64> {
+    let (mut relay, url) = start_relay(load)?;
+    let rate = runtime()?.block_on(async {
+        let (stop, shutdown) = Shutdown::channel();
+        let listening = tokio::spawn(listener(url).run(shutdown));
+        let before = progress();
         let mut first = None;
         loop {
             tokio::time::sleep(Duration::from_millis(2)).await;
-            let so_far = done() - before;
+            let so_far = progress() - before;
             if so_far > 0 && first.is_none() {
                 first = Some((Instant::now(), so_far));
             }
             if let Some((started, already)) = first.filter(|_| so_far >= count) {
-                stop.send(true)?;
+                stop.stop();
                 listening.await??;
                 return anyhow::Ok((so_far - already) as f64 / started.elapsed().as_secs_f64());
             }
@@ -170,37 +164,36 @@ fn listener(url: String) -> Listener<World, World, World, World> {
         store: World,
         control: World,
         content: World,
-        count: |outcome, _| {
-            if outcome == "dropped" {
-                DROPPED.fetch_add(1, Ordering::Relaxed);
+        count: Arc::new(|counter, n| {
+            if matches!(counter, ListenerCounter::Dropped(_)) {
+                DROPPED.fetch_add(n, Ordering::Relaxed);
             }
-        },
-        clock: || micros() / 1000,
+        }),
+        clock: || Millis(now_micros() / 1000),
     };
     let options = Options {
         relays: vec![url],
-        owners_relays: 0,
-        private: true,
-        control_events: u32::MAX,
+        max_owners_relays: 0,
+        allow_private: true,
+        max_control_events: u32::MAX,
         member: "one".to_owned(),
     };
     Listener::new(Keys::generate(), options, ports)
 }
 
-/// The same stream through a client on a public library. Answers how many events a second it hands
-/// out.
-#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-fn pool(what: &str, count: u64) -> anyhow::Result<f64> {
+/// Reads the same load with a client on a public library. Returns the events per second that the
+/// library returns.
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn pool(load: &str, count: u64) -> anyhow::Result<f64> {
     use nostr_relay_pool::{
         RelayPool, RelayPoolNotification,
         prelude::{Filter, Kind, SubscribeOptions, SubscriptionId},
         relay::RelayOptions,
     };
-    let (mut relay, url) = relay(what)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let rate = runtime.block_on(async {
+    use tokio::sync::broadcast::error::RecvError;
+
+    let (mut relay, url) = start_relay(load)?;
+    let rate = runtime()?.block_on(async {
         let pool = RelayPool::default();
         pool.add_relay(url.as_str(), RelayOptions::default())
             .await?;
@@ -213,12 +206,12 @@ fn pool(what: &str, count: u64) -> anyhow::Result<f64> {
         )
         .await?;
         let (mut first, mut events) = (None, 0);
-        let patience = Duration::from_secs(60);
         while events < count {
-            let notification = match tokio::time::timeout(patience, notifications.recv()).await? {
+            let received = tokio::time::timeout(POOL_TIMEOUT, notifications.recv()).await?;
+            let notification = match received {
                 Ok(notification) => notification,
-                // It hands out through a channel that forgets what is not taken in time.
-                Err(tokio::sync::broadcast::error::RecvError::Lagged(n)) => {
+                // The channel drops notifications that are not received in time.
+                Err(RecvError::Lagged(n)) => {
                     events += n;
                     continue;
                 }
@@ -229,24 +222,21 @@ fn pool(what: &str, count: u64) -> anyhow::Result<f64> {
                 events += 1;
             }
         }
-        let took = first.context("no event")?.elapsed();
+        let elapsed = first.context("no event")?.elapsed();
         pool.shutdown().await;
-        anyhow::Ok(events as f64 / took.as_secs_f64())
+        anyhow::Ok(events as f64 / elapsed.as_secs_f64())
     });
     relay.kill()?;
     relay.wait()?;
     rate
 }
 
-/// Ten minutes of matching events without end; the memory, minute by minute.
+/// Runs for ten minutes with matching events, and prints the memory every minute.
 fn soak() -> anyhow::Result<()> {
-    let (mut relay, url) = relay("wanted 200000 1000000")?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let (stop, stopping) = watch::channel(false);
-        let listening = tokio::spawn(listener(url).run(stopping));
+    let (mut relay, url) = start_relay("wanted 200000 1000000")?;
+    runtime()?.block_on(async {
+        let (stop, shutdown) = Shutdown::channel();
+        let listening = tokio::spawn(listener(url).run(shutdown));
         for minute in 0..=10 {
             let status = std::fs::read_to_string("/proc/self/status")?;
             let resident = status
@@ -260,7 +250,7 @@ fn soak() -> anyhow::Result<()> {
             );
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
-        stop.send(true)?;
+        stop.stop();
         anyhow::Ok(listening.await??)
     })?;
     relay.kill()?;
@@ -268,9 +258,10 @@ fn soak() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn relay(what: &str) -> anyhow::Result<(Child, String)> {
+/// Starts the relay. Returns its process and its URL.
+fn start_relay(load: &str) -> anyhow::Result<(Child, String)> {
     let mut relay = Command::new(std::env::current_exe()?)
-        .env(RELAY, what)
+        .env(RELAY_LOAD, load)
         .stdout(Stdio::piped())
         .spawn()?;
     let output = relay.stdout.take().context("no output")?;
@@ -281,40 +272,91 @@ fn relay(what: &str) -> anyhow::Result<(Child, String)> {
     Ok((relay, url))
 }
 
-/// The relay: sends `count` events, `repeats` times over, to whoever asks for content.
-fn serve(what: &str) -> anyhow::Result<()> {
-    let words: Vec<&str> = what.split(' ').collect();
-    let [kind, count, repeats] = words.as_slice() else {
-        anyhow::bail!("{what}")
-    };
-    let (count, repeats): (usize, usize) = (count.parse()?, repeats.parse()?);
-    let keys: Vec<Keys> = (0..64).map(|_| Keys::generate()).collect();
-    let now = micros() / 1_000_000;
-    let other = Keys::generate().public_key().to_hex();
-    let p = if *kind == "other" {
-        other.as_str()
-    } else {
-        WANTED
-    };
-    let note = |n: usize, content: &str| {
-        event(
-            &keys[n % keys.len()],
-            1,
-            now,
-            &[&["e", &other], &["p", p], &["t", "nostr"]],
-            content,
-        )
-    };
-    let notes: Vec<Event> = if *kind == "paced" {
+/// The events that the relay sends. As text: `KIND COUNT REPEATS`.
+struct Load {
+    kind: LoadKind,
+    count: usize,
+    /// How many times all events are sent.
+    repeats: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LoadKind {
+    /// Events that match no subscription, as fast as they are read.
+    Other,
+    /// Events that match, as fast as they are read.
+    Wanted,
+    /// Events that match, 500 per second. Their content is the time at which they are sent.
+    Paced,
+}
+
+impl Load {
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let words: Vec<&str> = text.split(' ').collect();
+        let [kind, count, repeats] = words.as_slice() else {
+            anyhow::bail!("not a load: {text}")
+        };
+        let kind = match *kind {
+            "other" => LoadKind::Other,
+            "wanted" => LoadKind::Wanted,
+            "paced" => LoadKind::Paced,
+            _ => anyhow::bail!("not a load: {text}"),
+        };
+        Ok(Self {
+            kind,
+            count: count.parse()?,
+            repeats: repeats.parse()?,
+        })
+    }
+}
+
+/// The authors of the relay's events.
+struct Authors {
+    keys: Vec<Keys>,
+    created_at: u64,
+    /// A pubkey to whose mentions the interest does not subscribe.
+    other: String,
+    /// The pubkey that the events mention.
+    mentioned: String,
+}
+
+impl Authors {
+    fn new(kind: LoadKind) -> Self {
+        let other = Keys::generate().public_key().to_hex();
+        let mentioned = if kind == LoadKind::Other {
+            other.clone()
+        } else {
+            MENTIONED.to_owned()
+        };
+        Self {
+            keys: (0..64).map(|_| Keys::generate()).collect(),
+            created_at: now_micros() / 1_000_000,
+            other,
+            mentioned,
+        }
+    }
+
+    /// The note number `n`.
+    fn note(&self, n: usize, content: &str) -> Event {
+        let tags: &[&[&str]] = &[
+            &["e", &self.other],
+            &["p", &self.mentioned],
+            &["t", "nostr"],
+        ];
+        let author = &self.keys[n % self.keys.len()];
+        event(author, 1, self.created_at, tags, content)
+    }
+}
+
+/// Runs the relay. It sends the load on each REQ for content.
+fn serve(load: &Load) -> anyhow::Result<()> {
+    let authors = Authors::new(load.kind);
+    let notes: Vec<Event> = if load.kind == LoadKind::Paced {
         Vec::new()
     } else {
-        (0..count)
-            .map(|n| {
-                note(
-                    n,
-                    &format!("{n}: a note of the usual length, more or less, as they come by"),
-                )
-            })
+        let content = "a note of the usual length, more or less, as they come by";
+        (0..load.count)
+            .map(|n| authors.note(n, &format!("{n}: {content}")))
             .collect()
     };
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
@@ -325,52 +367,57 @@ fn serve(what: &str) -> anyhow::Result<()> {
         let Ok(mut socket) = accept(stream) else {
             continue;
         };
-        let id = loop {
-            let Message::Text(text) = socket.read()? else {
-                continue;
-            };
-            let request: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-            let id = request[1].as_str().unwrap_or_default().to_owned();
-            if request[0] == "REQ" {
-                socket.send(Message::text(json!(["EOSE", id]).to_string()))?;
-            }
-            if id.starts_with("content") {
-                break id;
-            }
-        };
-        if *kind == "paced" {
-            for n in 0..count {
+        let id = next_content_req(&mut socket)?;
+        if load.kind == LoadKind::Paced {
+            for n in 0..load.count {
                 std::thread::sleep(Duration::from_millis(2));
-                socket.send(Message::text(
-                    json!(["EVENT", id, note(n, &micros().to_string())]).to_string(),
-                ))?;
+                let note = authors.note(n, &now_micros().to_string());
+                socket.send(Message::text(json!(["EVENT", id, note]).to_string()))?;
             }
         } else {
             let bytes: Vec<u8> = notes
                 .iter()
-                .flat_map(|note| frame(&json!(["EVENT", id, note]).to_string()))
+                .flat_map(|note| text_frame(&json!(["EVENT", id, note]).to_string()))
                 .collect();
-            let sent = (0..repeats).try_for_each(|_| (&raw).write_all(&bytes));
+            let sent = (0..load.repeats).try_for_each(|_| (&raw).write_all(&bytes));
+            // The listener may disconnect before it has read everything.
             drop::<Result<(), std::io::Error>>(sent);
         }
-        keep(&raw);
+        read_to_end(&raw);
     }
 }
 
-/// Until the other side is done.
-fn keep(stream: &TcpStream) {
-    use std::io::Read;
-    let mut some = [0; 1024];
-    while (&*stream).read(&mut some).is_ok_and(|n| n > 0) {}
+/// Responds to every REQ with EOSE until one for content comes. Returns its subscription id.
+fn next_content_req(socket: &mut WebSocket<TcpStream>) -> anyhow::Result<String> {
+    loop {
+        let Message::Text(text) = socket.read()? else {
+            continue;
+        };
+        let request: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let id = request[1].as_str().unwrap_or_default().to_owned();
+        if request[0] == "REQ" {
+            socket.send(Message::text(json!(["EOSE", id]).to_string()))?;
+        }
+        if id.starts_with("content") {
+            return Ok(id);
+        }
+    }
 }
 
-/// A text frame from a server (RFC 6455).
-fn frame(text: &str) -> Vec<u8> {
+/// Reads until the other side disconnects.
+fn read_to_end(mut stream: &TcpStream) {
+    let mut buffer = [0; 1024];
+    while stream.read(&mut buffer).is_ok_and(|n| n > 0) {}
+}
+
+/// A text frame from a server (RFC 6455, <https://www.rfc-editor.org/rfc/rfc6455>).
+fn text_frame(text: &str) -> Vec<u8> {
     let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
     [&[0x81, 126], &length.to_be_bytes()[..], text.as_bytes()].concat()
 }
 
-fn micros() -> u64 {
+/// The current time in microseconds.
+fn now_micros() -> u64 {
     u64::try_from(
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -380,7 +427,7 @@ fn micros() -> u64 {
     .unwrap_or_default()
 }
 
-/// Tables and queues that cost nothing but what the listener itself does.
+/// Tables and queues that cost no time.
 #[derive(Clone)]
 struct World;
 
@@ -389,29 +436,22 @@ impl ChangeFeed for World {
         &self,
         since: Millis,
         mut each: impl FnMut(Subscription) + Send,
-    ) -> Answer<()> {
-        if since == 0 {
-            let owner = Owner {
-                app: "demo".to_owned(),
-                pubkey: Keys::generate().public_key(),
-            };
+    ) -> PortResult<()> {
+        if since == Millis(0) {
+            let owner = owner(Keys::generate().public_key());
             for n in 0..10_000 {
-                each(subscription(
-                    &owner,
-                    &json!({"kinds": [1], "#p": [format!("{n:064x}")]}),
-                ));
+                let filter = json!({"kinds": [1], "#p": [format!("{n:064x}")]});
+                each(subscription(&owner, &filter));
             }
-            each(subscription(
-                &owner,
-                &json!({"kinds": [1, 7], "#p": [WANTED]}),
-            ));
+            let filter = json!({"kinds": [1, 7], "#p": [MENTIONED]});
+            each(subscription(&owner, &filter));
         }
         Ok(())
     }
 }
 
 impl Relays for World {
-    async fn cursor(&self, _relay: &str) -> Answer<Option<Seconds>> {
+    async fn cursor(&self, _relay: &str) -> PortResult<Option<Seconds>> {
         Ok(None)
     }
 
@@ -421,39 +461,39 @@ impl Relays for World {
         _cursor: Seconds,
         _status: &str,
         _now: Seconds,
-    ) -> Answer<()> {
+    ) -> PortResult<()> {
         Ok(())
     }
 }
 
 impl Members for World {
-    async fn join(&self, member: &str, _now: Seconds, _until: Seconds) -> Answer<Vec<String>> {
+    async fn join(&self, member: &str, _now: Seconds, _until: Seconds) -> PortResult<Vec<String>> {
         Ok(vec![member.to_owned()])
     }
 
-    async fn leave(&self, _member: &str) -> Answer<()> {
+    async fn leave(&self, _member: &str) -> PortResult<()> {
         Ok(())
     }
 }
 
-impl Queue<Control> for World {
-    async fn send(&self, _messages: &[Control]) -> Answer<()> {
+impl Queue<ControlMessage> for World {
+    async fn send(&self, _messages: &[ControlMessage]) -> PortResult<()> {
         Ok(())
     }
 }
 
-impl Queue<Content> for World {
-    async fn send(&self, messages: &[Content]) -> Answer<()> {
-        let now = micros();
+impl Queue<ContentMessage> for World {
+    async fn send(&self, messages: &[ContentMessage]) -> PortResult<()> {
+        let now = now_micros();
         for message in messages {
-            BYTES.fetch_add(
+            BODY_BYTES.fetch_add(
                 encode(message).map_or(0, |body| body.len() as u64),
                 Ordering::Relaxed,
             );
-            if let (Ok(sent), Ok(mut latencies)) =
+            if let (Ok(sent_at), Ok(mut latencies)) =
                 (message.event.content.parse::<u64>(), LATENCIES.lock())
             {
-                latencies.push(now.saturating_sub(sent));
+                latencies.push(now.saturating_sub(sent_at));
             }
         }
         FORWARDED.fetch_add(messages.len() as u64, Ordering::Relaxed);

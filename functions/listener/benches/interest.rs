@@ -1,44 +1,48 @@
-//! A million index keys from the change feed: how long the first reading takes, and how much memory
-//! it leaves.
+//! The first read of a change feed with a million index keys: its time, and the memory that the
+//! interest takes.
 //!
-//! The table is DynamoDB's API (dynoxide) in another process, which is this program once more.
+//! The table is served by a local implementation of DynamoDB's API (dynoxide) in another process,
+//! which runs this program too.
 
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader},
     net::SocketAddr,
     process::{Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use dynoxide::{Database, ImportOptions, Item};
-use listener::feed::Feed;
+use listener::feed::{Feed, FeedView};
 use nostr_push_aws::{clients, dynamodb::Store};
+use nostr_push_core::{Millis, Seconds};
 use nostr_push_local::{
     aws::{REGION, STACK, create_tables},
     tools::Tools,
 };
+use nostr_push_testkit::builders::FAR_FUTURE;
 use serde_json::json;
 
-const SERVE: &str = "NOSTR_PUSH_SERVE_ROWS";
+/// The variable that makes this program serve the table. Its value is the number of rows.
+const SERVED_ROWS: &str = "NOSTR_PUSH_SERVE_ROWS";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    if let Ok(rows) = std::env::var(SERVE) {
+    if let Ok(rows) = std::env::var(SERVED_ROWS) {
         return serve(rows.parse()?).await;
     }
-    // `cargo test --benches` only wants to know that it runs; another number may be given.
-    let usual = if std::env::args().any(|word| word == "--bench") {
+    // `cargo test --benches` only checks that the program runs. An argument sets another number.
+    let default_rows = if std::env::args().any(|word| word == "--bench") {
         1_000_000
     } else {
         1_000
     };
     let rows: usize = std::env::args()
         .find_map(|word| word.parse().ok())
-        .unwrap_or(usual);
+        .unwrap_or(default_rows);
     let mut server = Command::new(std::env::current_exe()?)
-        .env(SERVE, rows.to_string())
+        .env(SERVED_ROWS, rows.to_string())
         .stdout(Stdio::piped())
         .spawn()?;
     let output = server.stdout.take().context("no output")?;
@@ -47,7 +51,7 @@ async fn main() -> anyhow::Result<()> {
         .map_while(Result::ok)
         .find(|line| line.starts_with("http://"))
         .context("no endpoint")?;
-    let before = resident()?;
+    let before = resident_mib()?;
 
     let store = Store::new(
         &clients::at(&variables(&endpoint), "AWS_ENDPOINT_URL").await,
@@ -55,43 +59,48 @@ async fn main() -> anyhow::Result<()> {
     );
     let mut feed = Feed::new(store, false);
     let started = Instant::now();
-    feed.read(1_800_000_000_000).await?;
-    let took = started.elapsed();
-    let known = feed.known();
-    let keys = known
-        .interest
-        .read()
-        .map_err(|_| anyhow::anyhow!("poisoned"))?
-        .len();
+    feed.read(Millis(1_800_000_000_000)).await?;
+    let elapsed = started.elapsed();
+    let view = feed.view();
+    let keys = interest_len(&view)?;
     server.kill()?;
     server.wait()?;
     println!(
-        "{keys} index keys in {took:.1?}; resident {before} MiB before, {} MiB after",
-        resident()?
+        "{keys} index keys in {elapsed:.1?}; resident {before} MiB before, {} MiB after",
+        resident_mib()?
     );
+    expire_all(&view)
+}
 
+/// Removes all subscriptions after their end, and prints how long the interest was locked.
+fn expire_all(view: &FeedView) -> anyhow::Result<()> {
     let started = Instant::now();
-    let mut from = Some(0);
-    let mut longest = std::time::Duration::ZERO;
-    while let Some(number) = from {
-        let part = Instant::now();
-        from = known
+    let mut next = Some(0);
+    let mut longest_lock = Duration::ZERO;
+    while let Some(number) = next {
+        let locked = Instant::now();
+        next = view
             .interest
             .write()
             .map_err(|_| anyhow::anyhow!("poisoned"))?
-            .expire(4_000_000_001, number, 20_000);
-        longest = longest.max(part.elapsed());
+            .expire(FAR_FUTURE + Seconds(1), number, 20_000);
+        longest_lock = longest_lock.max(locked.elapsed());
     }
-    let left = known
-        .interest
-        .read()
-        .map_err(|_| anyhow::anyhow!("poisoned"))?
-        .len();
     println!(
-        "all of them over: {left} left after {:.1?}, nobody waiting for longer than {longest:.1?}",
+        "after the end of all subscriptions: {} keys left after {:.1?}, \
+         the interest was locked for at most {longest_lock:.1?}",
+        interest_len(view)?,
         started.elapsed()
     );
     Ok(())
+}
+
+fn interest_len(view: &FeedView) -> anyhow::Result<usize> {
+    let interest = view
+        .interest
+        .read()
+        .map_err(|_| anyhow::anyhow!("poisoned"))?;
+    Ok(interest.len())
 }
 
 fn variables(endpoint: &str) -> HashMap<String, String> {
@@ -106,8 +115,8 @@ fn variables(endpoint: &str) -> HashMap<String, String> {
         .into()
 }
 
-/// Resident memory of this process, in MiB (`/proc`).
-fn resident() -> anyhow::Result<u64> {
+/// The resident memory of this process, in MiB, from `/proc`.
+fn resident_mib() -> anyhow::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status
         .lines()
@@ -116,16 +125,17 @@ fn resident() -> anyhow::Result<u64> {
     Ok(line
         .split_whitespace()
         .nth(1)
-        .context("no figure")?
+        .context("no number after VmRSS")?
         .parse::<u64>()?
         / 1024)
 }
 
+/// Serves the table with this number of rows, and prints its endpoint.
 async fn serve(rows: usize) -> anyhow::Result<()> {
     let database = Database::memory().map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let endpoint = format!("http://{}", listener.local_addr()?);
-    let serving = tokio::spawn(dynoxide::server::serve_on(listener, database.clone()));
+    let server = tokio::spawn(dynoxide::server::serve_on(listener, database.clone()));
     create_tables(&Tools::install().await?, &variables(&endpoint)).await?;
     for from in (0..rows).step_by(20_000) {
         let items = (from..rows.min(from + 20_000))
@@ -140,7 +150,7 @@ async fn serve(rows: usize) -> anyhow::Result<()> {
         imported.map_err(|error| anyhow::anyhow!("{error:?}"))?;
     }
     println!("{endpoint}");
-    serving.await?;
+    server.await?;
     Ok(())
 }
 

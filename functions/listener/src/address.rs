@@ -1,7 +1,7 @@
-//! Which relays may be watched for owners, and which addresses may be connected to for them.
+//! Which relays of owners may be watched, and which addresses may be connected to for them.
 //!
-//! An owner names any URL. Without this, the listener would be a way into the network that it runs
-//! in.
+//! An owner can name any URL. Without these rules the listener would connect to hosts of its own
+//! network.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,13 +9,17 @@ use ipnet::IpNet;
 use nostr_push_core::message::MAX_RELAY_URL;
 use url::{Host, Url};
 
-/// The URL in its normal form, if it may be watched for an owner: `wss`, and where `private` is
-/// allowed `ws` as well.
-pub fn normal(text: &str, private: bool) -> Option<String> {
+/// The normal form of a relay's URL, or `None` if the relay may not be watched for an owner. The
+/// scheme must be `wss`. If `allow_private` is `true`, `ws` and private addresses are allowed too.
+pub fn normalize(text: &str, allow_private: bool) -> Option<String> {
     let mut url = Url::parse(text.trim()).ok()?;
-    let scheme = url.scheme() == "wss" || (private && url.scheme() == "ws");
-    let plain = url.username().is_empty() && url.password().is_none();
-    if !scheme || !plain || text.len() > MAX_RELAY_URL || url.host_str().is_none_or(str::is_empty) {
+    let allowed_scheme = url.scheme() == "wss" || (allow_private && url.scheme() == "ws");
+    let has_credentials = !url.username().is_empty() || url.password().is_some();
+    if !allowed_scheme
+        || has_credentials
+        || text.len() > MAX_RELAY_URL
+        || url.host_str().is_none_or(str::is_empty)
+    {
         return None;
     }
     url.set_fragment(None);
@@ -24,7 +28,7 @@ pub fn normal(text: &str, private: bool) -> Option<String> {
         Host::Ipv6(address) => Some(IpAddr::V6(address)),
         Host::Domain(_) => None,
     };
-    if !private && address.is_some_and(|address| !is_public(address)) {
+    if !allow_private && address.is_some_and(|address| !is_public(address)) {
         return None;
     }
     let text = url.to_string();
@@ -35,21 +39,23 @@ pub fn normal(text: &str, private: bool) -> Option<String> {
     )
 }
 
-/// Whether an address is reachable from anywhere, by IANA's registries of special-purpose
-/// addresses.
+/// Returns `true` if an address is globally reachable, that is, in none of IANA's special-purpose
+/// ranges. An IPv6 address that embeds an IPv4 address is checked as
+/// the embedded one.
 pub fn is_public(address: IpAddr) -> bool {
     let address = match address {
-        IpAddr::V6(address) => embedded(address),
+        IpAddr::V6(address) => embedded_ipv4(address),
         v4 @ IpAddr::V4(_) => v4,
     };
-    !SPECIAL
+    !SPECIAL_RANGES
         .iter()
         .filter_map(|range| range.parse::<IpNet>().ok())
         .any(|range| range.contains(&address))
 }
 
-/// The IPv4 address that an IPv6 address stands for: mapped, or through NAT64 and 6to4 gateways.
-fn embedded(address: Ipv6Addr) -> IpAddr {
+/// The IPv4 address that an IPv6 address embeds (IPv4-mapped, NAT64 or 6to4), else the address
+/// itself.
+fn embedded_ipv4(address: Ipv6Addr) -> IpAddr {
     let octets = address.octets();
     let v4 = |from: usize| {
         IpAddr::from([
@@ -72,10 +78,11 @@ fn embedded(address: Ipv6Addr) -> IpAddr {
     }
 }
 
-/// What is not globally reachable: the IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC
-/// 6890 and its successors, as of 2026), multicast, and the metadata services of clouds, which are
-/// link-local or unique-local.
-const SPECIAL: [&str; 31] = [
+/// The ranges that are not globally reachable: those of IANA's Special-Purpose Address Registries
+/// (RFC 6890, <https://www.iana.org/assignments/iana-ipv4-special-registry> and
+/// <https://www.iana.org/assignments/iana-ipv6-special-registry>, as of 2026), and multicast. The
+/// metadata services of clouds are in the link-local and unique-local ranges.
+const SPECIAL_RANGES: [&str; 31] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -114,12 +121,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_range_is_one() {
-        assert!(SPECIAL.iter().all(|range| range.parse::<IpNet>().is_ok()));
+    fn all_special_ranges_parse() {
+        assert!(
+            SPECIAL_RANGES
+                .iter()
+                .all(|range| range.parse::<IpNet>().is_ok())
+        );
     }
 
     #[test]
-    fn only_public_addresses_are_public() {
+    fn distinguishes_public_from_private_addresses() {
         for public in [
             "1.1.1.1",
             "8.8.8.8",
@@ -160,17 +171,17 @@ mod tests {
     }
 
     #[test]
-    fn urls_have_one_form_and_bad_ones_none() {
+    fn normalizes_urls_and_refuses_bad_ones() {
         assert_eq!(
-            normal("wss://Relay.Example.com:443/", false).as_deref(),
+            normalize("wss://Relay.Example.com:443/", false).as_deref(),
             Some("wss://relay.example.com")
         );
         assert_eq!(
-            normal(" wss://relay.example.com/path/#x ", false).as_deref(),
+            normalize(" wss://relay.example.com/path/#x ", false).as_deref(),
             Some("wss://relay.example.com/path/")
         );
         assert_eq!(
-            normal("ws://127.0.0.1:7777/", true).as_deref(),
+            normalize("ws://127.0.0.1:7777/", true).as_deref(),
             Some("ws://127.0.0.1:7777")
         );
         for bad in [
@@ -186,7 +197,7 @@ mod tests {
             "wss://169.254.169.254/latest",
             &format!("wss://{}.example", "x".repeat(600)),
         ] {
-            assert_eq!(normal(bad, false), None, "{bad}");
+            assert_eq!(normalize(bad, false), None, "{bad}");
         }
     }
 }

@@ -1,159 +1,170 @@
-//! Keeps the interest and the wishes for relays up to date from the change feed of subscriptions.
+//! Keeps the interest and the relays that owners request up to date, from the change feed of
+//! subscriptions.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
 use nostr_push_core::{
-    Millis,
+    Millis, Seconds,
     interest::Interest,
-    ports::{ChangeFeed, Unavailable, seconds},
-    subscription::{MUTE_LIST, Subscription},
+    ports::{ChangeFeed, Unavailable},
+    subscription::{MUTE_LIST_PREFIX, Subscription},
 };
 use tokio::sync::watch;
 
-use crate::{health::Health, owners::NewOwners, wishes::Wishes};
+use crate::{
+    health::Health, mute_list_owners::MuteListOwners, requested_relays::RequestedRelays,
+    shutdown::Shutdown,
+};
 
-/// How often the feed is read. A change reaches the interest within two seconds.
-const EVERY: Duration = Duration::from_millis(1_500);
+/// How often the feed is read. A change must reach the interest within two seconds.
+const POLL_INTERVAL: Duration = Duration::from_millis(1_500);
 
-/// How far back each reading overlaps the one before: clocks of writers differ, and the index lags
+/// How long after a failure the first read is tried again.
+const LOAD_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// How far each read overlaps the one before. The clocks of the writers differ, and the index lags
 /// behind its table.
-const OVERLAP: Millis = 30_000;
+const READ_OVERLAP: Millis = Millis(30_000);
 
-/// How often everything is read once more, whatever may have been missed.
-const WHOLE: Millis = 6 * 60 * 60 * 1000;
+/// How often the whole feed is read again, to find changes that were missed.
+const FULL_RESYNC_INTERVAL: Millis = Seconds::from_hours(6).to_millis();
 
-/// Owners that came in so long before the start may not have been seen by the task that was here
-/// before.
-const RECENT: Millis = 60 * 60 * 1000;
+/// How long an owner counts as new. If the owner was added shortly before this task started, the
+/// task before may not have requested the mute list.
+const NEW_OWNER_WINDOW: Millis = Seconds::from_hours(1).to_millis();
 
-/// How many subscriptions are looked through at once for those that are over: about a millisecond.
-const PART: usize = 20_000;
+/// The number of subscriptions that are checked for their end in one read. This takes about a
+/// millisecond.
+const EXPIRY_CHUNK: usize = 20_000;
 
-/// What is known of the subscriptions. Clones know the same.
+/// What the feed keeps up to date. Clones share it.
 #[derive(Clone)]
-pub struct Known {
+pub struct FeedView {
     /// The index keys in use.
     pub interest: Arc<RwLock<Interest>>,
-    /// The relays that owners want.
-    pub wishes: Arc<Mutex<Wishes>>,
-    /// The owners that have come.
-    pub owners: Arc<NewOwners>,
+    /// The relays that owners request.
+    pub requested_relays: Arc<Mutex<RequestedRelays>>,
+    /// The new owners, whose mute lists are requested.
+    pub mute_list_owners: Arc<MuteListOwners>,
 }
 
-/// The source, and what has been read of it.
+/// A reader of the change feed.
 pub struct Feed<F> {
     source: F,
-    known: Known,
-    changed: watch::Sender<u64>,
+    view: FeedView,
+    changes: watch::Sender<u64>,
     read_until: Millis,
-    whole_at: Millis,
-    looked_through: usize,
+    last_full_read: Millis,
+    /// The entry of the interest from which the next check for ended subscriptions starts.
+    next_expiry: usize,
 }
 
 impl<F: ChangeFeed> Feed<F> {
-    /// A feed that has read nothing. `private`: whether owners may name private relays.
-    pub fn new(source: F, private: bool) -> Self {
-        let known = Known {
+    /// A feed that has not been read. If `allow_private` is `true`, owners may request relays with
+    /// private addresses.
+    pub fn new(source: F, allow_private: bool) -> Self {
+        let view = FeedView {
             interest: Arc::default(),
-            wishes: Arc::new(Mutex::new(Wishes::new(private))),
-            owners: Arc::default(),
+            requested_relays: Arc::new(Mutex::new(RequestedRelays::new(allow_private))),
+            mute_list_owners: Arc::default(),
         };
         Self {
             source,
-            known,
-            changed: watch::Sender::new(0),
-            read_until: 0,
-            whole_at: 0,
-            looked_through: 0,
+            view,
+            changes: watch::Sender::new(0),
+            read_until: Millis(0),
+            last_full_read: Millis(0),
+            next_expiry: 0,
         }
     }
 
-    /// What it keeps up to date.
-    pub fn known(&self) -> Known {
-        self.known.clone()
+    /// What the feed keeps up to date.
+    pub fn view(&self) -> FeedView {
+        self.view.clone()
     }
 
-    /// Tells when the keys or kinds in use change, or the relays that are wanted.
+    /// Notifies when the keys or kinds in use change, or the requested relays.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+        self.changes.subscribe()
     }
 
-    /// Reads what has changed since the last reading. The first one reads everything.
+    /// Reads the whole feed, and tries again until it succeeds. Returns `false` if a stop was
+    /// requested before.
+    ///
+    /// Control events are not read before the interest is loaded. Relays store them.
+    pub async fn load(&mut self, clock: fn() -> Millis, shutdown: &mut Shutdown) -> bool {
+        while let Err(error) = self.read(clock()).await {
+            tracing::warn!(
+                stage = "listener",
+                outcome = "retried",
+                dependency = error.dependency,
+                "interest not loaded: {error}"
+            );
+            tokio::select! {
+                () = tokio::time::sleep(LOAD_RETRY_DELAY) => {}
+                () = shutdown.stop_requested() => return false,
+            }
+        }
+        true
+    }
+
+    /// Reads the changes since the last read. The first read covers everything.
     ///
     /// # Errors
-    /// The table failed. The next reading takes in what this one missed.
+    /// The table failed. The next read covers the same changes.
     pub async fn read(&mut self, now: Millis) -> Result<(), Unavailable> {
-        let whole = self.whole_at + WHOLE <= now;
-        let since = if whole {
-            0
+        let is_full = self.last_full_read + FULL_RESYNC_INTERVAL <= now;
+        let since = if is_full {
+            Millis(0)
         } else {
-            self.read_until.saturating_sub(OVERLAP)
+            self.read_until - READ_OVERLAP
         };
-        let known = self.known.clone();
+        let view = self.view.clone();
         let mut changed = false;
-        let each = |row: Subscription| {
-            // For each row anew, so that the hot path never waits for more than one.
-            let news = known
-                .interest
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .apply(&row, seconds(now));
-            if news
-                && row.subscription.starts_with(MUTE_LIST)
-                && row.is_active(seconds(now))
-                && row.changed_at + RECENT > now
-            {
-                known.owners.add(*row.owner.pubkey.as_bytes());
-            }
-            changed |= news;
-            changed |= known
-                .wishes
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .apply(&row, seconds(now));
-        };
+        let each = |row: Subscription| changed |= view.apply(&row, now);
         self.source.changes(since, each).await?;
         self.read_until = now;
-        if whole {
-            self.whole_at = now;
+        if is_full {
+            self.last_full_read = now;
         }
-        changed |= self.expire(now);
+        changed |= self.expire(now.to_seconds());
         if changed {
-            self.changed.send_modify(|version| *version += 1);
+            self.changes.send_modify(|version| *version += 1);
         }
         Ok(())
     }
 
-    /// Forgets some of what is over: with each reading the next part.
-    fn expire(&mut self, now: Millis) -> bool {
+    /// Removes ended subscriptions from the next part of the interest. Returns `true` if the keys
+    /// or kinds in use changed.
+    fn expire(&mut self, now: Seconds) -> bool {
         let mut interest = self
-            .known
+            .view
             .interest
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         let before = interest.version();
-        self.looked_through = interest
-            .expire(seconds(now), self.looked_through, PART)
+        self.next_expiry = interest
+            .expire(now, self.next_expiry, EXPIRY_CHUNK)
             .unwrap_or_default();
         let changed = interest.version() != before;
         drop(interest);
-        self.known
-            .wishes
+        self.view
+            .requested_relays
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .expire(seconds(now));
+            .expire(now);
         changed
     }
 
-    /// Reads for ever.
-    pub async fn follow(mut self, health: Arc<Health>, clock: fn() -> Millis) {
+    /// Reads the changes at every interval, and never returns.
+    pub async fn poll(mut self, health: Arc<Health>, clock: fn() -> Millis) {
         loop {
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             match self.read(clock()).await {
-                Ok(()) => health.interest_read_at.store(clock(), Ordering::SeqCst),
+                Ok(()) => health.record_interest_read(clock()),
                 Err(error) => {
                     tracing::warn!(
                         stage = "listener",
@@ -164,5 +175,31 @@ impl<F: ChangeFeed> Feed<F> {
                 }
             }
         }
+    }
+}
+
+impl FeedView {
+    /// Applies one row. Returns `true` if it changed anything. The locks are taken for each row, so
+    /// that the hot path never waits for more than one row.
+    fn apply(&self, row: &Subscription, now: Millis) -> bool {
+        let seconds = now.to_seconds();
+        let interest_changed = self
+            .interest
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .apply(row, seconds);
+        if interest_changed
+            && row.identity.starts_with(MUTE_LIST_PREFIX)
+            && row.is_active(seconds)
+            && row.changed_at + NEW_OWNER_WINDOW > now
+        {
+            self.mute_list_owners.add(*row.owner.pubkey.as_bytes());
+        }
+        let relays_changed = self
+            .requested_relays
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .apply(row, seconds);
+        interest_changed || relays_changed
     }
 }

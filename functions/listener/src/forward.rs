@@ -1,6 +1,5 @@
-//! The bounded buffers before the queues. What is in one is sent, however long the queue refuses;
-//! when it is full its senders wait, and the sockets behind them are no longer read. So nothing is
-//! dropped here.
+//! The bounded buffers before the queues. An event in a buffer is sent until the queue accepts it.
+//! When a buffer is full, its senders wait, so the sockets are not read. Nothing is dropped here.
 
 use std::{
     sync::{
@@ -17,27 +16,35 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// How many events wait for a queue at most, and how many KiB they may have together.
-const EVENTS: usize = 2_048;
-const KIB: u32 = 32 * 1024;
+/// The most events in a buffer.
+const MAX_BUFFERED_EVENTS: usize = 2_048;
 
-/// The most sent in one request.
-const BATCH: usize = 10;
+/// The most KiB of all events in a buffer together.
+const MAX_BUFFERED_KIB: u32 = 32 * 1024;
 
-/// How many requests are under way at once.
-const REQUESTS: usize = 16;
+/// The most events in one request
+/// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>).
+const MAX_BATCH: usize = 10;
 
-/// How long the first event of a batch waits for more. Ten events in one request cost a tenth.
-const LINGER: Duration = Duration::from_millis(20);
+/// The most concurrent requests to a queue.
+const MAX_CONCURRENT_REQUESTS: usize = 16;
 
-/// The way into a buffer. Clones lead into the same.
-pub struct Buffer<T> {
+/// How long the first event of a batch waits for more. Ten events in one request cost a tenth of
+/// ten requests.
+const MAX_BATCH_DELAY: Duration = Duration::from_millis(20);
+
+/// The longest time between two attempts to send a batch.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(10);
+
+/// The sending side of a buffer. Clones send to the same buffer.
+pub struct BufferSender<T> {
     sender: mpsc::Sender<(T, OwnedSemaphorePermit)>,
+    /// The free KiB.
     room: Arc<Semaphore>,
-    progress: Arc<Progress>,
+    progress: Arc<BufferProgress>,
 }
 
-impl<T> Clone for Buffer<T> {
+impl<T> Clone for BufferSender<T> {
     fn clone(&self) -> Self {
         Self {
             sender: self.sender.clone(),
@@ -47,127 +54,138 @@ impl<T> Clone for Buffer<T> {
     }
 }
 
-/// How many events have come to a buffer, and how many of them, from the first on, the queue has
-/// accepted.
+/// How many events have entered a buffer, and how many of them the queue has accepted.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct BufferProgress {
     entered: AtomicU64,
     accepted: AtomicU64,
-    refused: AtomicU64,
+    failures: AtomicU64,
 }
 
-impl Progress {
-    /// How many events have come so far. Whatever was in the buffer at this moment has been
-    /// accepted once [`Progress::accepted`] is as high.
+impl BufferProgress {
+    /// The number of events that have entered the buffer. All of them have been accepted once
+    /// [`BufferProgress::accepted`] has reached this number.
     pub fn entered(&self) -> u64 {
         self.entered.load(Ordering::SeqCst)
     }
 
-    /// How many events, from the first on, the queue has accepted.
+    /// The number of events that the queue has accepted, in the order in which they entered.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// How often in a row the queue has refused.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::SeqCst)
+    /// The number of requests that have failed since the last successful one.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::SeqCst)
     }
 }
 
-/// The other end of a buffer.
-pub struct Outlet<T> {
+/// The receiving side of a buffer.
+pub struct BufferReceiver<T> {
     receiver: mpsc::Receiver<(T, OwnedSemaphorePermit)>,
-    progress: Arc<Progress>,
+    progress: Arc<BufferProgress>,
 }
 
 /// An empty buffer.
-pub fn buffer<T>() -> (Buffer<T>, Outlet<T>) {
-    let (sender, receiver) = mpsc::channel(EVENTS);
-    let progress = Arc::<Progress>::default();
-    let room = Arc::new(Semaphore::new(KIB as usize));
+pub fn buffer<T>() -> (BufferSender<T>, BufferReceiver<T>) {
+    let (sender, receiver) = mpsc::channel(MAX_BUFFERED_EVENTS);
+    let progress = Arc::<BufferProgress>::default();
+    let room = Arc::new(Semaphore::new(MAX_BUFFERED_KIB as usize));
     (
-        Buffer {
+        BufferSender {
             sender,
             room,
             progress: Arc::clone(&progress),
         },
-        Outlet { receiver, progress },
+        BufferReceiver { receiver, progress },
     )
 }
 
-impl<T> Buffer<T> {
-    /// Puts in an event of so many bytes, as soon as there is room.
+impl<T> BufferSender<T> {
+    /// Waits until there is room, then adds an event of this size.
     pub async fn send(&self, event: T, bytes: usize) {
         self.progress.entered.fetch_add(1, Ordering::SeqCst);
-        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(KIB).min(KIB);
-        // The buffer outlives the connections, and its room is never closed.
+        let kib = u32::try_from(bytes / 1024 + 1)
+            .unwrap_or(MAX_BUFFERED_KIB)
+            .min(MAX_BUFFERED_KIB);
+        // Neither can fail: the semaphore is never closed, and the receiver outlives the
+        // connections.
         if let Ok(room) = Arc::clone(&self.room).acquire_many_owned(kib).await {
             drop(self.sender.send((event, room)).await);
         }
     }
 
-    /// How far it is.
-    pub fn progress(&self) -> Arc<Progress> {
+    /// The progress of the buffer.
+    pub fn progress(&self) -> Arc<BufferProgress> {
         Arc::clone(&self.progress)
     }
 }
 
-/// Sends what comes in until every way in is gone and the buffer is empty.
-pub async fn forward<T: Send + Sync>(outlet: Outlet<T>, queue: impl Queue<T>, sent: impl Fn(u64)) {
-    let Outlet {
+/// Sends the events of a buffer to a queue. Returns when all senders are dropped and the buffer is
+/// empty. Calls `on_accepted` with the number of events of each accepted batch.
+pub async fn forward<T: Send + Sync>(
+    buffer: BufferReceiver<T>,
+    queue: impl Queue<T>,
+    on_accepted: impl Fn(u64),
+) {
+    let BufferReceiver {
         mut receiver,
         progress,
-    } = outlet;
+    } = buffer;
     let (queue, progress) = (&queue, &progress);
-    // In order, so that `accepted` counts from the first event on.
-    let mut under_way = FuturesOrdered::new();
-    let mut batch = Vec::with_capacity(BATCH);
-    let mut since = None;
+    // In order, so that `accepted` counts the events in the order in which they entered.
+    let mut requests = FuturesOrdered::new();
+    let mut batch = Vec::with_capacity(MAX_BATCH);
+    let mut batch_began = None;
     let mut open = true;
-    while open || !under_way.is_empty() {
-        let room = BATCH - batch.len();
+    while open || !requests.is_empty() {
+        let free = MAX_BATCH - batch.len();
+        let can_receive = open && requests.len() < MAX_CONCURRENT_REQUESTS;
         tokio::select! {
-            Some(n) = under_way.next(), if !under_way.is_empty() => {
+            Some(n) = requests.next(), if !requests.is_empty() => {
                 progress.accepted.fetch_add(n, Ordering::SeqCst);
-                sent(n);
+                on_accepted(n);
             }
-            received = receiver.recv_many(&mut batch, room), if open && under_way.len() < REQUESTS => {
+            received = receiver.recv_many(&mut batch, free), if can_receive => {
                 open = received > 0;
-                since = since.or_else(|| Some(Instant::now()));
+                batch_began = batch_began.or_else(|| Some(Instant::now()));
             }
-            () = sleep_until(since.unwrap_or_else(Instant::now) + LINGER), if since.is_some() => {}
+            () = sleep_until(batch_began.unwrap_or_else(Instant::now) + MAX_BATCH_DELAY),
+                if batch_began.is_some() => {}
         }
-        let over =
-            !open || batch.len() == BATCH || since.is_some_and(|since| since.elapsed() >= LINGER);
-        if over && !batch.is_empty() {
-            under_way.push_back(send(std::mem::take(&mut batch), queue, progress));
+        let is_complete = !open
+            || batch.len() == MAX_BATCH
+            || batch_began.is_some_and(|began| began.elapsed() >= MAX_BATCH_DELAY);
+        if is_complete && !batch.is_empty() {
+            requests.push_back(send_batch(std::mem::take(&mut batch), queue, progress));
         }
-        since = since.filter(|_| !batch.is_empty());
+        batch_began = batch_began.filter(|_| !batch.is_empty());
     }
 }
 
-/// Sends one batch until it is accepted. Answers how many events it had.
-async fn send<T: Send + Sync>(
+/// Sends one batch until the queue accepts it. Returns the number of its events.
+async fn send_batch<T: Send + Sync>(
     batch: Vec<(T, OwnedSemaphorePermit)>,
     queue: &impl Queue<T>,
-    progress: &Progress,
+    progress: &BufferProgress,
 ) -> u64 {
     let (events, _room): (Vec<T>, Vec<OwnedSemaphorePermit>) = batch.into_iter().unzip();
-    let mut tries = 0;
+    let mut attempts = 0;
     while let Err(error) = queue.send(&events).await {
-        // Some may have been accepted: they come twice, and the stages take that.
-        tries += 1;
-        progress.refused.fetch_add(1, Ordering::SeqCst);
-        let wait = backoff(tries, 0.0).min(Duration::from_secs(10));
+        // The queue may have accepted some of the events. They are sent again, and the next stage
+        // tolerates duplicates.
+        attempts += 1;
+        progress.failures.fetch_add(1, Ordering::SeqCst);
+        let wait = backoff(attempts, 0.0).min(MAX_RETRY_DELAY);
         tracing::warn!(
             stage = "listener",
             outcome = "retried",
             dependency = error.dependency,
             waiting = events.len(),
-            "queue refuses, next try in {wait:?}: {error}"
+            "events not sent to the queue, next attempt in {wait:?}: {error}"
         );
         tokio::time::sleep(wait).await;
     }
-    progress.refused.store(0, Ordering::SeqCst);
+    progress.failures.store(0, Ordering::SeqCst);
     events.len() as u64
 }

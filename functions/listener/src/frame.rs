@@ -1,24 +1,25 @@
-//! One message of a relay (NIP-01, NIP-42). Its event stays as it was sent: the hot path reads it.
+//! One message from a relay (NIP-01, <https://github.com/nostr-protocol/nips/blob/master/01.md>,
+//! and NIP-42, <https://github.com/nostr-protocol/nips/blob/master/42.md>).
 
 use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-/// What a relay says.
+/// A message from a relay.
 #[derive(Debug)]
 pub enum Frame<'a> {
     /// `["EVENT", subscription, event]`
     Event {
-        /// The subscription it came on.
+        /// The id of the subscription on which the event came.
         subscription: Cow<'a, str>,
-        /// The event's JSON.
+        /// The event's JSON. Control events are forwarded exactly as they were sent.
         event: &'a RawValue,
     },
-    /// `["EOSE", subscription]`: what is stored has been sent.
+    /// `["EOSE", subscription]`: all stored events have been sent.
     Eose(String),
     /// `["CLOSED", subscription, reason]`
     Closed {
-        /// The subscription that the relay ended.
+        /// The id of the subscription that the relay ended.
         subscription: String,
         /// Why, with a machine-readable prefix.
         reason: String,
@@ -29,49 +30,51 @@ pub enum Frame<'a> {
     Auth(String),
     /// `["OK", id, accepted, reason]`
     Ok {
-        /// The event that was published.
+        /// The id of the event that was published.
         id: String,
-        /// Whether it was taken.
+        /// `true` if the relay accepted the event.
         accepted: bool,
-        /// Why not.
+        /// Why the relay refused the event.
         reason: String,
     },
     /// Anything else.
     Malformed,
 }
 
-/// Reads one message.
-pub fn read(text: &str) -> Frame<'_> {
-    let parts: Vec<&RawValue> = serde_json::from_str(text).unwrap_or_default();
-    let word = |n: usize| {
-        parts
-            .get(n)
-            .and_then(|part| serde_json::from_str::<String>(part.get()).ok())
-            .unwrap_or_default()
-    };
-    match parts.first().map(|verb| verb.get()) {
-        Some(r#""EVENT""#) if parts.len() == 3 => Frame::Event {
-            subscription: text_of(parts[1]),
-            event: parts[2],
-        },
-        Some(r#""EOSE""#) => Frame::Eose(word(1)),
-        Some(r#""CLOSED""#) => Frame::Closed {
-            subscription: word(1),
-            reason: word(2),
-        },
-        Some(r#""NOTICE""#) => Frame::Notice(word(1)),
-        Some(r#""AUTH""#) => Frame::Auth(word(1)),
-        Some(r#""OK""#) => Frame::Ok {
-            id: word(1),
-            accepted: parts.get(2).is_some_and(|part| part.get() == "true"),
-            reason: word(3),
-        },
-        _ => Frame::Malformed,
+impl<'a> Frame<'a> {
+    /// Parses one message.
+    pub fn parse(text: &'a str) -> Self {
+        let parts: Vec<&RawValue> = serde_json::from_str(text).unwrap_or_default();
+        let string = |n: usize| {
+            parts
+                .get(n)
+                .and_then(|part| serde_json::from_str::<String>(part.get()).ok())
+                .unwrap_or_default()
+        };
+        match parts.first().map(|verb| verb.get()) {
+            Some(r#""EVENT""#) if parts.len() == 3 => Self::Event {
+                subscription: unquote(parts[1]),
+                event: parts[2],
+            },
+            Some(r#""EOSE""#) => Self::Eose(string(1)),
+            Some(r#""CLOSED""#) => Self::Closed {
+                subscription: string(1),
+                reason: string(2),
+            },
+            Some(r#""NOTICE""#) => Self::Notice(string(1)),
+            Some(r#""AUTH""#) => Self::Auth(string(1)),
+            Some(r#""OK""#) => Self::Ok {
+                id: string(1),
+                accepted: parts.get(2).is_some_and(|part| part.get() == "true"),
+                reason: string(3),
+            },
+            _ => Self::Malformed,
+        }
     }
 }
 
-/// A JSON string, without a copy where it has no escapes.
-fn text_of(part: &RawValue) -> Cow<'_, str> {
+/// The text of a JSON string. It is copied only if it has escapes.
+fn unquote(part: &RawValue) -> Cow<'_, str> {
     let json = part.get();
     match json
         .strip_prefix('"')

@@ -1,4 +1,4 @@
-//! What the listener says of itself: `GET /healthz` (it runs) and `GET /readyz` (it does its work).
+//! The health interface: `GET /healthz` (the process runs) and `GET /readyz` (the listener works).
 
 use std::{
     net::SocketAddr,
@@ -18,48 +18,69 @@ use tokio::{
     time::timeout,
 };
 
-use crate::forward::Progress;
+use crate::forward::BufferProgress;
 
-/// How old the interest may be, and how often in a row a queue may refuse.
-const FRESH: Millis = 30_000;
-const REFUSALS: u64 = 3;
+/// The age of the interest at which the listener is no longer ready.
+const MAX_INTEREST_AGE: Millis = Millis(30_000);
 
-/// The signs of life of the parts.
+/// The number of consecutive failures of a queue at which the listener is no longer ready.
+const MAX_QUEUE_FAILURES: u64 = 3;
+
+/// The timeout of [`check`].
+const CHECK_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The most bytes of the response that [`check`] reads.
+const MAX_CHECK_RESPONSE: u64 = 4_096;
+
+/// The state of the listener's parts.
 #[derive(Debug, Default)]
 pub struct Health {
-    /// When the change feed was last read.
-    pub interest_read_at: AtomicU64,
-    /// How many relays are connected.
+    /// When the change feed was last read, in milliseconds.
+    interest_read_at: AtomicU64,
+    /// The number of relays that are connected.
     pub connected: AtomicUsize,
-    /// How many relays this task is to watch. A task may have none: others have them all.
+    /// The number of relays that this task must watch. It may be 0 if other tasks watch them all.
     pub watched: AtomicUsize,
-    /// The buffers.
-    pub buffers: [Arc<Progress>; 2],
+    /// The progress of the buffers before the queues.
+    pub buffers: [Arc<BufferProgress>; 2],
 }
 
 impl Health {
-    /// Of these buffers.
-    pub fn new(buffers: [Arc<Progress>; 2]) -> Self {
+    /// The health of a listener with these buffers, before anything has been read.
+    pub fn new(buffers: [Arc<BufferProgress>; 2]) -> Self {
         Self {
             buffers,
             ..Self::default()
         }
     }
 
-    /// Whether it does its work, and what it says of each part.
-    pub fn ready(&self, now: Millis) -> (bool, Value) {
-        let age = now.saturating_sub(self.interest_read_at.load(Ordering::SeqCst));
+    /// Records that the change feed has been read.
+    pub fn record_interest_read(&self, now: Millis) {
+        self.interest_read_at.store(now.0, Ordering::SeqCst);
+    }
+
+    /// Counts a connected relay until the guard is dropped.
+    pub fn count_connection(&self) -> ConnectionGuard<'_> {
+        self.connected.fetch_add(1, Ordering::SeqCst);
+        ConnectionGuard(&self.connected)
+    }
+
+    /// Returns whether the listener is ready, and the details of each part.
+    pub fn readiness(&self, now: Millis) -> (bool, Value) {
+        let age = now - Millis(self.interest_read_at.load(Ordering::SeqCst));
         let (connected, watched) = (
             self.connected.load(Ordering::SeqCst),
             self.watched.load(Ordering::SeqCst),
         );
-        let refused = self
+        let failures = self
             .buffers
             .iter()
-            .map(|buffer| buffer.refused())
+            .map(|buffer| buffer.failures())
             .max()
             .unwrap_or_default();
-        let ready = age < FRESH && (connected > 0 || watched == 0) && refused < REFUSALS;
+        let ready = age < MAX_INTEREST_AGE
+            && (connected > 0 || watched == 0)
+            && failures < MAX_QUEUE_FAILURES;
         let waiting: u64 = self
             .buffers
             .iter()
@@ -71,56 +92,67 @@ impl Health {
             "relays_watched": watched,
             "interest_age_ms": age,
             "events_waiting": waiting,
-            "queue_refusals": refused,
+            "queue_refusals": failures,
         });
         (ready, details)
     }
 }
 
-/// Answers on this socket for ever.
+/// A connection in [`Health::connected`], counted until it is dropped.
+#[derive(Debug)]
+pub struct ConnectionGuard<'a>(&'a AtomicUsize);
+
+impl Drop for ConnectionGuard<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Serves the health interface on this socket. Returns only with an error.
 pub async fn serve(
     socket: TcpListener,
     health: Arc<Health>,
     clock: fn() -> Millis,
 ) -> std::io::Result<()> {
-    let ready = get(move |State(health): State<Arc<Health>>| async move {
-        let (ready, details) = health.ready(clock());
-        (
-            if ready {
-                StatusCode::OK
-            } else {
-                StatusCode::SERVICE_UNAVAILABLE
-            },
-            Json(details),
-        )
+    let readyz = get(move |State(health): State<Arc<Health>>| async move {
+        let (ready, details) = health.readiness(clock());
+        let status = if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        (status, Json(details))
     });
     let router = Router::new()
         .route("/healthz", get(|| async { "ok" }))
-        .route("/readyz", ready)
+        .route("/readyz", readyz)
         .with_state(health);
     axum::serve(socket, router).await
 }
 
-/// Asks the listener at this address whether it is ready.
+/// Checks that the listener whose health interface has this address is ready.
 ///
 /// # Errors
-/// It is not, or does not answer within a few seconds.
+/// The listener is not ready, or does not respond in time.
 pub async fn check(address: SocketAddr) -> std::io::Result<()> {
-    let asked = timeout(Duration::from_secs(4), async {
+    let checked = timeout(CHECK_TIMEOUT, async {
         let mut socket = TcpStream::connect(address).await?;
         socket
             .write_all(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")
             .await?;
-        let mut answer = String::new();
-        socket.take(4_096).read_to_string(&mut answer).await?;
-        let ready = answer.split_whitespace().nth(1) == Some("200");
+        let mut response = String::new();
+        socket
+            .take(MAX_CHECK_RESPONSE)
+            .read_to_string(&mut response)
+            .await?;
+        let ready = response.split_whitespace().nth(1) == Some("200");
         if ready {
             Ok(())
         } else {
-            Err(std::io::Error::other(answer))
+            Err(std::io::Error::other(response))
         }
     });
-    asked
+    checked
         .await
         .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
 }
@@ -130,16 +162,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_part_that_fails_makes_it_unready() {
-        let (buffer, _outlet) = crate::forward::buffer::<()>();
+    fn is_not_ready_if_one_part_fails() {
+        let (buffer, _receiver) = crate::forward::buffer::<()>();
         let health = Health::new([buffer.progress(), buffer.progress()]);
-        health.interest_read_at.store(100_000, Ordering::SeqCst);
-        let ready = |now| health.ready(now).0;
-        assert!(ready(100_001), "nothing to watch is no failure");
+        health.record_interest_read(Millis(100_000));
+        let is_ready = |now| health.readiness(Millis(now)).0;
+        assert!(is_ready(100_001), "no relay has to be watched");
         health.watched.store(2, Ordering::SeqCst);
-        assert!(!ready(100_001), "no relay is connected");
+        assert!(!is_ready(100_001), "no relay is connected");
         health.connected.store(1, Ordering::SeqCst);
-        assert!(ready(100_001));
-        assert!(!ready(130_000), "the interest is old");
+        assert!(is_ready(100_001));
+        assert!(!is_ready(130_000), "the interest is old");
     }
 }

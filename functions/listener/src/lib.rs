@@ -1,44 +1,62 @@
-//! The listener: a small long-lived task that keeps relay connections and forwards what somebody is
-//! interested in.
+//! The listener: a long-running process that watches relays and forwards the events that match an
+//! interest.
 //!
-//! In the order in which an event comes through:
-//! - [`relay`]: one relay, watched: connected to again and again
+//! In the order in which an event flows:
+//! - [`relay`]: watches one relay and connects again with a backoff
+//! - [`watched_relay`], [`relay_context`]: the state of one relay, and what all relays share
 //! - [`address`], [`dial`]: which hosts may be connected to, and connecting
-//! - [`limits`]: what a relay says that it takes
-//! - [`session`]: one connection: REQs, stored events and live ones, refusals, NIP-42
-//! - [`plan`]: which REQs the interest asks of a relay
-//! - [`frame`]: what a relay says
-//! - [`screen`]: the hot path: what becomes of each event
+//! - [`limits`]: the limits of a relay (NIP-11)
+//! - [`session`]: one connection: REQs, stored and live events, refusals, NIP-42
+//! - [`plan`]: which REQs a relay receives for the interest
+//! - [`frame`]: one message from a relay
+//! - [`gate`]: the hot path: decides what happens to each event
 //! - [`seen`]: removes duplicates across relays
-//! - [`rate`]: how many control events each registrant has sent
+//! - [`rate`]: limits the control events of each pubkey
 //! - [`forward`]: the bounded buffers before the queues
 //!
-//! And around it:
-//! - [`feed`], [`wishes`]: the interest, and the relays that owners want, from the change feed
-//! - [`owners`]: the owners that have come, whose mute lists are asked for
-//! - [`members`]: how several tasks share the relays out
-//! - [`run`](Listener::run): all of it, until told to stop; cursors
-//! - [`health`]: what it says of itself
+//! Around it:
+//! - [`feed`], [`requested_relays`]: the interest, and the relays that owners request
+//! - [`mute_list_owners`]: the new owners, whose mute lists are requested
+//! - [`relay_watcher`]: which relays this task watches
+//! - [`members`]: how several tasks share the relays
+//! - [`checkpoint`]: when the relays' cursors are stored
+//! - [`run`](Listener): the whole listener, until a stop is requested
+//! - [`options`], [`ports`], [`error`]: what the listener gets, and why it fails
+//! - [`shutdown`]: how tasks are stopped
+//! - [`counter`]: what the listener counts
+//! - [`health`]: the health interface
 //! - [`config`]: the environment
 
 pub mod address;
+pub mod checkpoint;
 pub mod config;
+pub mod counter;
 pub mod dial;
+pub mod error;
 pub mod feed;
 pub mod forward;
 pub mod frame;
+pub mod gate;
 pub mod health;
 pub mod limits;
 pub mod members;
-pub mod owners;
+pub mod mute_list_owners;
+pub mod options;
 pub mod plan;
+pub mod ports;
 pub mod rate;
 pub mod relay;
-pub mod screen;
+pub mod relay_context;
+pub mod relay_watcher;
+pub mod requested_relays;
 pub mod seen;
 pub mod session;
-pub mod wishes;
+pub mod shutdown;
+pub mod watched_relay;
 
 mod run;
 
-pub use run::{Listener, Options, Ports, Stopped};
+pub use error::ListenerError;
+pub use options::Options;
+pub use ports::Ports;
+pub use run::Listener;

@@ -1,4 +1,5 @@
-//! What a relay says that it takes (NIP-11), and what is assumed of one that says nothing.
+//! The limits of a relay: those in its information document (NIP-11,
+//! <https://github.com/nostr-protocol/nips/blob/master/11.md>), or usual ones.
 
 use std::time::Duration;
 
@@ -11,20 +12,22 @@ use url::Url;
 
 use crate::dial::dial;
 
-/// How long asking may take, and how long the answer may be.
-const PATIENCE: Duration = Duration::from_secs(5);
-const MAX_ANSWER: usize = 64 * 1024;
+/// The timeout of fetching the document.
+const NIP11_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A relay's limits, rounded down to a few classes: relays of one class share one plan.
+/// The largest document that is read, in bytes.
+const MAX_DOCUMENT: usize = 64 * 1024;
+
+/// A relay's limits, rounded down to a few classes. All relays of one class share a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limits {
-    /// Open subscriptions.
+    /// The most open subscriptions.
     pub subscriptions: usize,
-    /// Filters per REQ.
+    /// The most filters per REQ.
     pub filters: usize,
-    /// Bytes per message.
-    pub message: usize,
-    /// Stored events that a filter is answered with at most.
+    /// The most bytes per message.
+    pub message_bytes: usize,
+    /// The most stored events that the relay returns for one filter.
     pub page: usize,
 }
 
@@ -33,7 +36,7 @@ impl Default for Limits {
         Self {
             subscriptions: 20,
             filters: 10,
-            message: 128 * 1024,
+            message_bytes: 128 * 1024,
             page: 500,
         }
     }
@@ -55,52 +58,55 @@ struct Limitation {
 }
 
 impl Limits {
-    /// Reads a relay information document. What is absurd is taken as not said.
-    fn of(json: &[u8]) -> Self {
-        let said = serde_json::from_slice::<Document>(json)
+    /// Reads an information document. A limit that is missing or zero is the usual one. A limit
+    /// below the smallest class counts as the smallest class.
+    fn from_document(json: &[u8]) -> Self {
+        let document = serde_json::from_slice::<Document>(json)
             .unwrap_or_default()
             .limitation;
         let usual = Self::default();
-        let class = |said: Option<usize>, usual: usize, classes: &[usize]| {
-            said.filter(|said| *said > 0).map_or(usual, |said| {
+        let class = |limit: Option<usize>, usual: usize, classes: &[usize]| {
+            limit.filter(|limit| *limit > 0).map_or(usual, |limit| {
                 classes
                     .iter()
                     .copied()
-                    .rfind(|class| *class <= said)
+                    .rfind(|class| *class <= limit)
                     .unwrap_or_else(|| classes.first().copied().unwrap_or(usual))
             })
         };
+        let page = [document.max_limit, document.default_limit];
         Self {
             subscriptions: class(
-                said.max_subscriptions,
+                document.max_subscriptions,
                 usual.subscriptions,
                 &[3, 5, 10, 20, 50],
             ),
-            filters: class(said.max_filters, usual.filters, &[1, 2, 5, 10]),
-            message: class(
-                said.max_message_length,
-                usual.message,
+            filters: class(document.max_filters, usual.filters, &[1, 2, 5, 10]),
+            message_bytes: class(
+                document.max_message_length,
+                usual.message_bytes,
                 &[4 * 1024, 16 * 1024, 64 * 1024, 128 * 1024],
             ),
             page: class(
-                said.max_limit.into_iter().chain(said.default_limit).min(),
+                page.into_iter().flatten().min(),
                 usual.page,
                 &[10, 50, 100, 500],
             ),
         }
     }
 
-    /// Asks the relay. One that does not answer gets the usual limits.
-    pub async fn ask(relay: &str, only_public: bool) -> Self {
-        timeout(PATIENCE, fetch(relay, only_public))
+    /// Fetches the relay's limits. A relay without a document has the usual limits.
+    pub async fn fetch(relay: &str, only_public: bool) -> Self {
+        timeout(NIP11_TIMEOUT, fetch_document(relay, only_public))
             .await
             .ok()
             .flatten()
-            .map_or_else(Self::default, |json| Self::of(&json))
+            .map_or_else(Self::default, |json| Self::from_document(&json))
     }
 }
 
-async fn fetch(relay: &str, only_public: bool) -> Option<Bytes> {
+/// Fetches the relay's information document.
+async fn fetch_document(relay: &str, only_public: bool) -> Option<Bytes> {
     let url = Url::parse(relay).ok()?;
     let stream = dial(relay, only_public).await.ok()?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
@@ -112,25 +118,25 @@ async fn fetch(relay: &str, only_public: bool) -> Option<Bytes> {
         .header("Accept", "application/nostr+json")
         .body(Empty::<Bytes>::new())
         .ok()?;
-    let answer = async move {
-        let answer = sender
+    let body = async move {
+        let response = sender
             .send_request(request)
             .await
             .ok()
-            .filter(|answer| answer.status().is_success())?;
+            .filter(|response| response.status().is_success())?;
         Some(
-            Limited::new(answer.into_body(), MAX_ANSWER)
+            Limited::new(response.into_body(), MAX_DOCUMENT)
                 .collect()
                 .await
                 .ok()?
                 .to_bytes(),
         )
     };
-    tokio::pin!(answer);
+    tokio::pin!(body);
     tokio::select! {
-        answer = &mut answer => answer,
-        // All has been read, and the answer only has to be taken.
-        _ = connection => answer.await,
+        body = &mut body => body,
+        // The connection has ended, and the response is in memory.
+        _ = connection => body.await,
     }
 }
 
@@ -143,19 +149,19 @@ mod tests {
 
     use super::*;
 
-    /// What is made of a relay that answers everything with this.
-    async fn asked(answer: String) -> Limits {
+    /// The limits of a relay that sends this response to every request.
+    async fn limits_from(response: String) -> Limits {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}/path?x=1", listener.local_addr().unwrap());
-        let answering = tokio::spawn(async move {
+        let server = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = [0; 1024];
             let n = stream.read(&mut request).await.unwrap();
-            drop(stream.write_all(answer.as_bytes()).await);
+            drop(stream.write_all(response.as_bytes()).await);
             String::from_utf8_lossy(&request[..n]).into_owned()
         });
-        let limits = Limits::ask(&url, false).await;
-        let request = answering.await.unwrap().to_lowercase();
+        let limits = Limits::fetch(&url, false).await;
+        let request = server.await.unwrap().to_lowercase();
         assert!(
             request.starts_with("get /path?x=1 http/1.1")
                 && request.contains("accept: application/nostr+json"),
@@ -165,54 +171,58 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_relay_is_asked_and_one_that_answers_nonsense_gets_the_usual_limits() {
-        let answer = |body: &str| {
+    async fn fetches_limits_and_falls_back_to_usual_ones() {
+        let response = |body: &str| {
             format!(
                 "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             )
         };
         assert_eq!(
-            asked(answer(r#"{"limitation":{"max_subscriptions":10}}"#))
+            limits_from(response(r#"{"limitation":{"max_subscriptions":10}}"#))
                 .await
                 .subscriptions,
             10
         );
-        let endless = format!(
+        let too_long = format!(
             r#"{{"limitation":{{"max_subscriptions":10}},"description":"{}"}}"#,
-            "x".repeat(MAX_ANSWER)
+            "x".repeat(MAX_DOCUMENT)
         );
-        for nonsense in [
-            answer(&endless),
+        for invalid in [
+            response(&too_long),
             "HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\n\r\n".to_owned(),
             "220 ftp\r\n".to_owned(),
         ] {
-            assert_eq!(asked(nonsense).await, Limits::default());
+            assert_eq!(limits_from(invalid).await, Limits::default());
         }
         assert_eq!(
-            Limits::ask("ws://127.0.0.1:1", false).await,
+            Limits::fetch("ws://127.0.0.1:1", false).await,
             Limits::default()
         );
     }
 
     #[test]
-    fn what_a_relay_says_is_rounded_down_and_nonsense_ignored() {
-        let of = |json: &str| Limits::of(json.as_bytes());
+    fn rounds_limits_down_and_ignores_invalid_ones() {
+        let of = |json: &str| Limits::from_document(json.as_bytes());
         assert_eq!(of("<html>"), Limits::default());
         assert_eq!(of("{}"), Limits::default());
         assert_eq!(
             of(r#"{"limitation":{"max_subscriptions":0,"max_limit":-1}}"#),
             Limits::default()
         );
-        let said = of(
-            r#"{"limitation":{"max_subscriptions":12,"max_filters":7,"max_message_length":70000,"max_limit":1000,"default_limit":100}}"#,
-        );
+        let limits = of(r#"{"limitation":{
+                "max_subscriptions":12,
+                "max_filters":7,
+                "max_message_length":70000,
+                "max_limit":1000,
+                "default_limit":100
+            }}"#);
         assert_eq!(
-            said,
+            limits,
             Limits {
                 subscriptions: 10,
                 filters: 5,
-                message: 64 * 1024,
+                message_bytes: 64 * 1024,
                 page: 100
             }
         );

@@ -1,30 +1,35 @@
-//! The listener process: wiring only. `listener check` asks a running one whether it is ready, and
-//! answers by its exit code: the container's health check, where there is no shell.
+//! The listener process: wiring only. `listener check` checks that a running listener is ready, and
+//! reports the result in its exit code. The container's health check uses it, because the image has
+//! no shell.
 
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use listener::{Listener, Options, Ports, config::Config, health};
+use listener::{
+    Listener, Options, Ports,
+    config::Config,
+    health::{self, Health},
+    shutdown::{Shutdown, StopHandle},
+};
 use nostr_push_aws::{clients, dynamodb::Store, secrets, sqs::Queue, telemetry::Telemetry};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::watch,
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 /// How often metrics are written.
-const METRICS: Duration = Duration::from_secs(5);
+const METRICS_INTERVAL: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     if std::env::args().nth(1).as_deref() == Some("check") {
         return Ok(health::check(Config::health_from_env()?).await?);
     }
-    // One TLS provider for the AWS SDK and the relays: two in one process panic at the first
-    // connection.
+    // The AWS SDK and the relays' connections share one TLS provider. With two in one process, the
+    // first connection panics.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let telemetry = Telemetry::init("listener");
     let config = Config::from_env()?;
@@ -36,23 +41,16 @@ async fn main() -> anyhow::Result<()> {
         store,
         control: Queue::new(&aws, config.control_queue),
         content: Queue::new(&aws, config.event_queue),
-        count,
+        count: Arc::new(move |counter, n| telemetry.count(counter, n)),
         clock: clients::now,
     };
-    let (stop, stopping) = watch::channel(false);
-    let (mut terminate, mut interrupt) = (
+    let (stop, shutdown) = Shutdown::channel();
+    tokio::spawn(stop_on_signal(
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
-    );
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!(stage = "listener", "told to stop: draining");
-        let _ = stop.send(true);
-    });
-    // Different for each process: a task that comes back is another one.
+        stop,
+    ));
+    // Unique for each process: a task that is started again is another member.
     let member = format!(
         "task-{:016x}",
         RandomState::new().hash_one(std::process::id())
@@ -66,36 +64,42 @@ async fn main() -> anyhow::Result<()> {
     );
     let options = Options {
         relays: config.relays,
-        owners_relays: config.owners_relays,
-        private: config.private_relays,
-        control_events: config.control_events,
+        max_owners_relays: config.max_owners_relays,
+        allow_private: config.allow_private,
+        max_control_events: config.max_control_events,
         member,
     };
     let listener = Listener::new(keys, options, ports);
-    let seen = listener.health();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(METRICS).await;
-            telemetry.relays(
-                seen.watched.load(Ordering::Relaxed),
-                seen.connected.load(Ordering::Relaxed),
-            );
-            telemetry.flush();
-        }
-    });
+    tokio::spawn(write_metrics(telemetry, listener.health()));
     let health = health::serve(
         TcpListener::bind(config.health).await?,
         listener.health(),
         clients::now,
     );
-    let stopped = tokio::select! {
-        stopped = listener.run(stopping) => stopped.map_err(anyhow::Error::from),
+    let result = tokio::select! {
+        result = listener.run(shutdown) => result.map_err(anyhow::Error::from),
         ended = health => Err(anyhow::anyhow!("the health interface ended: {ended:?}")),
     };
     telemetry.flush();
-    stopped
+    result
 }
 
-fn count(outcome: &'static str, reason: &'static str) {
-    metrics::counter!("Events", "Outcome" => outcome, "Reason" => reason).increment(1);
+async fn stop_on_signal(mut terminate: Signal, mut interrupt: Signal, stop: StopHandle) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!(stage = "listener", "stop requested: draining");
+    stop.stop();
+}
+
+async fn write_metrics(telemetry: Telemetry, health: Arc<Health>) {
+    loop {
+        tokio::time::sleep(METRICS_INTERVAL).await;
+        telemetry.relays(
+            health.watched.load(Ordering::Relaxed),
+            health.connected.load(Ordering::Relaxed),
+        );
+        telemetry.flush();
+    }
 }

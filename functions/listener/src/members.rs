@@ -1,16 +1,81 @@
-//! Several listener tasks share the relays out: each relay is watched by the task that it ranks
-//! first (rendezvous hashing), so a task that comes or goes moves only its own relays.
+//! How several tasks of the listener share the relays. Each relay is watched by the task that it
+//! ranks first (rendezvous hashing), so a task that joins or leaves moves only its own relays.
 
-use nostr_push_core::Seconds;
+use std::time::Duration;
+
+use nostr_push_core::{Seconds, ports::Members};
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
-/// How long a task counts as alive after it last said so, and how often it says so.
-pub const LEASE: Seconds = 30;
-/// See [`LEASE`].
-pub const RENEW: Seconds = 10;
+/// How long a task counts as alive after it has renewed its membership.
+const MEMBERSHIP_LEASE: Seconds = Seconds(30);
 
-/// Whether `me` is to watch the relay, among these members. Alone, it watches all.
-pub fn is_mine(relay: &str, me: &str, members: &[String]) -> bool {
+/// How often a task renews its membership.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The membership of this task.
+pub struct Membership<S> {
+    store: S,
+    /// The name of this task.
+    member: String,
+    /// All tasks, as last read.
+    members: Vec<String>,
+    renewed_at: Option<Instant>,
+}
+
+impl<S: Members> Membership<S> {
+    /// A membership that has not begun. Until it is renewed, the task owns all relays.
+    pub fn new(store: S, member: String) -> Self {
+        Self {
+            store,
+            member,
+            members: Vec::new(),
+            renewed_at: None,
+        }
+    }
+
+    /// Renews the membership and reads all members, if it is time to.
+    pub async fn renew_if_due(&mut self, now: Seconds) {
+        if self
+            .renewed_at
+            .is_some_and(|renewed_at| renewed_at.elapsed() < RENEWAL_INTERVAL)
+        {
+            return;
+        }
+        let joined = self.store.join(&self.member, now, now + MEMBERSHIP_LEASE);
+        match joined.await {
+            Ok(members) => self.members = members,
+            // The last known members stay valid. Two tasks that watch the same relay do no harm,
+            // but a relay without a task would lose events.
+            Err(error) => tracing::warn!(
+                stage = "listener",
+                dependency = error.dependency,
+                "members not read: {error}"
+            ),
+        }
+        self.renewed_at = Some(Instant::now());
+    }
+
+    /// Returns `true` if this task must watch the relay.
+    pub fn owns(&self, relay: &str) -> bool {
+        ranks_first(relay, &self.member, &self.members)
+    }
+
+    /// Ends the membership, so that the other tasks take over the relays at once.
+    pub async fn leave(&self) {
+        if let Err(error) = self.store.leave(&self.member).await {
+            tracing::warn!(
+                stage = "listener",
+                dependency = error.dependency,
+                "membership not ended, its lease will expire: {error}"
+            );
+        }
+    }
+}
+
+/// Returns `true` if the relay ranks `member` before all others among `members`. A member that is
+/// alone ranks first for all relays.
+fn ranks_first(relay: &str, member: &str, members: &[String]) -> bool {
     let rank = |member: &str| -> [u8; 32] {
         Sha256::new()
             .chain_update(member)
@@ -19,11 +84,11 @@ pub fn is_mine(relay: &str, me: &str, members: &[String]) -> bool {
             .finalize()
             .into()
     };
-    let mine = rank(me);
+    let own_rank = rank(member);
     members
         .iter()
-        .filter(|member| *member != me)
-        .all(|member| rank(member) < mine)
+        .filter(|other| *other != member)
+        .all(|other| rank(other) < own_rank)
 }
 
 #[cfg(test)]
@@ -31,13 +96,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_relay_has_one_watcher_and_only_those_of_a_task_that_goes_move() {
+    fn each_relay_has_one_task_and_few_move_when_a_task_leaves() {
         let members: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
         let relays: Vec<String> = (0..300).map(|n| format!("wss://r{n}")).collect();
         let watcher = |relay: &str, members: &[String]| {
             let watchers: Vec<String> = members
                 .iter()
-                .filter(|me| is_mine(relay, me, members))
+                .filter(|member| ranks_first(relay, member, members))
                 .cloned()
                 .collect();
             assert_eq!(watchers.len(), 1);
@@ -51,8 +116,8 @@ mod tests {
         }
         assert!((60..140).contains(&moved), "{moved} of 300");
         assert!(
-            is_mine("wss://r", "a", &[]),
-            "alone, even when the table does not answer"
+            ranks_first("wss://r", "a", &[]),
+            "a task that knows no others owns all relays"
         );
     }
 }

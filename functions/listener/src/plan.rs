@@ -1,92 +1,93 @@
-//! Which REQs the interest asks of relays.
+//! Plans the REQs for content that relays receive.
 //!
-//! *Narrow*, by the index keys in use, while they fit a relay's limits; *wide*, by the kinds in
-//! use, beyond. A plan changes by little: new keys get a REQ of their own, and only when there are
-//! too many REQs are the smallest made into one. Keys that nobody wants any more stay in their REQ
-//! until it is made anew, because the interest drops what they bring. All relays of one class of
-//! limits share a plan.
+//! A plan is *narrow* while the interest fits a relay's limits: its REQs name the index keys in
+//! use. Beyond the limits it is *wide*: one REQ names the kinds in use. A plan changes as little as
+//! possible. New keys get a REQ of their own, and when there are too many REQs, the two smallest
+//! are merged. Keys that are no longer in use stay in their REQ until it is renewed, because the
+//! gate drops the events that they bring. All relays of one class of limits share a plan.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use nostr_push_core::{
-    DAY, MUTE_LIST, PRIVATE_KINDS, Seconds,
-    filter::hex,
-    index_key::{IndexKey, TagValue},
-    interest::Interest,
-    is_private,
+    MUTE_LIST_KIND, PRIVATE_KINDS, Seconds, hex, index_key::IndexKey, interest::Interest,
+    is_private_kind,
 };
 use serde_json::{Value, json};
 
 use crate::limits::Limits;
 
-/// Values per filter: what relays are known to take.
-const VALUES: usize = 500;
+/// The most values per filter. Relays are known to accept that many.
+const MAX_VALUES_PER_FILTER: usize = 500;
 
-/// Bytes of a value in a REQ: 64 hex characters, quotes and comma.
+/// The bytes of one value in a REQ: 64 hex characters, two quotes and a comma.
 const VALUE_BYTES: usize = 67;
 
-/// What stands for mute lists among the fields of filters.
-const MUTE_LISTS: &str = "mute_list";
+/// The name for the keys of mute lists where other keys have the name of their filter field.
+const MUTE_LIST_FIELD: &str = "mute_list";
 
-/// NIP-59 wraps are backdated up to two days, and `since` holds for live events too.
-const BACKDATED: Seconds = 2 * DAY;
+/// How far wraps are backdated (NIP-59,
+/// <https://github.com/nostr-protocol/nips/blob/master/59.md>). A relay applies `since` to live
+/// events too, so a REQ for private kinds starts this much earlier.
+const MAX_BACKDATING: Seconds = Seconds::from_days(2);
 
-/// The REQs a relay shall hold, by subscription id.
+/// The REQs for content of a relay, by subscription id.
 pub type Plan = Arc<BTreeMap<String, Arc<Req>>>;
 
-/// One REQ, but for its `since`.
+/// One REQ without `since` and `limit`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Req {
-    filters: Vec<Asked>,
-    /// The REQs whose keys it took over. While these are open, it has nothing to make up for.
+    filters: Vec<ReqFilter>,
+    /// The REQs whose keys this REQ has taken over. While they are live, it needs no stored events.
     pub parents: Vec<String>,
 }
 
-/// One filter, and whether it asks for backdated kinds.
+/// One filter of a REQ.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Asked {
+struct ReqFilter {
     filter: Value,
-    private: bool,
+    /// `true` if the filter requests kinds that may be backdated.
+    is_private: bool,
 }
 
-/// Which stored events a REQ asks for.
+/// The stored events that a REQ requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stored {
-    /// All since then, and of private kinds all that may have been sent since then: after a
-    /// disconnection.
-    Since(Seconds),
-    /// Those since then. Of private kinds none: to a new subscription an older wrap is none of its
-    /// own.
-    Fresh(Seconds),
-    /// None: other REQs have brought them.
-    None(Seconds),
+pub enum StoredRange {
+    /// After an interruption: the events since this time, and all of private kinds that may have
+    /// been sent since then.
+    Resume(Seconds),
+    /// For a new subscription: the events since this time, and none of private kinds, because older
+    /// wraps are not meant for it.
+    Recent(Seconds),
+    /// No stored events, because other REQs have received them. Live events since this time.
+    LiveOnly(Seconds),
 }
 
-impl Stored {
-    /// From when on.
+impl StoredRange {
+    /// The beginning of the range.
     pub fn since(self) -> Seconds {
         match self {
-            Self::Since(since) | Self::Fresh(since) | Self::None(since) => since,
+            Self::Resume(since) | Self::Recent(since) | Self::LiveOnly(since) => since,
         }
     }
 }
 
-/// The filter for the mute lists of these pubkeys.
-fn mute_lists(authors: &[Value]) -> Value {
-    json!({"kinds": [MUTE_LIST], "authors": authors})
-}
-
-/// The filters for the mute lists of these pubkeys, however old: they are written once and kept for
-/// years.
-pub fn stored_mute_lists(authors: &[[u8; 32]], limits: Limits) -> Vec<Value> {
-    let authors: Vec<Value> = authors.iter().map(|author| json!(hex(author))).collect();
-    let values = VALUES.min(limits.message / VALUE_BYTES * 3 / 4).max(1);
+/// The filters for the stored mute lists of these pubkeys. They have no `since`: a mute list is
+/// written once and stays valid for years.
+pub fn mute_list_filters(authors: &[[u8; 32]], limits: Limits) -> Vec<Value> {
+    let authors: Vec<Value> = authors
+        .iter()
+        .map(|author| json!(hex::encode(author)))
+        .collect();
+    let values = MAX_VALUES_PER_FILTER
+        .min(limits.message_bytes / VALUE_BYTES * 3 / 4)
+        .max(1);
     authors
         .chunks(values)
-        .map(|chunk| json!({"limit": limits.page, "kinds": [MUTE_LIST], "authors": chunk}))
+        .map(|chunk| json!({"limit": limits.page, "kinds": [MUTE_LIST_KIND], "authors": chunk}))
         .collect()
 }
 
@@ -94,33 +95,36 @@ impl Req {
     /// A REQ with this filter.
     pub fn new(filter: Value) -> Self {
         Self {
-            filters: vec![Asked {
+            filters: vec![ReqFilter {
                 filter,
-                private: false,
+                is_private: false,
             }],
             parents: Vec::new(),
         }
     }
 
-    /// The filters to send. `page` is how many stored events to ask for.
-    pub fn filters(&self, stored: Stored, page: usize) -> Vec<Value> {
-        let asked = |asked: &Asked| {
-            let (since, limit) = match stored {
-                Stored::Since(since) => (since, page),
-                Stored::Fresh(since) => (since, if asked.private { 1 } else { page }),
-                // Not 0: some relays take that for "no limit".
-                Stored::None(since) => (since, 1),
+    /// The filters to send. `page` is the number of stored events to request per filter.
+    pub fn filters(&self, stored: StoredRange, page: usize) -> Vec<Value> {
+        let with_range = |req_filter: &ReqFilter| {
+            let is_private = req_filter.is_private;
+            let wants_stored = match stored {
+                StoredRange::Resume(_) => true,
+                StoredRange::Recent(_) => !is_private,
+                StoredRange::LiveOnly(_) => false,
             };
-            let mut filter = asked.filter.clone();
-            filter["since"] = json!(if asked.private {
-                since.saturating_sub(BACKDATED)
+            // The limit is never 0, because some relays treat that as no limit.
+            let limit = if wants_stored { page } else { 1 };
+            let since = if is_private {
+                stored.since() - MAX_BACKDATING
             } else {
-                since
-            });
+                stored.since()
+            };
+            let mut filter = req_filter.filter.clone();
+            filter["since"] = json!(since);
             filter["limit"] = json!(limit);
             filter
         };
-        self.filters.iter().map(asked).collect()
+        self.filters.iter().map(with_range).collect()
     }
 }
 
@@ -129,7 +133,7 @@ impl Req {
 pub struct Plans(Mutex<HashMap<Limits, Planner>>);
 
 impl Plans {
-    /// The plan for relays of this class, in line with the interest as it is now.
+    /// The plan of this class for the interest as it is now.
     pub fn plan(&self, limits: Limits, interest: &Interest) -> Plan {
         let mut planners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         planners
@@ -145,10 +149,12 @@ struct Planner {
     slots: Vec<Slot>,
     /// The keys of all slots.
     assigned: HashSet<IndexKey>,
-    /// The kinds that the filters name; `None`: every kind.
+    /// The kinds that the filters name. `None` means every kind.
     kinds: Option<Vec<u16>>,
     wide: bool,
+    /// The number of the next slot.
     next: u64,
+    /// The version of the interest that `plan` follows.
     version: Option<u64>,
     plan: Plan,
 }
@@ -161,7 +167,7 @@ struct Slot {
 }
 
 impl Slot {
-    /// The subscription id of its REQ.
+    /// The subscription id of the REQ.
     fn name(&self) -> String {
         format!("content-{}", self.number)
     }
@@ -184,7 +190,8 @@ impl Planner {
     fn plan(&mut self, interest: &Interest) -> Plan {
         if self.version != Some(interest.version()) {
             self.version = Some(interest.version());
-            // Back to narrow only when well below, or one key would turn everything over and over.
+            // A wide plan becomes narrow only far below the limit. Otherwise a single key could
+            // replace the whole plan again and again.
             let capacity = if self.wide {
                 self.capacity() / 2
             } else {
@@ -202,58 +209,71 @@ impl Planner {
         Arc::clone(&self.plan)
     }
 
-    /// REQs for content: all but one for control events, one for pages of stored ones, and one in
-    /// exchange.
+    /// The most REQs for content. Three subscriptions are kept free: one for control events, one
+    /// for pages of stored events, and one for a REQ that replaces another.
     fn max_slots(&self) -> usize {
         self.limits.subscriptions.saturating_sub(3).max(1)
     }
 
-    /// Filters that one chunk of values becomes.
-    fn per_chunk(&self) -> usize {
+    /// The number of filters that one chunk of values becomes.
+    fn filters_per_chunk(&self) -> usize {
         if self.limits.filters > 1 { 2 } else { 1 }
     }
 
     fn values_per_req(&self) -> usize {
-        let by_filters = self.limits.filters / self.per_chunk() * VALUES;
-        by_filters.min(self.limits.message / VALUE_BYTES / self.per_chunk() * 3 / 4)
+        let by_filters = self.limits.filters / self.filters_per_chunk() * MAX_VALUES_PER_FILTER;
+        by_filters.min(self.limits.message_bytes / VALUE_BYTES / self.filters_per_chunk() * 3 / 4)
     }
 
     fn capacity(&self) -> usize {
         self.max_slots() * self.values_per_req()
     }
 
-    /// Follows the interest with as few changes as possible. Answers whether it fits.
+    /// Makes the plan follow the interest with as few changes as possible. Returns `false` if the
+    /// interest does not fit.
     fn narrow(&mut self, interest: &Interest) -> bool {
         if self.wide {
             (self.wide, self.slots, self.assigned) = (false, Vec::new(), HashSet::new());
         }
+        self.renew_slots(interest);
+        self.add_slots(interest);
+        self.merge_slots(interest)
+    }
+
+    /// Removes slots whose keys are no longer in use, and renews those with too many unused keys,
+    /// or all if there are new kinds.
+    fn renew_slots(&mut self, interest: &Interest) {
         let kinds = interest.kinds();
-        let covered = match (&self.kinds, &kinds) {
+        let has_all_kinds = match (&self.kinds, &kinds) {
             (None, _) => true,
             (Some(_), None) => false,
-            (Some(asked), Some(kinds)) => kinds.iter().all(|kind| asked.contains(kind)),
+            (Some(planned), Some(kinds)) => kinds.iter().all(|kind| planned.contains(kind)),
         };
-        if !covered {
+        if !has_all_kinds {
             self.kinds = kinds;
         }
         for slot in std::mem::take(&mut self.slots) {
-            let live = slot
+            let in_use = slot
                 .keys
                 .iter()
                 .filter(|key| interest.contains(key))
                 .count();
-            if live == 0 {
-                self.forget(&slot.keys);
-            } else if !covered {
-                // No parents: of the new kinds the old REQ has brought nothing.
-                self.renew(slot.keys, Vec::new(), interest);
-            } else if live * 2 < slot.keys.len() {
+            if in_use == 0 {
+                self.unassign(&slot.keys);
+            } else if !has_all_kinds {
+                // Without parents, because the old REQ has received no events of the new kinds.
+                self.push_slot(slot.keys, Vec::new(), interest);
+            } else if in_use * 2 < slot.keys.len() {
                 let name = slot.name();
-                self.renew(slot.keys, vec![name], interest);
+                self.push_slot(slot.keys, vec![name], interest);
             } else {
                 self.slots.push(slot);
             }
         }
+    }
+
+    /// Adds slots for the keys that have none.
+    fn add_slots(&mut self, interest: &Interest) {
         let mut added: Vec<IndexKey> = interest
             .keys()
             .filter(|key| !self.assigned.contains(*key))
@@ -263,11 +283,14 @@ impl Planner {
         while !added.is_empty() {
             let rest = added.split_off(added.len().min(self.fitting(&added)));
             let chunk = std::mem::replace(&mut added, rest);
-            self.renew(chunk, Vec::new(), interest);
+            self.push_slot(chunk, Vec::new(), interest);
         }
+    }
+
+    /// Merges the smallest slots while there are too many. Returns `false` if that is impossible.
+    fn merge_slots(&mut self, interest: &Interest) -> bool {
         while self.slots.len() > self.max_slots() {
-            self.slots
-                .sort_by_key(|slot| std::cmp::Reverse(slot.keys.len()));
+            self.slots.sort_by_key(|slot| Reverse(slot.keys.len()));
             let (Some(one), Some(two)) = (self.slots.pop(), self.slots.pop()) else {
                 return false;
             };
@@ -277,14 +300,14 @@ impl Planner {
             if self.fitting(&keys) < keys.len() {
                 return false;
             }
-            self.renew(keys, parents, interest);
+            self.push_slot(keys, parents, interest);
         }
         true
     }
 
-    /// A slot with those of the keys that are still wanted.
-    fn renew(&mut self, mut keys: Vec<IndexKey>, parents: Vec<String>, interest: &Interest) {
-        self.forget(&keys);
+    /// Adds a slot with those of the keys that are in use.
+    fn push_slot(&mut self, mut keys: Vec<IndexKey>, parents: Vec<String>, interest: &Interest) {
+        self.unassign(&keys);
         keys.retain(|key| interest.contains(key));
         let number = self.next;
         self.next += 1;
@@ -296,22 +319,22 @@ impl Planner {
         self.slots.push(Slot { number, keys, req });
     }
 
-    fn forget(&mut self, keys: &[IndexKey]) {
+    fn unassign(&mut self, keys: &[IndexKey]) {
         for key in keys {
             self.assigned.remove(key);
         }
     }
 
-    /// How many of the keys, which are sorted, fit one REQ.
+    /// The number of keys, from the first on, that fit into one REQ. The keys must be sorted.
     fn fitting(&self, keys: &[IndexKey]) -> usize {
-        let chunks = self.limits.filters / self.per_chunk();
-        let (mut used, mut in_chunk, mut current) = (0, 0, String::new());
+        let max_chunks = self.limits.filters / self.filters_per_chunk();
+        let (mut chunks, mut in_chunk, mut current) = (0, 0, String::new());
         for (n, key) in keys.iter().take(self.values_per_req()).enumerate() {
             let dimension = key.dimension();
-            if in_chunk == VALUES || dimension != current {
-                (used, in_chunk, current) = (used + 1, 0, dimension);
+            if in_chunk == MAX_VALUES_PER_FILTER || dimension != current {
+                (chunks, in_chunk, current) = (chunks + 1, 0, dimension);
             }
-            if used > chunks {
+            if chunks > max_chunks {
                 return n;
             }
             in_chunk += 1;
@@ -319,69 +342,64 @@ impl Planner {
         keys.len().min(self.values_per_req())
     }
 
-    fn filters(&self, keys: &[IndexKey]) -> Vec<Asked> {
-        let mut dimensions: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    fn filters(&self, keys: &[IndexKey]) -> Vec<ReqFilter> {
+        let mut fields: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         for key in keys {
-            let (field, value) = match key {
-                IndexKey::Id(id) => ("ids".to_owned(), json!(hex(id))),
-                IndexKey::Author(author) => ("authors".to_owned(), json!(hex(author))),
-                IndexKey::Tag(letter, TagValue::Hex(bytes)) => {
-                    (format!("#{letter}"), json!(hex(bytes)))
-                }
-                IndexKey::Tag(letter, TagValue::Text(text)) => (format!("#{letter}"), json!(text)),
-                IndexKey::Kind(kind) => ("kinds".to_owned(), json!(kind)),
-                IndexKey::MuteList(author) => (MUTE_LISTS.to_owned(), json!(hex(author))),
-            };
-            dimensions.entry(field).or_default().push(value);
+            let (field, value) = field_and_value(key);
+            fields.entry(field).or_default().push(value);
         }
-        let chunks = dimensions
-            .iter()
-            .flat_map(|(field, values)| values.chunks(VALUES).map(move |chunk| (field, chunk)));
+        let chunks = fields.iter().flat_map(|(field, values)| {
+            values
+                .chunks(MAX_VALUES_PER_FILTER)
+                .map(move |chunk| (field, chunk))
+        });
+        let public = |filter: Value| {
+            vec![ReqFilter {
+                filter,
+                is_private: false,
+            }]
+        };
         chunks
             .flat_map(|(field, values)| match field.as_str() {
-                "kinds" => vec![Asked {
-                    filter: json!({"kinds": values}),
-                    private: false,
-                }],
-                MUTE_LISTS => vec![Asked {
-                    filter: mute_lists(values),
-                    private: false,
-                }],
-                _ => self.by_kinds(&json!({field: values})),
+                "kinds" => public(json!({"kinds": values})),
+                MUTE_LIST_FIELD => public(json!({"kinds": [MUTE_LIST_KIND], "authors": values})),
+                _ => self.split_by_kinds(&json!({field: values})),
             })
             .collect()
     }
 
-    /// The filter for the kinds that are not backdated, and the filter for those that are: they go
-    /// back differently far.
-    fn by_kinds(&self, base: &Value) -> Vec<Asked> {
-        let with = |kinds: Option<Vec<u16>>, private| {
+    /// One filter for the private kinds and one for the others, because their `since` differs.
+    fn split_by_kinds(&self, base: &Value) -> Vec<ReqFilter> {
+        let with_kinds = |kinds: Option<Vec<u16>>, is_private| {
             let mut filter = base.clone();
             if let Some(kinds) = kinds {
                 filter["kinds"] = json!(kinds);
             }
-            Asked { filter, private }
+            ReqFilter { filter, is_private }
         };
-        if self.per_chunk() == 1 {
-            return vec![with(self.kinds.clone(), true)];
+        if self.filters_per_chunk() == 1 {
+            return vec![with_kinds(self.kinds.clone(), true)];
         }
         let Some(kinds) = &self.kinds else {
-            return vec![with(None, false), with(Some(PRIVATE_KINDS.to_vec()), true)];
+            return vec![
+                with_kinds(None, false),
+                with_kinds(Some(PRIVATE_KINDS.to_vec()), true),
+            ];
         };
         let (private, public): (Vec<u16>, Vec<u16>) =
-            kinds.iter().partition(|kind| is_private(**kind));
+            kinds.iter().partition(|kind| is_private_kind(**kind));
         [(public, false), (private, true)]
             .into_iter()
             .filter(|(kinds, _)| !kinds.is_empty())
-            .map(|(kinds, private)| with(Some(kinds), private))
+            .map(|(kinds, is_private)| with_kinds(Some(kinds), is_private))
             .collect()
     }
 
-    /// One REQ for everything of the kinds in use.
+    /// Replaces all REQs by one for all events of the kinds in use.
     fn widen(&mut self, interest: &Interest) {
         let mut kinds = interest.kinds();
         if let Some(kinds) = kinds.as_mut().filter(|_| interest.wants_mute_lists()) {
-            kinds.push(MUTE_LIST);
+            kinds.push(MUTE_LIST_KIND);
             kinds.sort_unstable();
             kinds.dedup();
         }
@@ -392,7 +410,7 @@ impl Planner {
         let number = self.next;
         self.next += 1;
         let req = Req {
-            filters: self.by_kinds(&json!({})),
+            filters: self.split_by_kinds(&json!({})),
             parents: Vec::new(),
         };
         self.slots = vec![Slot {
@@ -403,232 +421,17 @@ impl Planner {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use nostr_push_core::owner::Owner;
-    use nostr_push_core::subscription::{State, Subscription};
-    use nostr_push_testkit::subscription;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn owner() -> Owner {
-        Owner {
-            app: "demo".to_owned(),
-            pubkey: nostr::key::Keys::parse(&"11".repeat(32))
-                .unwrap()
-                .public_key(),
-        }
-    }
-
-    fn interest(filters: &[Value]) -> Interest {
-        let mut interest = Interest::default();
-        for filter in filters {
-            interest.apply(&subscription(&owner(), filter), 1);
-        }
-        interest
-    }
-
-    fn mention(n: usize) -> Value {
-        json!({"kinds": [1, 1059], "#p": [format!("{n:064x}")]})
-    }
-
-    fn ids(plan: &Plan) -> BTreeSet<String> {
-        plan.keys().cloned().collect()
-    }
-
-    #[test]
-    fn private_kinds_are_asked_for_from_further_back_and_not_at_all_for_a_new_subscription() {
-        let p = "ab".repeat(32);
-        let plan = Plans::default().plan(
-            Limits::default(),
-            &interest(&[json!({"kinds": [1, 1059], "#p": [p]})]),
-        );
-        let req = plan.values().next().unwrap();
-        let (public, private) = (
-            json!({"#p": [p], "kinds": [1]}),
-            json!({"#p": [p], "kinds": [1059]}),
-        );
-        let with = |filter: &Value, since: u64, limit: usize| {
-            let mut filter = filter.clone();
-            (filter["since"], filter["limit"]) = (json!(since), json!(limit));
-            filter
-        };
-        let early = 1_000_000 - BACKDATED;
-        assert_eq!(
-            req.filters(Stored::Since(1_000_000), 500),
-            [with(&public, 1_000_000, 500), with(&private, early, 500)]
-        );
-        assert_eq!(
-            req.filters(Stored::Fresh(1_000_000), 500),
-            [with(&public, 1_000_000, 500), with(&private, early, 1)]
-        );
-        assert_eq!(
-            req.filters(Stored::None(1_000_000), 500),
-            [with(&public, 1_000_000, 1), with(&private, early, 1)]
-        );
-    }
-
-    #[test]
-    fn one_more_subscriber_costs_one_small_req() {
-        let plans = Plans::default();
-        let mut interest = interest(&(0..1_000).map(mention).collect::<Vec<_>>());
-        let mut before = plans.plan(Limits::default(), &interest);
-        let mut sent = 0;
-        for n in 1_000..1_500 {
-            interest.apply(&subscription(&owner(), &mention(n)), 1);
-            let after = plans.plan(Limits::default(), &interest);
-            let new: Vec<&String> = after
-                .keys()
-                .filter(|id| !before.contains_key(*id))
-                .collect();
-            assert!(new.len() <= 2, "{new:?}");
-            let values = |req: &Arc<Req>| req.filters[0].filter["#p"].as_array().unwrap().len();
-            sent += new.iter().map(|id| values(&after[*id])).sum::<usize>();
-            assert!(after.len() <= 17);
-            before = after;
-        }
-        assert!(sent < 500 * 20, "{sent} values sent for 500 subscribers");
-    }
-
-    #[test]
-    fn what_is_not_wanted_any_more_costs_nothing_until_half_of_a_req_is() {
-        let plans = Plans::default();
-        let mut interest = interest(&(0..100).map(mention).collect::<Vec<_>>());
-        let before = ids(&plans.plan(Limits::default(), &interest));
-        let remove = |interest: &mut Interest, n: usize| {
-            let row = subscription(&owner(), &mention(n));
-            let order = nostr_push_core::order::Order::counter(2);
-            interest.apply(
-                &Subscription {
-                    state: State::Removed,
-                    order,
-                    ..row
-                },
-                1,
-            );
-        };
-        (0..50).for_each(|n| remove(&mut interest, n));
-        assert_eq!(ids(&plans.plan(Limits::default(), &interest)), before);
-        remove(&mut interest, 50);
-        assert_ne!(ids(&plans.plan(Limits::default(), &interest)), before);
-        (51..100).for_each(|n| remove(&mut interest, n));
-        assert!(plans.plan(Limits::default(), &interest).is_empty());
-    }
-
-    #[test]
-    fn a_kind_that_is_new_is_asked_for_from_the_start_and_a_merged_req_is_not() {
-        let plans = Plans::default();
-        let mut interest = interest(&[mention(0)]);
-        plans.plan(Limits::default(), &interest);
-        interest.apply(
-            &subscription(
-                &owner(),
-                &json!({"kinds": [7], "#p": [format!("{:064x}", 0)]}),
-            ),
-            1,
-        );
-        assert!(
-            plans
-                .plan(Limits::default(), &interest)
-                .values()
-                .all(|req| req.parents.is_empty())
-        );
-        (1..30).for_each(|n| {
-            interest.apply(&subscription(&owner(), &mention(n)), 1);
-            plans.plan(Limits::default(), &interest);
-        });
-        assert!(
-            plans
-                .plan(Limits::default(), &interest)
-                .values()
-                .any(|req| req.parents.len() == 2)
-        );
-    }
-
-    #[test]
-    fn beyond_the_limits_it_is_wide_and_back_only_when_well_below() {
-        let plans = Plans::default();
-        let limits = Limits {
-            subscriptions: 3,
-            filters: 2,
-            ..Limits::default()
-        };
-        let mut interest = interest(&(0..500).map(mention).collect::<Vec<_>>());
-        assert!(
-            plans
-                .plan(limits, &interest)
-                .values()
-                .all(|req| req.filters[0].filter.get("#p").is_some())
-        );
-        interest.apply(&subscription(&owner(), &mention(500)), 1);
-        let wide = plans.plan(limits, &interest);
-        assert_eq!(
-            wide.values().next().unwrap().filters(Stored::None(9), 1)[0],
-            json!({"kinds": [1], "since": 9, "limit": 1})
-        );
-        interest.apply(&subscription(&owner(), &mention(501)), 1);
-        assert_eq!(
-            ids(&plans.plan(limits, &interest)),
-            ids(&wide),
-            "more of the same changes nothing"
-        );
-        assert!(
-            plans.plan(Limits::default(), &interest).len() <= 17,
-            "for others it is narrow"
-        );
-    }
-
-    #[test]
-    fn no_interest_asks_for_nothing() {
-        assert!(
-            Plans::default()
-                .plan(Limits::default(), &Interest::default())
-                .is_empty()
-        );
-    }
-
-    proptest! {
-        /// Whatever comes and goes: every key in use is in exactly one REQ, and every REQ is within
-        /// the limits.
-        #[test]
-        fn every_key_is_asked_for_within_the_limits(
-            steps in prop::collection::vec((0..60usize, 0..4usize, any::<bool>()), 1..80),
-            subscriptions in prop_oneof![Just(3usize), Just(10)],
-            filters in prop_oneof![Just(1usize), Just(2), Just(10)],
-        ) {
-            let limits = Limits { subscriptions, filters, ..Limits::default() };
-            let (plans, mut interest) = (Plans::default(), Interest::default());
-            for (at, (n, dimension, active)) in steps.into_iter().enumerate() {
-                let key = format!("{n:064x}");
-                let filter = [json!({"kinds": [1], "#p": [key]}), json!({"authors": [key]}), json!({"kinds": [4], "#e": [key]}), json!({"kinds": [7], "#h": [format!("g{n}")]})][dimension].clone();
-                let order = nostr_push_core::order::Order::counter(at as u64 + 1);
-                let state = if active { State::Active } else { State::Removed };
-                interest.apply(&Subscription { state, order, ..subscription(&owner(), &filter) }, 1);
-                let plan = plans.plan(limits, &interest);
-                prop_assert!(plan.len() <= limits.subscriptions.saturating_sub(3).max(1));
-                let mut asked: Vec<String> = Vec::new();
-                let mut wide = false;
-                for req in plan.values() {
-                    prop_assert!(req.filters.len() <= limits.filters, "{req:?}");
-                    for Asked { filter, .. } in &req.filters {
-                        let fields = filter.as_object().unwrap();
-                        wide |= fields.keys().all(|field| field == "kinds");
-                        for (field, values) in fields.iter().filter(|(field, _)| *field != "kinds") {
-                            let name = if field == "authors" { "author" } else { field };
-                            asked.extend(values.as_array().unwrap().iter().map(|value| format!("{name}:{}", value.as_str().unwrap())));
-                        }
-                    }
-                }
-                asked.sort();
-                asked.dedup();
-                prop_assert!(wide || interest.keys().all(|key| asked.contains(&key.to_string())));
-                let kinds = interest.kinds();
-                let any_kind = |asked: &Asked| asked.filter.get("kinds").is_none() || kinds.is_some() || asked.private;
-                prop_assert!(plan.values().flat_map(|req| &req.filters).all(any_kind));
-            }
-        }
+/// The filter field and the value that request a key. For a mute list the field is
+/// [`MUTE_LIST_FIELD`].
+fn field_and_value(key: &IndexKey) -> (String, Value) {
+    match key {
+        IndexKey::Id(id) => ("ids".to_owned(), json!(hex::encode(id))),
+        IndexKey::Author(author) => ("authors".to_owned(), json!(hex::encode(author))),
+        IndexKey::Tag(letter, value) => (format!("#{letter}"), json!(value)),
+        IndexKey::Kind(kind) => ("kinds".to_owned(), json!(kind)),
+        IndexKey::MuteList(author) => (MUTE_LIST_FIELD.to_owned(), json!(hex::encode(author))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
-//! How many control events each registrant has sent in a minute: in memory, because here it costs
-//! nothing, and what is too much should not even reach a queue.
+//! Limits the control events that each pubkey sends per minute. The counts are in memory, where
+//! they cost nothing, and events above the limit never reach a queue.
 
 use std::{
     num::NonZeroUsize,
@@ -7,35 +7,37 @@ use std::{
 };
 
 use lru::LruCache;
-use nostr_push_core::Millis;
+use nostr_push_core::{Millis, Seconds};
 
-/// How many registrants are remembered. Whom it forgets has been silent while so many others spoke.
-const CAPACITY: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
+/// The most pubkeys that are remembered. The pubkey that was silent longest is forgotten first.
+const MAX_PUBKEYS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
 
-const MINUTE: Millis = 60_000;
+/// The span in which a pubkey's events are counted.
+const WINDOW: Millis = Seconds::from_minutes(1).to_millis();
 
-/// Counts verified events: a forged one must not use up somebody else's share.
-pub struct Rate {
+/// Counts the control events of each pubkey. Only verified events may be counted: a forged event
+/// must not use up the limit of another pubkey.
+pub struct RateLimiter {
+    /// The most events of one pubkey in a window.
     max: u32,
-    /// When the registrant's minute began, and how many have come in it.
-    minutes: Mutex<LruCache<[u8; 32], (Millis, u32)>>,
+    /// The beginning of each pubkey's window, and the number of its events in it.
+    windows: Mutex<LruCache<[u8; 32], (Millis, u32)>>,
 }
 
-impl Rate {
-    /// At most so many a minute from each.
+impl RateLimiter {
+    /// Admits at most `max` events per minute from each pubkey.
     pub fn new(max: u32) -> Self {
         Self {
             max,
-            minutes: Mutex::new(LruCache::new(CAPACITY)),
+            windows: Mutex::new(LruCache::new(MAX_PUBKEYS)),
         }
     }
 
-    /// Counts one, unless the registrant has had as many as allowed in its minute. Answers whether
-    /// it did.
-    pub fn admits(&self, registrant: &[u8; 32], now: Millis) -> bool {
-        let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
-        let (began, count) = minutes.get_or_insert_mut(*registrant, || (now, 0));
-        if *began + MINUTE <= now {
+    /// Counts one event. Returns `false`, without counting it, if the pubkey has reached its limit.
+    pub fn admits(&self, pubkey: &[u8; 32], now: Millis) -> bool {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let (began, count) = windows.get_or_insert_mut(*pubkey, || (now, 0));
+        if *began + WINDOW <= now {
             (*began, *count) = (now, 0);
         }
         let admitted = *count < self.max;
@@ -49,9 +51,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_has_so_many_a_minute_and_the_next_minute_as_many_again() {
-        let rate = Rate::new(2);
-        let at = |who: u8, now| rate.admits(&[who; 32], now);
+    fn limits_each_pubkey_per_minute() {
+        let limiter = RateLimiter::new(2);
+        let at = |pubkey: u8, now| limiter.admits(&[pubkey; 32], Millis(now));
         assert_eq!(
             [at(1, 0), at(1, 10), at(1, 20), at(1, 59_999)],
             [true, true, false, false]
@@ -64,13 +66,15 @@ mod tests {
     }
 
     #[test]
-    fn threads_together_are_admitted_no_more_than_one_alone() {
-        let rate = Rate::new(100);
+    fn concurrent_threads_share_one_limit() {
+        let limiter = RateLimiter::new(100);
         let admitted = std::sync::atomic::AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let n = (0..1_000).filter(|_| rate.admits(&[1; 32], 5)).count();
+                    let n = (0..1_000)
+                        .filter(|_| limiter.admits(&[1; 32], Millis(5)))
+                        .count();
                     admitted.fetch_add(n, std::sync::atomic::Ordering::SeqCst);
                 });
             }

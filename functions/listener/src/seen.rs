@@ -1,71 +1,76 @@
 //! Removes duplicates across relays.
 
-use std::{num::NonZeroUsize, sync::Mutex};
+use std::{
+    num::NonZeroUsize,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use lru::LruCache;
 
-/// How many ids are remembered: at 1,000 forwarded events a second, two minutes of them. What is
-/// forgotten and comes again costs one message; the claim in deliver still makes it one push.
-const CAPACITY: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
+/// The most event ids that are remembered. At 1,000 forwarded events per second they cover two
+/// minutes. A later copy costs one message, and the claim in deliver prevents a second push.
+const MAX_SEEN_EVENTS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
 
-/// The ids of events that were verified and forwarded, each with how. Never of unverified ones: a
-/// forged event must not keep the real one out.
+/// The ids of verified and forwarded events, each with how it was forwarded. Unverified events are
+/// not recorded: a forged event must not suppress the genuine one.
 ///
-/// Two copies are no duplicates. One that hits more keys than before: somebody has subscribed while
-/// it was on its way, and the relay was asked again. And one that comes live after it came as
-/// stored: as stored it may have been too old for a subscription, live it is not. Those who have
-/// had it are protected by the claim in deliver.
-pub struct Seen(Mutex<LruCache<[u8; 32], Forwarded>>);
+/// Two copies of an event are not duplicates in these cases:
+///
+/// - The later copy hits more index keys. Somebody has subscribed in the meantime, and the relay
+///   was asked again.
+/// - The later copy is live and the earlier one was not. A stored event may be too old for a
+///   subscription to which the live event is delivered.
+///
+/// Recipients who already have the event are protected by the claim in deliver.
+pub struct SeenEvents(Mutex<LruCache<[u8; 32], Forwarding>>);
 
-/// How an event was forwarded.
+/// How an event is forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Forwarded {
-    /// How many index keys in use it hit.
+pub struct Forwarding {
+    /// The number of index keys in use that the event hits.
     pub hits: usize,
-    /// Whether it came live, not as a stored event.
+    /// `true` if the event came live, not as a stored event.
     pub live: bool,
 }
 
-impl Forwarded {
-    /// Whether this says nothing that `earlier` did not.
-    fn repeats(self, earlier: Self) -> bool {
+impl Forwarding {
+    /// Returns `true` if `earlier` reached every recipient that this forwarding would reach.
+    fn is_covered_by(self, earlier: Self) -> bool {
         self.hits <= earlier.hits && (earlier.live || !self.live)
     }
 }
 
-impl Default for Seen {
+impl Default for SeenEvents {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(CAPACITY)))
+        Self(Mutex::new(LruCache::new(MAX_SEEN_EVENTS)))
     }
 }
 
-impl Seen {
-    /// Whether the event has been forwarded like this, or better.
-    pub fn contains(&self, id: &[u8; 32], now: Forwarded) -> bool {
+impl SeenEvents {
+    /// Returns `true` if an earlier forwarding of the event covers this one.
+    pub fn contains(&self, id: &[u8; 32], forwarding: Forwarding) -> bool {
         self.lock()
             .peek(id)
-            .is_some_and(|earlier| now.repeats(*earlier))
+            .is_some_and(|earlier| forwarding.is_covered_by(*earlier))
     }
 
-    /// Remembers a verified event. Answers whether it is to be forwarded.
-    pub fn insert(&self, id: [u8; 32], now: Forwarded) -> bool {
+    /// Records a verified event. Returns `true` if it must be forwarded.
+    pub fn insert(&self, id: [u8; 32], forwarding: Forwarding) -> bool {
         let mut seen = self.lock();
         let earlier = seen.get(&id).copied();
-        if earlier.is_some_and(|earlier| now.repeats(earlier)) {
+        if earlier.is_some_and(|earlier| forwarding.is_covered_by(earlier)) {
             return false;
         }
-        let both = earlier.map_or(now, |earlier| Forwarded {
-            hits: now.hits.max(earlier.hits),
-            live: now.live || earlier.live,
+        let combined = earlier.map_or(forwarding, |earlier| Forwarding {
+            hits: forwarding.hits.max(earlier.hits),
+            live: forwarding.live || earlier.live,
         });
-        seen.put(id, both);
+        seen.put(id, combined);
         true
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<[u8; 32], Forwarded>> {
-        // Nothing can panic while it is held.
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, LruCache<[u8; 32], Forwarding>> {
+        // Nothing can panic while the lock is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! One connection to a relay, from the handshake until it breaks.
+//! One connection to a relay, from the handshake until it ends.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -8,10 +8,9 @@ use std::{
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use nostr::event::{EventBuilder, FinalizeEvent, Kind, Tag};
-use nostr_push_core::{Seconds, message::MAX_EVENT, ports::backoff, ports::seconds};
+use nostr_push_core::{Seconds, message::MAX_EVENT, ports::backoff};
 use serde_json::{Value, json, value::RawValue};
 use tokio::{
-    sync::watch,
     task::{unconstrained, yield_now},
     time::{Instant, Interval, MissedTickBehavior, interval, timeout},
 };
@@ -21,160 +20,182 @@ use tokio_tungstenite::{
 };
 
 use crate::{
-    dial::{Stream, Unreachable, dial},
-    frame::{self, Frame},
+    counter::{DropReason, RelayReason},
+    dial::{DialError, Stream, dial},
+    frame::Frame,
+    gate::{CONTROL_KINDS, IncomingEvent, Verdict, parse_event},
     limits::Limits,
-    plan::{Plan, Req, Stored, stored_mute_lists},
-    relay::{Connected, Context, MAX_BACK, OVERLAP, Watched},
-    run::told,
-    screen::{CONTROL_KINDS, Verdict, parse},
+    plan::{Plan, Req, StoredRange, mute_list_filters},
+    relay_context::RelayContext,
+    shutdown::Shutdown,
+    watched_relay::{MAX_LOOKBACK, NEW_REQ_OVERLAP, WatchedRelay},
 };
 
-/// The largest frame that is read: the largest event, and what stands around it.
+/// The largest frame that is read, in bytes: the largest event and the message around it.
 const MAX_FRAME: usize = MAX_EVENT + 4 * 1024;
 
-/// How long connecting may take, with its handshakes.
-const CONNECT: Duration = Duration::from_secs(15);
+/// The timeout of connecting, including the handshakes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A relay that is silent this long is asked for a sign of life, and given up on after twice that.
-const SILENCE: Duration = Duration::from_secs(45);
+/// The timeout of closing a connection.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long an interest that keeps changing is gathered before the REQs follow it.
-const SETTLE: Duration = Duration::from_millis(300);
+/// How long a relay may send nothing before it is pinged. After the same time again the connection
+/// is lost.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// How long the end of stored events (EOSE) is waited for; and after a NOTICE, that may mean a
-/// refusal.
-const PATIENCE: Duration = Duration::from_secs(60);
-const PATIENCE_AFTER_NOTICE: Duration = Duration::from_secs(20);
+/// How long further changes of the interest are awaited before the REQs are changed.
+const DEBOUNCE: Duration = Duration::from_millis(300);
 
-/// So many stored events may be all that the relay answers with, and not all there are: then it is
-/// asked page by page.
-const SUSPECT: usize = 100;
+/// How long the end of stored events (EOSE) is awaited.
+const EOSE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The most pages asked for in one connection.
+/// How long EOSE is awaited after a NOTICE, which may be a refusal.
+const EOSE_TIMEOUT_AFTER_NOTICE: Duration = Duration::from_secs(20);
+
+/// The number of stored events from which a response may be incomplete. The stored events are then
+/// requested page by page.
+const FULL_PAGE_MIN: usize = 100;
+
+/// The most pages that are requested in one connection.
 const MAX_PAGES: usize = 1_000;
 
-/// How many frames are taken in a row before everything else gets its turn.
-const IN_A_ROW: usize = 256;
+/// The most frames that are read before other tasks get their turn.
+const FRAME_BUDGET: usize = 256;
 
-/// How much a relay may lie before it is cut off. It is forgiven one point a second.
-const MAX_LIES: u32 = 100;
+/// The penalty at which a relay is disconnected. One point is forgiven per second.
+const MAX_PENALTY: u32 = 100;
 
-/// The subscription id of the control REQ.
-const CONTROL: &str = "control";
+/// The number of closed subscriptions that are remembered.
+const MAX_RECENTLY_CLOSED: usize = 64;
+
+/// The subscription id of the REQ for control events.
+const CONTROL_ID: &str = "control";
+
+/// The kind of an authentication (NIP-42,
+/// <https://github.com/nostr-protocol/nips/blob/master/42.md>).
+const AUTH_KIND: u16 = 22242;
+
+/// A time after all events.
+const END_OF_TIME: Seconds = Seconds(u64::MAX);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
-pub enum Ended {
-    /// There was none.
+pub enum SessionEnd {
+    /// The connection was not established.
     #[error("cannot be reached: {0}")]
-    Unreachable(#[from] Unreachable),
-    /// It broke.
+    Unreachable(#[from] DialError),
+    /// The connection was lost.
     #[error("connection lost: {0}")]
     Lost(#[from] Error),
-    /// The relay kept sending what nobody can have sent, what it was not asked for, or nothing but
-    /// complaints.
-    #[error("it keeps sending forged, malformed or unasked events, or complaints")]
-    Lying,
+    /// The relay kept sending forged, malformed or unrequested events, or refusals and notices.
+    #[error("too many forged, malformed or unrequested events, refusals or notices")]
+    Misbehaving,
 }
 
-/// One REQ that is open, or to be opened again.
-struct Subscription {
+/// A REQ that is open, or that will be sent again.
+struct RelaySubscription {
     req: Arc<Req>,
-    stored: Stored,
-    state: State,
-    /// Stored events that it has brought.
-    count: usize,
+    stored: StoredRange,
+    state: ReqState,
+    /// The number of stored events that were received.
+    stored_events: usize,
     refusals: u32,
 }
 
-impl Subscription {
-    /// The relay does not want it now: to be asked again after a backoff.
+impl RelaySubscription {
+    /// Schedules the REQ to be sent again after a backoff.
     fn refuse(&mut self) {
         self.refusals += 1;
-        self.state = State::Refused(Instant::now() + backoff(self.refusals, 0.0));
+        self.state = ReqState::Refused(Instant::now() + backoff(self.refusals, 0.0));
     }
 }
 
+/// The state of a REQ.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Its stored events are coming.
-    Asked(Instant),
-    /// They have come.
+enum ReqState {
+    /// The REQ was sent at this time, and stored events are being received.
+    Sent(Instant),
+    /// All stored events have been received.
     Live,
-    /// The relay closed it; to be asked again then.
+    /// The relay refused the REQ. It is sent again at this time.
     Refused(Instant),
 }
 
-/// One filter's stored events that are older than those that have come.
-struct Page {
+/// The stored events of one filter, requested page by page, from the latest to the oldest.
+struct PagedFilter {
     filter: Value,
+    /// The end of the page. `None` for the first page.
     until: Option<Seconds>,
-    /// What has come of it.
+    /// The number of events of the page that were received.
     count: usize,
+    /// The time of the oldest event of the page.
     oldest: Seconds,
 }
 
-impl Page {
+impl PagedFilter {
     fn new(filter: Value) -> Self {
         Self {
             filter,
             until: None,
             count: 0,
-            oldest: Seconds::MAX,
+            oldest: END_OF_TIME,
         }
     }
 }
 
 struct Session<'a> {
-    relay: &'a Watched,
-    context: &'a Context,
+    relay: &'a WatchedRelay,
+    context: &'a RelayContext,
     socket: WebSocketStream<Stream>,
     limits: Limits,
-    resume: Seconds,
-    subscriptions: BTreeMap<String, Subscription>,
+    resume_from: Seconds,
+    subscriptions: BTreeMap<String, RelaySubscription>,
     plan: Plan,
-    pages: VecDeque<Page>,
-    /// The page that is coming, its subscription id, and since when.
-    paging: Option<(String, Page, Instant)>,
-    pages_asked: usize,
-    /// How many new owners' mute lists are among the pages.
-    owners_asked: usize,
-    /// Closed a short time ago: events may still be on their way.
-    closed: VecDeque<String>,
-    /// Whether everything stored has come; and whether it ever had since the connection was made.
+    /// The pages that have not been requested.
+    pages: VecDeque<PagedFilter>,
+    /// The page that is being received, with its subscription id and when it was requested.
+    open_page: Option<(String, PagedFilter, Instant)>,
+    pages_requested: usize,
+    /// The position in the new owners up to which `pages` contains the mute lists.
+    mute_lists_until: usize,
+    /// Subscriptions that were closed a short time ago. Their events may still arrive.
+    recently_closed: VecDeque<String>,
+    /// `true` if all stored events have been received.
     caught_up: bool,
+    /// `true` if `caught_up` was ever `true` in this connection.
     ever_caught_up: bool,
-    /// The id of the answer to NIP-42.
-    auth: Option<String>,
-    noticed: Option<Instant>,
-    lies: u32,
-    heard: Instant,
+    /// The id of the authentication that was sent.
+    auth_event_id: Option<String>,
+    last_notice: Option<Instant>,
+    penalty: u32,
+    last_frame: Instant,
+    /// `true` if a ping was sent after the last frame.
     pinged: bool,
 }
 
-/// Connects, and stays connected until told to stop.
+/// Connects, and stays connected until a stop is requested.
 ///
 /// # Errors
-/// [`Ended`], unless it was told to stop.
+/// [`SessionEnd`], unless a stop was requested.
 pub async fn run(
-    relay: &Watched,
-    context: &Context,
-    mut stop: watch::Receiver<bool>,
-) -> Result<(), Ended> {
+    relay: &WatchedRelay,
+    context: &RelayContext,
+    mut shutdown: Shutdown,
+) -> Result<(), SessionEnd> {
     let connecting = async {
         tokio::join!(
-            timeout(CONNECT, connect(relay)),
-            Limits::ask(&relay.url, relay.only_public)
+            timeout(CONNECT_TIMEOUT, connect(relay)),
+            Limits::fetch(&relay.url, relay.only_public)
         )
     };
     let (socket, limits) = tokio::select! {
         connected = connecting => connected,
-        () = told(&mut stop) => return Ok(()),
+        () = shutdown.stop_requested() => return Ok(()),
     };
-    let socket = socket.map_err(|_| Unreachable::Io(std::io::ErrorKind::TimedOut.into()))??;
-    let _connected = Connected::new(&context.health.connected);
-    (context.count)("relay", "connected");
+    let socket = socket.map_err(|_| DialError::Io(std::io::ErrorKind::TimedOut.into()))??;
+    let _connection = context.health.count_connection();
+    context.count_relay(RelayReason::Connected);
     tracing::info!(
         stage = "listener",
         relay = relay.url,
@@ -183,36 +204,36 @@ pub async fn run(
         relay.url
     );
 
-    let now = seconds((context.clock)());
+    let now = context.now();
     let mut session = Session {
         relay,
         context,
         socket,
         limits,
-        resume: relay.resume_from(now),
+        resume_from: relay.resume_from(now),
         subscriptions: BTreeMap::new(),
         plan: Plan::default(),
         pages: VecDeque::new(),
-        paging: None,
-        pages_asked: 0,
-        owners_asked: relay.owners_asked(),
-        closed: VecDeque::new(),
+        open_page: None,
+        pages_requested: 0,
+        mute_lists_until: relay.mute_lists_until(),
+        recently_closed: VecDeque::new(),
         caught_up: false,
         ever_caught_up: false,
-        auth: None,
-        noticed: None,
-        lies: 0,
-        heard: Instant::now(),
+        auth_event_id: None,
+        last_notice: None,
+        penalty: 0,
+        last_frame: Instant::now(),
         pinged: false,
     };
-    session.ask_for_control(now).await?;
-    session.follow().await?;
+    session.request_control_events(now).await?;
+    session.follow_plan().await?;
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    session.read(stop, tick).await
+    session.read(shutdown, tick).await
 }
 
-async fn connect(relay: &Watched) -> Result<WebSocketStream<Stream>, Ended> {
+async fn connect(relay: &WatchedRelay) -> Result<WebSocketStream<Stream>, SessionEnd> {
     let stream = dial(&relay.url, relay.only_public).await?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_FRAME))
@@ -225,148 +246,121 @@ async fn connect(relay: &Watched) -> Result<WebSocketStream<Stream>, Ended> {
 }
 
 impl Session<'_> {
-    async fn read(
-        &mut self,
-        mut stop: watch::Receiver<bool>,
-        mut tick: Interval,
-    ) -> Result<(), Ended> {
-        let mut changes = self.context.changes.clone();
-        let mut in_a_row = 0;
+    /// Reads the socket until a stop is requested or the connection ends.
+    async fn read(&mut self, mut shutdown: Shutdown, mut tick: Interval) -> Result<(), SessionEnd> {
+        let mut interest_changes = self.context.changes.clone();
+        let mut budget = FRAME_BUDGET;
         loop {
-            // Without the scheduler's say, so that "nothing there" means that the socket is empty.
-            let ready = if in_a_row < IN_A_ROW {
+            // Without tokio's cooperative budget, "not ready" means that the socket is empty.
+            let ready = if budget > 0 {
                 unconstrained(self.socket.next()).now_or_never()
             } else {
                 None
             };
             let frame = if let Some(frame) = ready {
-                in_a_row += 1;
+                budget -= 1;
                 frame
             } else {
-                if in_a_row == IN_A_ROW {
-                    // Whatever else this thread has to do: a flood must not keep the others
-                    // waiting.
+                if budget == 0 {
+                    // A flood must not keep other tasks of this thread waiting.
                     yield_now().await;
                 } else if self.caught_up {
-                    self.relay.has_been_read(self.now());
+                    self.relay.record_read(self.context.now());
                 }
-                in_a_row = 0;
+                budget = FRAME_BUDGET;
                 tokio::select! {
                     biased;
-                    () = told(&mut stop) => {
-                        // What was read is in the buffers; the rest the relay will be asked for
-                        // again.
-                        drop(timeout(Duration::from_secs(1), self.socket.close(None)).await);
+                    () = shutdown.stop_requested() => {
+                        // What was read is in the buffers. The rest is requested again later.
+                        drop(timeout(CLOSE_TIMEOUT, self.socket.close(None)).await);
                         return Ok(());
                     }
-                    news = changes.changed() => {
-                        if news.is_err() {
+                    result = interest_changes.changed() => {
+                        if result.is_err() {
                             return Ok(());
                         }
-                        tokio::time::sleep(SETTLE).await;
-                        changes.mark_unchanged();
-                        self.follow().await?;
+                        tokio::time::sleep(DEBOUNCE).await;
+                        interest_changes.mark_unchanged();
+                        self.follow_plan().await?;
                         continue;
                     }
                     _ = tick.tick() => {
-                        self.tick().await?;
+                        self.on_tick().await?;
                         continue;
                     }
                     frame = self.socket.next() => frame,
                 }
             };
-            (self.heard, self.pinged) = (Instant::now(), false);
+            (self.last_frame, self.pinged) = (Instant::now(), false);
             match frame.ok_or(Error::ConnectionClosed)?? {
-                Message::Text(text) => self.take(&text).await?,
+                Message::Text(text) => self.on_message(&text).await?,
                 Message::Close(_) => return Err(Error::ConnectionClosed.into()),
                 _ => {}
             }
         }
     }
 
-    fn now(&self) -> Seconds {
-        seconds((self.context.clock)())
-    }
-
-    async fn send(&mut self, message: Value) -> Result<(), Ended> {
+    async fn send(&mut self, message: Value) -> Result<(), SessionEnd> {
         Ok(self.socket.send(Message::text(message.to_string())).await?)
     }
 
-    /// One message from the relay.
-    async fn take(&mut self, text: &str) -> Result<(), Ended> {
-        match frame::read(text) {
+    /// Handles one message from the relay.
+    async fn on_message(&mut self, text: &str) -> Result<(), SessionEnd> {
+        match Frame::parse(text) {
             Frame::Event {
                 subscription,
                 event,
-            } => self.take_event(&subscription, event).await,
-            Frame::Eose(subscription) => self.stored_have_come(&subscription).await,
+            } => self.on_event(&subscription, event).await,
+            Frame::Eose(subscription) => self.on_eose(&subscription).await,
             Frame::Closed {
                 subscription,
                 reason,
             } => {
-                self.refused(&subscription, &reason);
-                self.points(1)
+                self.on_closed(&subscription, &reason);
+                self.add_penalty(1)
             }
             Frame::Notice(text) => {
-                (self.context.count)("relay", "notice");
-                self.relay.complains(&text);
-                self.noticed = Some(Instant::now());
-                tracing::warn!(
-                    stage = "listener",
-                    relay = self.relay.url,
-                    "relay {} says: {text:.256}",
-                    self.relay.url
-                );
-                self.points(1)
+                self.on_notice(&text);
+                self.add_penalty(1)
             }
             Frame::Auth(challenge) => {
                 self.authenticate(&challenge).await?;
-                self.points(5)
+                self.add_penalty(5)
             }
             Frame::Ok {
                 id,
                 accepted,
                 reason,
             } => {
-                self.authenticated(&id, accepted, &reason);
+                self.on_ok(&id, accepted, &reason);
                 Ok(())
             }
-            Frame::Malformed => self.lie("malformed_frame", 5),
+            Frame::Malformed => self.penalize(DropReason::MalformedFrame, 5),
         }
     }
 
-    async fn take_event(&mut self, subscription: &str, json: &RawValue) -> Result<(), Ended> {
-        let event = match parse(json) {
+    async fn on_event(&mut self, subscription: &str, json: &RawValue) -> Result<(), SessionEnd> {
+        let event = match parse_event(json) {
             Ok(event) => event,
-            Err(reason) => return self.lie(reason, 5),
+            Err(reason) => return self.penalize(reason, 5),
         };
-        let backfill = if let Some(subscription) = self.subscriptions.get_mut(subscription) {
-            subscription.count += usize::from(subscription.state != State::Live);
-            subscription.state != State::Live
-        } else if let Some((_, page, _)) =
-            self.paging.as_mut().filter(|(id, ..)| id == subscription)
-        {
-            page.count += 1;
-            page.oldest = page.oldest.min(event.created_at.as_secs());
-            true
-        } else if self.closed.iter().any(|closed| closed == subscription) {
-            true
-        } else {
-            return self.lie("unasked", 2);
+        let Some(backfill) = self.is_backfill(subscription, event.created_at.into()) else {
+            return self.penalize(DropReason::Unrequested, 2);
         };
-        match self.context.screen.judge(
-            &self.relay.url,
+        let verdict = self.context.gate.classify(IncomingEvent {
+            relay: &self.relay.url,
             json,
             event,
             backfill,
-            (self.context.clock)(),
-        ) {
-            Verdict::Drop("bad_signature") => self.lie("bad_signature", 10),
+            received_at: (self.context.clock)(),
+        });
+        // When a buffer is full, sending to it waits, and this socket is not read.
+        match verdict {
+            Verdict::Drop(DropReason::BadSignature) => self.penalize(DropReason::BadSignature, 10),
             Verdict::Drop(reason) => {
-                (self.context.count)("dropped", reason);
+                self.context.count_dropped(reason);
                 Ok(())
             }
-            // Waiting here is the backpressure: a full buffer stops the reading of this socket.
             Verdict::Control(message) => {
                 self.context.control.send(message, json.get().len()).await;
                 Ok(())
@@ -378,44 +372,59 @@ impl Session<'_> {
         }
     }
 
-    /// Counts what no honest relay sends often.
-    fn lie(&mut self, reason: &'static str, points: u32) -> Result<(), Ended> {
-        (self.context.count)("dropped", reason);
-        self.points(points)
+    /// Counts an event on its subscription. Returns whether the event is a stored one, or `None` if
+    /// there is no such subscription.
+    fn is_backfill(&mut self, id: &str, created_at: Seconds) -> Option<bool> {
+        if let Some(subscription) = self.subscriptions.get_mut(id) {
+            let is_stored = subscription.state != ReqState::Live;
+            subscription.stored_events += usize::from(is_stored);
+            return Some(is_stored);
+        }
+        if let Some((_, page, _)) = self.open_page.as_mut().filter(|(open, ..)| open == id) {
+            page.count += 1;
+            page.oldest = page.oldest.min(created_at);
+            return Some(true);
+        }
+        self.recently_closed
+            .iter()
+            .any(|closed| closed == id)
+            .then_some(true)
     }
 
-    /// Each forgery, and each word that costs us a line of log or a signature, has its points.
-    fn points(&mut self, points: u32) -> Result<(), Ended> {
-        self.lies += points;
-        if self.lies >= MAX_LIES {
-            Err(Ended::Lying)
+    /// Counts a dropped event or frame that relays seldom send, and adds to the penalty.
+    fn penalize(&mut self, reason: DropReason, penalty: u32) -> Result<(), SessionEnd> {
+        self.context.count_dropped(reason);
+        self.add_penalty(penalty)
+    }
+
+    /// Adds to the penalty. Messages that cause a log line or a signature cost points too.
+    fn add_penalty(&mut self, penalty: u32) -> Result<(), SessionEnd> {
+        self.penalty += penalty;
+        if self.penalty >= MAX_PENALTY {
+            Err(SessionEnd::Misbehaving)
         } else {
             Ok(())
         }
     }
 
-    /// The control REQ takes whatever comes, however long ago it was signed; what is stored comes
-    /// in pages.
-    async fn ask_for_control(&mut self, now: Seconds) -> Result<(), Ended> {
+    /// Sends the REQ for live control events, which may have been signed up to [`MAX_LOOKBACK`]
+    /// ago. Stored control events are requested page by page.
+    async fn request_control_events(&mut self, now: Seconds) -> Result<(), SessionEnd> {
         let service = self.context.keys.public_key().to_hex();
         let req = Arc::new(Req::new(json!({"kinds": CONTROL_KINDS, "#p": [service]})));
-        self.pages.extend(
-            req.filters(
-                Stored::Since(self.relay.resume_control_from(now)),
-                self.limits.page,
-            )
-            .into_iter()
-            .map(Page::new),
-        );
-        self.ask(
-            CONTROL.to_owned(),
-            req,
-            Stored::None(now.saturating_sub(MAX_BACK)),
-        )
-        .await
+        let stored = StoredRange::Resume(self.relay.resume_control_from(now));
+        let filters = req.filters(stored, self.limits.page);
+        self.pages.extend(filters.into_iter().map(PagedFilter::new));
+        let live = StoredRange::LiveOnly(now - MAX_LOOKBACK);
+        self.send_req(CONTROL_ID.to_owned(), req, live).await
     }
 
-    async fn ask(&mut self, id: String, req: Arc<Req>, stored: Stored) -> Result<(), Ended> {
+    async fn send_req(
+        &mut self,
+        id: String,
+        req: Arc<Req>,
+        stored: StoredRange,
+    ) -> Result<(), SessionEnd> {
         let mut message = vec![json!("REQ"), json!(id)];
         message.extend(req.filters(stored, self.limits.page));
         let refusals = self
@@ -424,30 +433,31 @@ impl Session<'_> {
             .map_or(0, |subscription| subscription.refusals);
         self.subscriptions.insert(
             id,
-            Subscription {
+            RelaySubscription {
                 req,
                 stored,
-                state: State::Asked(Instant::now()),
-                count: 0,
+                state: ReqState::Sent(Instant::now()),
+                stored_events: 0,
                 refusals,
             },
         );
         self.send(message.into()).await
     }
 
-    async fn close(&mut self, id: String) -> Result<(), Ended> {
+    async fn close(&mut self, id: String) -> Result<(), SessionEnd> {
         self.subscriptions.remove(&id);
         let message = json!(["CLOSE", id]);
-        self.closed.push_back(id);
-        if self.closed.len() > 64 {
-            self.closed.pop_front();
+        self.recently_closed.push_back(id);
+        if self.recently_closed.len() > MAX_RECENTLY_CLOSED {
+            self.recently_closed.pop_front();
         }
         self.send(message).await
     }
 
-    /// Brings the REQs in line with the interest: the new first, and the old are closed when all of
-    /// the new have brought their stored events, or when the relay has no room for both.
-    async fn follow(&mut self) -> Result<(), Ended> {
+    /// Makes the REQs follow the plan for the interest. New REQs are sent first. Obsolete ones are
+    /// closed once all new ones have received their stored events, or at once if the relay has no
+    /// room for both.
+    async fn follow_plan(&mut self) -> Result<(), SessionEnd> {
         self.plan = {
             let interest = self
                 .context
@@ -462,262 +472,259 @@ impl Session<'_> {
             .filter(|(id, _)| !self.subscriptions.contains_key(*id));
         let new: Vec<(String, Arc<Req>)> =
             new.map(|(id, req)| (id.clone(), Arc::clone(req))).collect();
-        let overlap = self.now().saturating_sub(OVERLAP);
+        let overlap = self.context.now() - NEW_REQ_OVERLAP;
         for (id, req) in new {
-            let stored = self.stored_for(&req, overlap);
-            // One is kept free for pages.
-            let old = self
-                .old()
+            let stored = self.stored_range(&req, overlap);
+            // One subscription is kept free for pages.
+            let obsolete = self
+                .obsolete()
                 .next()
                 .filter(|_| self.subscriptions.len() + 1 >= self.limits.subscriptions)
                 .cloned();
-            if let Some(old) = old {
-                self.close(old).await?;
+            if let Some(obsolete) = obsolete {
+                self.close(obsolete).await?;
             }
-            self.ask(id, req, stored).await?;
+            self.send_req(id, req, stored).await?;
         }
-        let (owners, count) = self.context.owners.after(self.owners_asked);
-        self.owners_asked = count;
-        self.pages.extend(
-            stored_mute_lists(&owners, self.limits)
-                .into_iter()
-                .map(Page::new),
-        );
-        self.retire().await
+        let (owners, until) = self.context.mute_list_owners.after(self.mute_lists_until);
+        self.mute_lists_until = until;
+        let filters = mute_list_filters(&owners, self.limits);
+        self.pages.extend(filters.into_iter().map(PagedFilter::new));
+        self.close_obsolete().await
     }
 
-    /// Which stored events a new REQ has to ask for.
-    fn stored_for(&self, req: &Req, overlap: Seconds) -> Stored {
+    /// The stored events that a new REQ must request.
+    fn stored_range(&self, req: &Req, overlap: Seconds) -> StoredRange {
         if !self.ever_caught_up {
-            return Stored::Since(self.resume);
+            return StoredRange::Resume(self.resume_from);
         }
         let parents = || req.parents.iter().map(|id| self.subscriptions.get(id));
         if !req.parents.is_empty()
-            && parents().all(|parent| parent.is_some_and(|parent| parent.state == State::Live))
+            && parents().all(|parent| parent.is_some_and(|parent| parent.state == ReqState::Live))
         {
-            return Stored::None(overlap);
+            return StoredRange::LiveOnly(overlap);
         }
-        // What a parent still has to make up for, it takes over.
+        // The REQ takes over the stored events that a parent has not received.
         let missed = parents()
             .flatten()
-            .filter(|parent| parent.state != State::Live)
+            .filter(|parent| parent.state != ReqState::Live)
             .map(|parent| parent.stored.since())
             .min();
-        missed.map_or(Stored::Fresh(overlap), |since| {
-            Stored::Since(since.min(overlap))
+        missed.map_or(StoredRange::Recent(overlap), |since| {
+            StoredRange::Resume(since.min(overlap))
         })
     }
 
     /// The REQs that are no longer in the plan.
-    fn old(&self) -> impl Iterator<Item = &String> {
+    fn obsolete(&self) -> impl Iterator<Item = &String> {
         self.subscriptions
             .keys()
-            .filter(|id| *id != CONTROL && !self.plan.contains_key(*id))
+            .filter(|id| *id != CONTROL_ID && !self.plan.contains_key(*id))
     }
 
-    async fn retire(&mut self) -> Result<(), Ended> {
+    /// Closes the obsolete REQs and requests the next page, unless stored events are being
+    /// received.
+    async fn close_obsolete(&mut self) -> Result<(), SessionEnd> {
         if self
             .subscriptions
             .values()
-            .any(|subscription| matches!(subscription.state, State::Asked(_)))
+            .any(|subscription| matches!(subscription.state, ReqState::Sent(_)))
         {
             return Ok(());
         }
-        for id in self.old().cloned().collect::<Vec<_>>() {
+        for id in self.obsolete().cloned().collect::<Vec<_>>() {
             self.close(id).await?;
         }
-        self.next_page().await
+        self.request_next_page().await
     }
 
-    /// EOSE: what comes from now on is live.
-    async fn stored_have_come(&mut self, id: &str) -> Result<(), Ended> {
+    /// EOSE: all stored events have been sent, and further events are live.
+    async fn on_eose(&mut self, id: &str) -> Result<(), SessionEnd> {
+        let full_page = FULL_PAGE_MIN.min(self.limits.page);
         if let Some(subscription) = self.subscriptions.get_mut(id) {
-            // There may be more than the relay answers with at once, of any of the filters.
-            if subscription.state != State::Live
-                && subscription.count >= SUSPECT.min(self.limits.page)
-            {
+            // The relay may have more stored events of each filter.
+            if subscription.state != ReqState::Live && subscription.stored_events >= full_page {
                 let filters = subscription
                     .req
                     .filters(subscription.stored, self.limits.page);
-                self.pages.extend(filters.into_iter().map(Page::new));
+                self.pages.extend(filters.into_iter().map(PagedFilter::new));
             }
-            (subscription.state, subscription.refusals) = (State::Live, 0);
-            return self.retire().await;
+            (subscription.state, subscription.refusals) = (ReqState::Live, 0);
+            return self.close_obsolete().await;
         }
-        let Some((id, mut page, _)) = self.paging.take_if(|(paging, ..)| paging == id) else {
-            // Of one that was closed meanwhile.
+        let Some((id, mut page, _)) = self.open_page.take_if(|(open, ..)| open == id) else {
+            // The subscription was closed in the meantime.
             return Ok(());
         };
         self.close(id).await?;
-        if page.count >= SUSPECT.min(self.limits.page) {
-            let until = page.until.unwrap_or(Seconds::MAX);
+        if page.count >= full_page {
+            let until = page.until.unwrap_or(END_OF_TIME);
             if page.oldest < until {
                 page.until = Some(page.oldest);
             } else {
-                // NIP-01 has no way through a second that holds more than a page; but there is one
-                // past it.
-                (self.context.count)("relay", "page_overflow");
-                page.until = Some(until.saturating_sub(1));
+                // NIP-01 cannot request the rest of a second that holds more than a page. The next
+                // page starts before that second.
+                self.context.count_relay(RelayReason::PageOverflow);
+                page.until = Some(until - Seconds(1));
             }
-            (page.count, page.oldest) = (0, Seconds::MAX);
+            (page.count, page.oldest) = (0, END_OF_TIME);
             self.pages.push_front(page);
         }
-        self.next_page().await
+        self.request_next_page().await
     }
 
-    /// Asks for the next page of stored events, one at a time; when there is none, everything
-    /// stored has come.
-    async fn next_page(&mut self) -> Result<(), Ended> {
-        if self.paging.is_some() {
+    /// Requests the next page of stored events, one at a time. When there is none, all stored
+    /// events have been received.
+    async fn request_next_page(&mut self) -> Result<(), SessionEnd> {
+        if self.open_page.is_some() {
             return Ok(());
         }
         let Some(page) = self.pages.pop_front() else {
-            self.relay.has_been_asked_for(self.owners_asked);
+            self.relay.record_mute_lists(self.mute_lists_until);
             self.caught_up |= self
                 .subscriptions
                 .values()
-                .all(|subscription| subscription.state == State::Live);
+                .all(|subscription| subscription.state == ReqState::Live);
             self.ever_caught_up |= self.caught_up;
             return Ok(());
         };
-        if self.pages_asked >= MAX_PAGES {
-            (self.context.count)("relay", "too_many_pages");
+        if self.pages_requested >= MAX_PAGES {
+            self.context.count_relay(RelayReason::TooManyPages);
             self.pages.clear();
             return Ok(());
         }
-        self.pages_asked += 1;
-        let id = format!("page-{}", self.pages_asked);
+        self.pages_requested += 1;
+        let id = format!("page-{}", self.pages_requested);
         let mut filter = page.filter.clone();
         if let Some(until) = page.until {
             filter["until"] = json!(until);
         }
-        self.paging = Some((id.clone(), page, Instant::now()));
+        self.open_page = Some((id.clone(), page, Instant::now()));
         self.send(json!(["REQ", id, filter])).await
     }
 
-    /// CLOSED: it is asked again later, from where it broke off.
-    fn refused(&mut self, id: &str, reason: &str) {
-        let prefix = match reason.split(':').next() {
-            Some("auth-required") => "closed_auth_required",
-            Some("rate-limited") => "closed_rate_limited",
-            Some("error") => "closed_error",
-            Some("restricted" | "blocked") => "closed_restricted",
-            _ => "closed_other",
-        };
-        (self.context.count)("relay", prefix);
-        self.relay.complains(&format!("CLOSED {reason}"));
+    fn on_notice(&mut self, text: &str) {
+        self.context.count_relay(RelayReason::Notice);
+        self.relay.set_status(text);
+        self.last_notice = Some(Instant::now());
         tracing::warn!(
             stage = "listener",
             relay = self.relay.url,
-            reason = prefix,
-            "relay {} closed {id:.64}: {reason:.256}",
+            "relay {} sent a notice: {text:.256}",
             self.relay.url
         );
-        let overlap = self.now().saturating_sub(OVERLAP);
+    }
+
+    /// CLOSED: the REQ is sent again later, from where it stopped.
+    fn on_closed(&mut self, id: &str, message: &str) {
+        let reason = RelayReason::of_closed(message);
+        self.context.count_relay(reason);
+        self.relay.set_status(&format!("CLOSED {message}"));
+        tracing::warn!(
+            stage = "listener",
+            relay = self.relay.url,
+            reason = reason.reason(),
+            "relay {} closed {id:.64}: {message:.256}",
+            self.relay.url
+        );
+        let overlap = self.context.now() - NEW_REQ_OVERLAP;
         if let Some(subscription) = self.subscriptions.get_mut(id) {
-            if subscription.state == State::Live {
-                subscription.stored = Stored::Since(overlap);
+            if subscription.state == ReqState::Live {
+                subscription.stored = StoredRange::Resume(overlap);
             }
             subscription.refuse();
             self.caught_up = false;
-        } else if let Some((_, page, _)) = self.paging.take_if(|(paging, ..)| paging == id) {
-            // Pages go on when the relay has had time to breathe: the next tick asks for the next
-            // one.
-            self.pages.push_back(Page {
+        } else if let Some((_, page, _)) = self.open_page.take_if(|(open, ..)| open == id) {
+            // The next tick requests the next page, so that the relay has a pause.
+            self.pages.push_back(PagedFilter {
                 count: 0,
-                oldest: Seconds::MAX,
+                oldest: END_OF_TIME,
                 ..page
             });
         }
     }
 
-    /// NIP-42: says who we are.
-    async fn authenticate(&mut self, challenge: &str) -> Result<(), Ended> {
+    /// AUTH (NIP-42): answers the challenge with the service's key.
+    async fn authenticate(&mut self, challenge: &str) -> Result<(), SessionEnd> {
         let tags = [["relay", self.relay.url.as_str()], ["challenge", challenge]];
         let tags = tags.into_iter().filter_map(|tag| Tag::parse(tag).ok());
-        let Ok(event) = EventBuilder::new(Kind::from_u16(22242), "")
+        let Ok(event) = EventBuilder::new(Kind::from_u16(AUTH_KIND), "")
             .tags(tags)
             .finalize(&self.context.keys)
         else {
             return Ok(());
         };
-        self.auth = Some(event.id.to_hex());
+        self.auth_event_id = Some(event.id.to_hex());
         self.send(json!(["AUTH", event])).await
     }
 
-    fn authenticated(&mut self, id: &str, accepted: bool, reason: &str) {
-        if self.auth.as_deref() != Some(id) {
+    /// OK: the result of the authentication. After a success, refused REQs are sent again.
+    fn on_ok(&mut self, id: &str, accepted: bool, message: &str) {
+        if self.auth_event_id.as_deref() != Some(id) {
             return;
         }
-        (self.context.count)(
-            "relay",
-            if accepted {
-                "authenticated"
-            } else {
-                "auth_refused"
-            },
-        );
         if !accepted {
-            self.relay.complains(&format!("AUTH refused: {reason}"));
+            self.context.count_relay(RelayReason::AuthRefused);
+            self.relay.set_status(&format!("AUTH refused: {message}"));
             tracing::warn!(
                 stage = "listener",
                 relay = self.relay.url,
-                "relay {} refuses the service's key: {reason:.256}",
+                "relay {} refused the authentication: {message:.256}",
                 self.relay.url
             );
             return;
         }
+        self.context.count_relay(RelayReason::Authenticated);
         for subscription in self
             .subscriptions
             .values_mut()
-            .filter(|subscription| matches!(subscription.state, State::Refused(_)))
+            .filter(|subscription| matches!(subscription.state, ReqState::Refused(_)))
         {
-            subscription.state = State::Refused(Instant::now());
+            subscription.state = ReqState::Refused(Instant::now());
         }
     }
 
-    /// Each second: what was refused is asked again, and what does not come is not waited for.
-    async fn tick(&mut self) -> Result<(), Ended> {
-        self.lies = self.lies.saturating_sub(1);
-        if self.heard.elapsed() > SILENCE {
+    /// Each second: sends refused REQs again, and applies the timeouts.
+    async fn on_tick(&mut self) -> Result<(), SessionEnd> {
+        self.penalty = self.penalty.saturating_sub(1);
+        if self.last_frame.elapsed() > SILENCE_TIMEOUT {
             if self.pinged {
                 return Err(Error::Io(std::io::ErrorKind::TimedOut.into()).into());
             }
             self.socket.send(Message::Ping(Vec::new().into())).await?;
-            (self.heard, self.pinged) = (Instant::now(), true);
+            (self.last_frame, self.pinged) = (Instant::now(), true);
         }
-        let (noticed, count) = (self.noticed, self.context.count);
-        let mut again = Vec::new();
+        let mut due = Vec::new();
         for (id, subscription) in &mut self.subscriptions {
             match subscription.state {
-                State::Refused(at) if at <= Instant::now() => again.push((
+                ReqState::Refused(at) if at <= Instant::now() => due.push((
                     id.clone(),
                     Arc::clone(&subscription.req),
                     subscription.stored,
                 )),
-                State::Asked(at)
-                    if at.elapsed() > PATIENCE_AFTER_NOTICE
-                        && noticed.is_some_and(|noticed| noticed >= at) =>
+                ReqState::Sent(at)
+                    if at.elapsed() > EOSE_TIMEOUT_AFTER_NOTICE
+                        && self.last_notice.is_some_and(|notice| notice >= at) =>
                 {
                     subscription.refuse();
                 }
-                State::Asked(at) if at.elapsed() > PATIENCE => {
-                    subscription.state = State::Live;
-                    count("relay", "no_eose");
+                ReqState::Sent(at) if at.elapsed() > EOSE_TIMEOUT => {
+                    subscription.state = ReqState::Live;
+                    self.context.count_relay(RelayReason::NoEose);
                 }
                 _ => {}
             }
         }
-        for (id, req, stored) in again {
-            self.ask(id, req, stored).await?;
+        for (id, req, stored) in due {
+            self.send_req(id, req, stored).await?;
         }
         if let Some((id, ..)) = self
-            .paging
-            .take_if(|(_, _, asked)| asked.elapsed() > PATIENCE)
+            .open_page
+            .take_if(|(_, _, requested_at)| requested_at.elapsed() > EOSE_TIMEOUT)
         {
-            count("relay", "no_eose");
+            self.context.count_relay(RelayReason::NoEose);
             self.close(id).await?;
         }
-        self.retire().await
+        self.close_obsolete().await
     }
 }

@@ -1,43 +1,38 @@
-//! The change feed: what changes comes in, what is over goes out, and what was missed is found.
+//! The change feed: new, ended and missed subscriptions.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test says so when something is wrong"
+    reason = "a failed test panics"
 )]
 
 mod support;
 
 use listener::feed::Feed;
 use nostr::key::Keys;
-use nostr_push_core::{Millis, order::Order, owner::Owner, subscription::Subscription};
-use nostr_push_testkit::subscription;
+use nostr_push_core::{Millis, Seconds, order::Order, subscription::Subscription};
+use nostr_push_testkit::{owner, subscription};
 use serde_json::json;
 use support::World;
 
-const NOW: Millis = 1_800_000_000_000;
-const HOUR: Millis = 60 * 60 * 1000;
+const NOW: Millis = Millis(1_800_000_000_000);
+const HOUR: Millis = Seconds::from_hours(1).to_millis();
 
-/// A row over one tag, written at `changed_at`, that ends `ends_in` milliseconds after [`NOW`].
+/// A row for one tag, written at `changed_at`, that ends `ends_in` after [`NOW`].
 fn row(tag: &str, changed_at: Millis, ends_in: Millis, relays: &[&str]) -> Subscription {
-    let owner = Owner {
-        app: "demo".to_owned(),
-        pubkey: Keys::generate().public_key(),
-    };
     let relays = relays.iter().map(|relay| (*relay).to_owned()).collect();
-    let valid_until = (NOW + ends_in) / 1000;
     Subscription {
         changed_at,
-        valid_until,
+        valid_until: (NOW + ends_in).to_seconds(),
         relays,
         order: Order::counter(1),
-        ..subscription(&owner, &json!({"#t": [tag]}))
+        ..subscription(&owner(Keys::generate().public_key()), &json!({"#t": [tag]}))
     }
 }
 
 fn tags(feed: &Feed<World>) -> Vec<String> {
     let mut tags: Vec<String> = feed
-        .known()
+        .view()
         .interest
         .read()
         .unwrap()
@@ -48,61 +43,55 @@ fn tags(feed: &Feed<World>) -> Vec<String> {
     tags
 }
 
+fn requested_relays(feed: &Feed<World>) -> Vec<String> {
+    let view = feed.view();
+    view.requested_relays
+        .lock()
+        .unwrap()
+        .most_requested(&[], 10)
+}
+
 #[tokio::test]
-async fn what_changes_comes_in_what_is_over_goes_out_and_what_was_missed_is_found() {
+async fn follows_new_ended_and_missed_subscriptions() {
     let world = World::default();
     let add = |row| world.rows.lock().unwrap().push(row);
-    add(row("lasting", NOW - HOUR, 1_000 * HOUR, &[]));
-    add(row(
-        "ending",
-        NOW - HOUR,
-        2 * HOUR,
-        &["wss://relay.example"],
-    ));
+    let relays = ["wss://relay.example"];
+    add(row("lasting", NOW - HOUR, HOUR * 1_000, &[]));
+    add(row("ending", NOW - HOUR, HOUR * 2, &relays));
     let mut feed = Feed::new(world.clone(), false);
     let mut changes = feed.changes();
     feed.read(NOW).await.unwrap();
     assert_eq!(tags(&feed), ["#t:ending", "#t:lasting"]);
     assert!(changes.has_changed().unwrap());
-    assert_eq!(
-        feed.known().wishes.lock().unwrap().chosen(&[], 10),
-        ["wss://relay.example"]
-    );
+    assert_eq!(requested_relays(&feed), relays);
 
     changes.mark_unchanged();
-    add(row("new", NOW + 1_000, 1_000 * HOUR, &[]));
-    // Written long ago by its own clock, and not in the index until now.
-    add(row("missed", NOW - HOUR, 1_000 * HOUR, &[]));
-    feed.read(NOW + 1_500).await.unwrap();
+    add(row("new", NOW + Millis(1_000), HOUR * 1_000, &[]));
+    // Its `changed_at` is long ago, but it was not in the feed until now.
+    add(row("missed", NOW - HOUR, HOUR * 1_000, &[]));
+    feed.read(NOW + Millis(1_500)).await.unwrap();
     assert_eq!(tags(&feed), ["#t:ending", "#t:lasting", "#t:new"]);
     assert!(changes.has_changed().unwrap());
 
     changes.mark_unchanged();
-    feed.read(NOW + 3_000).await.unwrap();
+    feed.read(NOW + Millis(3_000)).await.unwrap();
     assert!(
         !changes.has_changed().unwrap(),
-        "read again, nothing is new"
+        "reading the same rows again changes nothing"
     );
 
-    feed.read(NOW + 3 * HOUR).await.unwrap();
+    feed.read(NOW + HOUR * 3).await.unwrap();
     assert_eq!(
         tags(&feed),
         ["#t:lasting", "#t:new"],
-        "over, though no row says so"
+        "a subscription ends without a row in the feed"
     );
-    assert!(
-        feed.known()
-            .wishes
-            .lock()
-            .unwrap()
-            .chosen(&[], 10)
-            .is_empty()
-    );
+    assert!(requested_relays(&feed).is_empty());
 
-    feed.read(NOW + 7 * HOUR).await.unwrap();
+    feed.read(NOW + HOUR * 7).await.unwrap();
     assert_eq!(
         tags(&feed),
         ["#t:lasting", "#t:missed", "#t:new"],
-        "everything is read once more"
+        "the full read finds the missed row"
     );
 }

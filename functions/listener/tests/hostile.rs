@@ -1,10 +1,10 @@
-//! Relays that do anything but what they should, on loopback: bounded, counted, and no harm to the
-//! others.
+//! Relays on loopback that misbehave. What they send is bounded and counted, and the other relays
+//! are not affected.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test says so when something is wrong"
+    reason = "a failed test panics"
 )]
 
 mod support;
@@ -19,11 +19,11 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt};
+use listener::counter::{DropReason, RelayReason};
 use nostr::{event::Event, key::Keys};
-use nostr_push_core::subscription::State;
 use nostr_push_testkit::event;
 use serde_json::{Value, json};
-use support::{World, counted, free_address, now, publish, relay, start, until};
+use support::{World, dropped, free_address, now, publish, relay, relay_counter, start, until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -33,8 +33,7 @@ use tokio_tungstenite::{WebSocketStream, accept_async, tungstenite::Message};
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// A relay that does with each connection what `script` says. Answers how often it was connected
-/// to.
+/// Starts a relay that runs `script` on each connection. Returns the number of connections.
 async fn scripted<F, Fut>(address: SocketAddr, script: F) -> Arc<AtomicUsize>
 where
     F: Fn(Socket) -> Fut + Clone + Send + 'static,
@@ -42,24 +41,28 @@ where
 {
     let listener = TcpListener::bind(address).await.unwrap();
     let connections = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&connections);
+    let counter = Arc::clone(&connections);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let (script, counted) = (script.clone(), Arc::clone(&counted));
-            tokio::spawn(async move {
-                // What asks for the relay's information is no websocket, and is answered with an
-                // error.
-                if let Ok(socket) = accept_async(stream).await {
-                    counted.fetch_add(1, Ordering::SeqCst);
-                    script(socket).await;
-                }
-            });
+            tokio::spawn(run_script(stream, script.clone(), Arc::clone(&counter)));
         }
     });
     connections
 }
 
-/// The subscription ids that are asked for, as they come.
+async fn run_script<F, Fut>(stream: TcpStream, script: F, connections: Arc<AtomicUsize>)
+where
+    F: Fn(Socket) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    // The request for the relay's information document is no websocket and gets an error.
+    if let Ok(socket) = accept_async(stream).await {
+        connections.fetch_add(1, Ordering::SeqCst);
+        script(socket).await;
+    }
+}
+
+/// The next REQ: its subscription id and the whole message.
 async fn next_req(socket: &mut Socket) -> Option<(String, Value)> {
     while let Some(Ok(frame)) = socket.next().await {
         let message: Value =
@@ -71,10 +74,10 @@ async fn next_req(socket: &mut Socket) -> Option<(String, Value)> {
     None
 }
 
-/// The id of the first REQ for content, after the one for control events.
+/// The id of the first REQ for content. The REQ for control events comes before.
 async fn content_req(socket: &mut Socket) -> String {
     loop {
-        let (id, _) = next_req(socket).await.expect("it asks");
+        let (id, _) = next_req(socket).await.expect("a REQ for content");
         if id.starts_with("content") {
             return id;
         }
@@ -85,17 +88,22 @@ fn text(value: &Value) -> Message {
     Message::text(value.to_string())
 }
 
+async fn send(socket: &mut Socket, message: Value) {
+    socket.send(text(&message)).await.unwrap();
+}
+
+/// An owner who subscribes to mentions, and an author who mentions the owner.
 struct Setup {
     world: World,
+    /// The owner's pubkey in hex.
     p: String,
     author: Keys,
 }
 
-/// Somebody who wants mentions of herself.
 fn setup() -> Setup {
     let (alice, world) = (Keys::generate(), World::default());
     let p = alice.public_key().to_hex();
-    world.subscribe(&alice, &json!({"kinds": [1], "#p": [p]}), State::Active, 1);
+    world.subscribe(&alice, &json!({"kinds": [1], "#p": [p]}));
     Setup {
         world,
         p,
@@ -104,44 +112,46 @@ fn setup() -> Setup {
 }
 
 impl Setup {
+    /// A note that matches the subscription.
     fn note(&self, content: &str) -> Event {
         event(&self.author, 1, now(), &[&["p", &self.p]], content)
+    }
+
+    /// A note that matches no subscription.
+    fn unwanted_note(&self) -> Event {
+        event(&self.author, 1, now(), &[&["t", "x"]], "unwanted")
+    }
+}
+
+/// Sends 10,000 events with the id and the signature of `forged` and other contents.
+async fn send_forged(mut socket: Socket, mut forged: Value) {
+    let id = content_req(&mut socket).await;
+    for n in 0..10_000 {
+        forged["content"] = json!(n.to_string());
+        let frame = text(&json!(["EVENT", id, forged]));
+        if socket.send(frame).await.is_err() {
+            return;
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_forges_is_cut_off_and_harms_nobody() {
+async fn relay_that_sends_forged_events_is_cut_off() {
     let (bad, good) = (free_address(), free_address());
     let setup = setup();
     let _good = relay(good).await;
     let mut forged = setup.note("forged");
     forged.content = "other".to_owned();
-    let connections = scripted(bad, move |mut socket| {
-        let forged = json!(forged);
-        async move {
-            let id = content_req(&mut socket).await;
-            for n in 0..10_000 {
-                let mut forged = forged.clone();
-                forged["content"] = json!(n.to_string());
-                if socket
-                    .send(text(&json!(["EVENT", id, forged])))
-                    .await
-                    .is_err()
-                {
-                    return;
-                }
-            }
-        }
-    })
-    .await;
+    let forged = json!(forged);
+    let connections = scripted(bad, move |socket| send_forged(socket, forged.clone())).await;
     let listening = start(&[bad, good], setup.world.clone());
-    until("it has forged enough", || {
-        counted("dropped", "bad_signature") >= 10
+    until("ten forged events", || {
+        dropped(DropReason::BadSignature) >= 10
     })
     .await;
     publish(good, &setup.note("genuine")).await;
     until("the other relay", || setup.world.has("genuine")).await;
-    let verified = counted("dropped", "bad_signature");
+    let verified = dropped(DropReason::BadSignature);
     assert!(verified <= 20, "{verified} forged signatures were verified");
     assert_eq!(
         (
@@ -154,126 +164,134 @@ async fn a_relay_that_forges_is_cut_off_and_harms_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_only_complains_or_challenges_is_cut_off() {
-    for word in ["NOTICE", "AUTH", "CLOSED"] {
+async fn relay_that_sends_only_notices_or_refusals_is_cut_off() {
+    for verb in ["NOTICE", "AUTH", "CLOSED"] {
         let address = free_address();
         let connections = scripted(address, move |mut socket| async move {
-            while socket
-                .send(text(&json!([word, "something", "else"])))
-                .await
-                .is_ok()
-            {}
+            let frame = text(&json!([verb, "something", "else"]));
+            while socket.send(frame.clone()).await.is_ok() {}
         })
         .await;
-        let before = counted("relay", "cut_off");
+        let before = relay_counter(RelayReason::CutOff);
         let listening = start(&[address], setup().world);
-        until("it is cut off", || counted("relay", "cut_off") > before).await;
+        until("the relay is cut off", || {
+            relay_counter(RelayReason::CutOff) > before
+        })
+        .await;
         assert_eq!(connections.load(Ordering::SeqCst), 1);
         listening.stop().await;
     }
 }
 
+/// Sends every form of invalid message on the subscription `id`, then `wanted`.
+async fn send_invalid_messages(socket: &mut Socket, id: &str, events: [&Value; 3]) {
+    let [wanted, unrequested, unwanted] = events;
+    let (open, close) = ("[".repeat(100_000), "]".repeat(100_000));
+    let deep = format!("[\"EVENT\",\"{id}\",{open}{close}]");
+    for malformed in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "[\"EVENT\"]",
+        "[\"EVENT\",1,2]",
+        deep.as_str(),
+    ] {
+        let message = Message::text(malformed.to_owned());
+        socket.send(message).await.unwrap();
+    }
+    socket.send(Message::binary(vec![0; 1_000])).await.unwrap();
+    send(socket, json!(["EVENT", "never-requested", unrequested])).await;
+    send(socket, json!(["EOSE", "never-requested"])).await;
+    send(socket, json!(["EVENT", id, unwanted])).await;
+    send(socket, json!(["EVENT", id, wanted])).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn nonsense_of_every_form_is_counted_and_the_connection_bounded() {
+async fn invalid_messages_are_counted_and_dropped() {
     let address = free_address();
     let setup = setup();
-    let (wanted, unasked) = (json!(setup.note("wanted")), json!(setup.note("unasked")));
-    let nobody = json!(event(&setup.author, 1, now(), &[&["t", "x"]], "for nobody"));
+    let (wanted, unrequested) = (
+        json!(setup.note("wanted")),
+        json!(setup.note("unrequested")),
+    );
+    let unwanted = json!(setup.unwanted_note());
     scripted(address, move |mut socket| {
-        let (wanted, unasked, nobody) = (wanted.clone(), unasked.clone(), nobody.clone());
+        let (wanted, unrequested) = (wanted.clone(), unrequested.clone());
+        let unwanted = unwanted.clone();
         async move {
             let id = content_req(&mut socket).await;
-            let deep = format!(
-                "[\"EVENT\",\"{id}\",{}{}]",
-                "[".repeat(100_000),
-                "]".repeat(100_000)
-            );
-            for bad in [
-                "",
-                "{",
-                "[]",
-                "null",
-                "[\"EVENT\"]",
-                "[\"EVENT\",1,2]",
-                deep.as_str(),
-            ] {
-                socket.send(Message::text(bad.to_owned())).await.unwrap();
-            }
-            socket.send(Message::binary(vec![0; 1_000])).await.unwrap();
-            socket
-                .send(text(&json!(["EVENT", "never-asked", unasked])))
-                .await
-                .unwrap();
-            socket
-                .send(text(&json!(["EOSE", "never-asked"])))
-                .await
-                .unwrap();
-            socket
-                .send(text(&json!(["EVENT", id, nobody])))
-                .await
-                .unwrap();
-            socket
-                .send(text(&json!(["EVENT", id, wanted])))
-                .await
-                .unwrap();
-            // A frame above every event ends the connection.
+            let events = [&wanted, &unrequested, &unwanted];
+            send_invalid_messages(&mut socket, &id, events).await;
+            // A frame larger than the largest event ends the connection.
             drop(socket.send(Message::text("x".repeat(1024 * 1024))).await);
             while socket.next().await.is_some_and(|frame| frame.is_ok()) {}
         }
     })
     .await;
     let listening = start(&[address], setup.world.clone());
-    until("the wanted one", || setup.world.has("wanted")).await;
-    until("it is disconnected", || {
-        counted("relay", "disconnected") > 0
+    until("the wanted event", || setup.world.has("wanted")).await;
+    until("the connection has ended", || {
+        relay_counter(RelayReason::Disconnected) > 0
     })
     .await;
     listening.stop().await;
     assert_eq!(setup.world.contents(), ["wanted"]);
-    for reason in ["malformed_frame", "malformed", "unasked", "no_interest"] {
-        assert!(counted("dropped", reason) > 0, "{reason}");
+    for reason in [
+        DropReason::MalformedFrame,
+        DropReason::Malformed,
+        DropReason::Unrequested,
+        DropReason::NoInterest,
+    ] {
+        assert!(dropped(reason) > 0, "{reason:?}");
+    }
+}
+
+/// Starts a relay that sends one byte of its handshake per second, and never ends it.
+async fn slow_relay(address: SocketAddr) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(send_slowly(stream));
+        }
+    });
+}
+
+async fn send_slowly(mut stream: TcpStream) {
+    let mut request = [0; 1024];
+    let _ = stream.read(&mut request).await;
+    for byte in b"HTTP/1.1 101 Switching Protocols\r\n".iter().cycle() {
+        if stream.write_all(&[*byte]).await.is_err() {
+            return;
+        }
+        sleep(Duration::from_secs(1)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_that_nobody_wants_and_one_that_never_ends_do_not_slow_the_others() {
-    let (bad, good, slow) = (free_address(), free_address(), free_address());
+async fn flooding_and_slow_relays_do_not_delay_others() {
+    let (flooding, good, slow) = (free_address(), free_address(), free_address());
     let setup = setup();
     let _good = relay(good).await;
-    let nobody = json!(event(&setup.author, 1, now(), &[&["t", "x"]], "for nobody"));
-    scripted(bad, move |mut socket| {
-        let nobody = nobody.clone();
+    let unwanted = json!(setup.unwanted_note());
+    scripted(flooding, move |mut socket| {
+        let unwanted = unwanted.clone();
         async move {
             let id = content_req(&mut socket).await;
-            let frame = text(&json!(["EVENT", id, nobody]));
-            // As fast as it is read, and never an EOSE.
+            let frame = text(&json!(["EVENT", id, unwanted]));
+            // As fast as it is read, and without EOSE.
             while socket.feed(frame.clone()).await.is_ok() {}
         }
     })
     .await;
-    // And one that says one byte a second, and never anything.
-    let listener = TcpListener::bind(slow).await.unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut some = [0; 1024];
-                let _ = stream.read(&mut some).await;
-                for byte in b"HTTP/1.1 101 Switching Protocols\r\n".iter().cycle() {
-                    if stream.write_all(&[*byte]).await.is_err() {
-                        return;
-                    }
-                    sleep(Duration::from_secs(1)).await;
-                }
-            });
-        }
-    });
-    let listening = start(&[bad, slow, good], setup.world.clone());
-    until("a flood", || counted("dropped", "no_interest") > 10_000).await;
+    slow_relay(slow).await;
+    let listening = start(&[flooding, slow, good], setup.world.clone());
+    until("the flood", || dropped(DropReason::NoInterest) > 10_000).await;
     let started = std::time::Instant::now();
     for n in 0..20 {
         publish(good, &setup.note(&format!("good {n}"))).await;
     }
-    until("the good ones", || {
+    until("the events of the good relay", || {
         (0..20).all(|n| setup.world.has(&format!("good {n}")))
     })
     .await;
@@ -282,75 +300,74 @@ async fn a_flood_that_nobody_wants_and_one_that_never_ends_do_not_slow_the_other
         "{:?}",
         started.elapsed()
     );
-    until("the slow one is given up", || {
-        counted("relay", "unreachable") > 0
+    until("the connection to the slow relay has failed", || {
+        relay_counter(RelayReason::Unreachable) > 0
     })
     .await;
     listening.stop().await;
 }
 
+/// Refuses the first REQ for content. Responds to the second with `early`, and closes it. Responds
+/// to further ones with `late`. Records the `since` of each.
+async fn refuse_at_first(
+    mut socket: Socket,
+    early: Value,
+    late: Value,
+    requested_since: Arc<Mutex<Vec<u64>>>,
+) {
+    while let Some((id, message)) = next_req(&mut socket).await {
+        let socket = &mut socket;
+        if !id.starts_with("content") {
+            send(socket, json!(["EOSE", id])).await;
+            continue;
+        }
+        let requests = {
+            let mut requested_since = requested_since.lock().unwrap();
+            requested_since.push(message[2]["since"].as_u64().unwrap());
+            requested_since.len()
+        };
+        match requests {
+            1 => send(socket, json!(["CLOSED", id, "rate-limited: slow down"])).await,
+            2 => {
+                send(socket, json!(["EVENT", id, early])).await;
+                send(socket, json!(["EOSE", id])).await;
+                send(socket, json!(["CLOSED", id, "error: restarting"])).await;
+            }
+            _ => {
+                send(socket, json!(["EVENT", id, late])).await;
+                send(socket, json!(["EOSE", id])).await;
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_relay_refuses_is_asked_again_and_nothing_is_missed() {
+async fn refused_req_is_sent_again_and_nothing_is_missed() {
     let address = free_address();
     let setup = setup();
     let (early, late) = (
         json!(setup.note("refused at first")),
         json!(setup.note("closed in between")),
     );
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&asked);
-    scripted(address, move |mut socket| {
-        let (early, late, asked) = (early.clone(), late.clone(), Arc::clone(&asked));
-        async move {
-            while let Some((id, message)) = next_req(&mut socket).await {
-                if !id.starts_with("content") {
-                    socket.send(text(&json!(["EOSE", id]))).await.unwrap();
-                    continue;
-                }
-                let times = {
-                    let mut asked = asked.lock().unwrap();
-                    asked.push(message[2]["since"].as_u64().unwrap());
-                    asked.len()
-                };
-                match times {
-                    1 => socket
-                        .send(text(&json!(["CLOSED", id, "rate-limited: slow down"])))
-                        .await
-                        .unwrap(),
-                    2 => {
-                        socket
-                            .send(text(&json!(["EVENT", id, early])))
-                            .await
-                            .unwrap();
-                        socket.send(text(&json!(["EOSE", id]))).await.unwrap();
-                        socket
-                            .send(text(&json!(["CLOSED", id, "error: restarting"])))
-                            .await
-                            .unwrap();
-                    }
-                    _ => {
-                        socket
-                            .send(text(&json!(["EVENT", id, late])))
-                            .await
-                            .unwrap();
-                        socket.send(text(&json!(["EOSE", id]))).await.unwrap();
-                    }
-                }
-            }
-        }
+    let requested_since = Arc::new(Mutex::new(Vec::new()));
+    let recorded = Arc::clone(&requested_since);
+    scripted(address, move |socket| {
+        refuse_at_first(socket, early.clone(), late.clone(), Arc::clone(&recorded))
     })
     .await;
     let started = now();
     let listening = start(&[address], setup.world.clone());
-    until("both", || {
+    until("both events", || {
         setup.world.has("refused at first") && setup.world.has("closed in between")
     })
     .await;
     listening.stop().await;
-    assert!(counted("relay", "closed_rate_limited") > 0 && counted("relay", "closed_error") > 0);
-    let asked = seen.lock().unwrap().clone();
+    for reason in [RelayReason::ClosedRateLimited, RelayReason::ClosedError] {
+        assert!(relay_counter(reason) > 0, "{reason:?}");
+    }
+    let requested_since = requested_since.lock().unwrap().clone();
     assert!(
-        asked.len() == 3 && asked.iter().all(|since| *since <= started),
-        "from where it broke off: {asked:?} {started}"
+        requested_since.len() == 3 && requested_since.iter().all(|since| *since <= started),
+        "each REQ must resume where the last one stopped: {requested_since:?} {started}"
     );
 }

@@ -1,12 +1,15 @@
-//! Reads and time per event in the matcher, by how many filters are stored: they must not grow with
-//! them.
+//! Reads and time per event in the matcher, for several numbers of stored filters. Neither may grow
+//! with that number.
 //!
-//! The table is DynamoDB's API in this process (dynoxide), so the times are to be compared with
-//! each other only.
+//! The table is DynamoDB's API in this process (dynoxide), so the times can only be compared with
+//! each other.
+//!
+//! `cargo bench -p matcher --bench reads`
 
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    ops::Range,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -16,11 +19,12 @@ use matcher::handler::handle;
 use nostr::key::{Keys, PublicKey};
 use nostr_push_aws::{clients, dynamodb::Store};
 use nostr_push_core::{
+    Millis, Seconds,
     index_key::IndexKey,
-    message::Content,
+    message::ContentMessage,
     mute_list::MuteList,
     owner::Owner,
-    ports::{Answer, IndexReader, MuteLists, Page, Subscriptions},
+    ports::{IndexPage, IndexReader, MuteLists, PortResult, Subscriptions},
     subscription::Subscription,
 };
 use nostr_push_local::{
@@ -30,83 +34,85 @@ use nostr_push_local::{
 use nostr_push_testkit::{event, memory::Memory};
 use serde_json::json;
 
-/// Subscriptions that the event matches, whatever else is stored.
+/// The number of subscriptions that the event matches, for every number of stored filters.
 const MATCHES: usize = 100;
 
-/// Events per size. The median is taken.
+/// Events per number of stored filters. The median of their times is printed.
 const EVENTS: usize = 300;
 
 const NOW: u64 = 1_800_000_000;
 
-/// Counts the requests to the table.
+/// The store, with a count of the reads.
 struct Counted {
     store: Store,
     reads: AtomicUsize,
 }
 
 impl IndexReader for Counted {
-    async fn page(&self, key: &IndexKey, after: Option<&str>) -> Answer<Page> {
+    async fn page(&self, key: &IndexKey, after: Option<&str>) -> PortResult<IndexPage> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.store.page(key, after).await
     }
 }
 
 impl Subscriptions for Counted {
-    async fn get(&self, ids: &[(Owner, String)]) -> Answer<Vec<Subscription>> {
+    async fn get(&self, ids: &[(Owner, String)]) -> PortResult<Vec<Subscription>> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.store.get(ids).await
     }
 
-    async fn of_owner(&self, owner: &Owner) -> Answer<Vec<Subscription>> {
+    async fn of_owner(&self, owner: &Owner) -> PortResult<Vec<Subscription>> {
         self.store.of_owner(owner).await
     }
 
-    async fn put(&self, row: &Subscription) -> Answer<bool> {
+    async fn put(&self, row: &Subscription) -> PortResult<bool> {
         self.store.put(row).await
     }
 }
 
 impl MuteLists for Counted {
-    async fn mute_list(&self, pubkey: &PublicKey) -> Answer<Option<MuteList>> {
+    async fn mute_list(&self, pubkey: &PublicKey) -> PortResult<Option<MuteList>> {
         self.store.mute_list(pubkey).await
     }
 
-    async fn put_mute_list(&self, list: &MuteList) -> Answer<bool> {
+    async fn put_mute_list(&self, list: &MuteList) -> PortResult<bool> {
         self.store.put_mute_list(list).await
     }
 }
 
+/// Starts a table in this process.
+async fn start_table(database: &Database) -> anyhow::Result<Counted> {
+    let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let endpoint = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(dynoxide::server::serve_on(listener, database.clone()));
+    let variables: HashMap<String, String> = [
+        ("AWS_ENDPOINT_URL", endpoint.as_str()),
+        ("AWS_REGION", REGION),
+        ("AWS_ACCESS_KEY_ID", "x"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    create_tables(&Tools::install().await?, &variables).await?;
+    let config = clients::at(&variables, "AWS_ENDPOINT_URL").await;
+    Ok(Counted {
+        store: Store::new(&config, STACK),
+        reads: AtomicUsize::new(0),
+    })
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // `cargo test --benches` only wants to know that it runs.
+    // `cargo test --benches` only checks that the benchmark runs.
     let sizes: &[usize] = if std::env::args().any(|word| word == "--bench") {
         &[1_000, 100_000, 1_000_000]
     } else {
         &[1_000]
     };
     let database = Database::memory().map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-    let endpoint = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(dynoxide::server::serve_on(listener, database.clone()));
-    let variables = [
-        ("AWS_ENDPOINT_URL", endpoint.as_str()),
-        ("AWS_REGION", REGION),
-        ("AWS_ACCESS_KEY_ID", "x"),
-        ("AWS_SECRET_ACCESS_KEY", "x"),
-    ];
-    let variables: HashMap<String, String> = variables
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
-    create_tables(&Tools::install().await?, &variables).await?;
-    let config = clients::at(&variables, "AWS_ENDPOINT_URL").await;
-    let store = Counted {
-        store: Store::new(&config, STACK),
-        reads: AtomicUsize::new(0),
-    };
-
-    let wanted = Keys::generate().public_key().to_hex();
-    load(&database, (0..MATCHES).map(|n| row(n, &wanted)).collect())?;
+    let store = start_table(&database).await?;
+    let recipient = Keys::generate().public_key().to_hex();
+    load(&database, 0..MATCHES, |_| recipient.clone())?;
     let mut stored = MATCHES;
     let mut medians = Vec::new();
     println!(
@@ -115,27 +121,13 @@ async fn main() -> anyhow::Result<()> {
     );
     for &size in sizes {
         while stored < size {
-            let step = (size - stored).min(20_000);
-            load(
-                &database,
-                (stored..stored + step)
-                    .map(|n| row(n, &format!("{n:064x}")))
-                    .collect(),
-            )?;
-            stored += step;
+            let end = size.min(stored + 20_000);
+            load(&database, stored..end, |n| format!("{n:064x}"))?;
+            stored = end;
         }
-        store.reads.store(0, Ordering::Relaxed);
-        let mut times = Vec::with_capacity(EVENTS);
-        for _ in 0..EVENTS {
-            times.push(one_event(&store, &wanted).await?);
-        }
-        times.sort();
-        let reads = store.reads.load(Ordering::Relaxed) / EVENTS;
-        println!(
-            "{size:>10}  {MATCHES:>8}  {reads:>14}  {:>10.1?}",
-            times[EVENTS / 2]
-        );
-        medians.push(times[EVENTS / 2]);
+        let (reads, median) = measure(&store, &recipient).await?;
+        println!("{size:>10}  {MATCHES:>8}  {reads:>14}  {median:>10.1?}");
+        medians.push(median);
     }
     if let (Some(first), Some(last)) = (medians.first(), medians.last()) {
         println!(
@@ -146,41 +138,48 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An event with three hits, of which one has rows.
-async fn one_event(store: &Counted, wanted: &str) -> anyhow::Result<Duration> {
+/// The reads per event, and the median of the events' times.
+async fn measure(store: &Counted, recipient: &str) -> anyhow::Result<(usize, Duration)> {
+    store.reads.store(0, Ordering::Relaxed);
+    let mut times = Vec::with_capacity(EVENTS);
+    for _ in 0..EVENTS {
+        times.push(handle_event(store, recipient).await?);
+    }
+    times.sort();
+    let reads = store.reads.load(Ordering::Relaxed) / EVENTS;
+    Ok((reads, times[EVENTS / 2]))
+}
+
+/// The time to handle an event with three hits, of which one has rows.
+async fn handle_event(store: &Counted, recipient: &str) -> anyhow::Result<Duration> {
     let queue = Memory::default();
     let other = "ef".repeat(32);
-    let note = event(
-        &Keys::generate(),
-        1,
-        NOW,
-        &[&["p", wanted], &["p", &other], &["t", "nobody's"]],
-        "hello",
-    );
+    let tags: &[&[&str]] = &[&["p", recipient], &["p", &other], &["t", "in no filter"]];
+    let note = event(&Keys::generate(), 1, NOW, tags, "hello");
     let hits = [
-        format!("#p:{wanted}"),
+        format!("#p:{recipient}"),
         format!("#p:{other}"),
-        "#t:nobody's".to_owned(),
+        "#t:in no filter".to_owned(),
     ]
     .iter()
     .map(|key| key.parse())
     .collect::<Result<_, _>>()?;
-    let content = Content {
+    let content = ContentMessage {
         relay: "wss://relay".to_owned(),
-        received_at: 0,
+        received_at: Millis(0),
         backfill: false,
         hits,
         position: None,
         event: note,
     };
     let started = Instant::now();
-    let matched = handle(store, &queue, content, NOW).await?;
-    let took = started.elapsed();
-    anyhow::ensure!(matched.recipients == MATCHES as u64, "{matched:?}");
-    Ok(took)
+    let outcome = handle(store, &queue, &content, Seconds(NOW)).await?;
+    let time = started.elapsed();
+    anyhow::ensure!(outcome.recipients == MATCHES as u64, "{outcome:?}");
+    Ok(time)
 }
 
-/// A row of `filter_index` as `Store` writes it.
+/// A row of `filter_index` in the form in which `Store` writes it.
 fn row(n: usize, pubkey: &str) -> serde_json::Value {
     let owner = format!("demo#{:064x}", n + 1);
     let identity = format!("{n:064x}");
@@ -197,10 +196,14 @@ fn row(n: usize, pubkey: &str) -> serde_json::Value {
     })
 }
 
-fn load(database: &Database, rows: Vec<serde_json::Value>) -> anyhow::Result<()> {
-    let items: Vec<Item> = rows
-        .into_iter()
-        .map(serde_json::from_value)
+/// Stores the filters with these numbers, each for the events that mention its pubkey.
+fn load(
+    database: &Database,
+    filters: Range<usize>,
+    pubkey: impl Fn(usize) -> String,
+) -> anyhow::Result<()> {
+    let items: Vec<Item> = filters
+        .map(|n| serde_json::from_value(row(n, &pubkey(n))))
         .collect::<Result<_, _>>()?;
     database
         .import_items(

@@ -1,15 +1,15 @@
-//! The environment of the matcher.
+//! The environment variables of the matcher.
 
 use nostr_push_aws::environment::{BadEnvironment, Environment};
 
-/// What `template.yaml` gives the function.
+/// The configuration, as `template.yaml` sets it.
 #[derive(Debug)]
 pub struct Config {
-    /// `TABLE_PREFIX`: what the tables' names begin with.
+    /// `TABLE_PREFIX`: the prefix of the tables' names.
     pub table_prefix: String,
-    /// `EVENT_QUEUE_URL`: where its messages come from, and the rest of a large fan-out goes to.
+    /// `EVENT_QUEUE_URL`: the queue of this stage. The rest of a large fan-out is sent to it again.
     pub event_queue: String,
-    /// `DELIVERY_QUEUE_URL`: where deliveries go.
+    /// `DELIVERY_QUEUE_URL`: the queue for deliveries.
     pub delivery_queue: String,
 }
 
@@ -17,7 +17,7 @@ impl Config {
     /// Reads the environment.
     ///
     /// # Errors
-    /// Every variable that is missing or bad.
+    /// All variables that are missing or bad.
     pub fn from_env() -> Result<Self, BadEnvironment> {
         let mut env = Environment::default();
         let config = Self {

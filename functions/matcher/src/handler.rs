@@ -1,67 +1,59 @@
 //! One content message in, deliveries out.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use nostr::event::Event;
 use nostr_push_core::{
-    MUTE_LIST, Seconds, is_private,
-    message::{Content, Delivery, MAX_DELIVERED_CONTENT, Outgoing, Position},
+    MUTE_LIST_KIND, Seconds,
+    filter::Filter,
+    is_private_kind,
+    message::{ContentMessage, Delivery, DeliveryMessage, FanOutPosition, MAX_DELIVERED_CONTENT},
     mute_list::MuteList,
-    ports::{IndexReader, MuteLists, Page, Queue, Subscriptions, Unavailable},
-    subscription::State,
+    owner::Owner,
+    ports::{IndexPage, IndexReader, MuteLists, PortResult, Queue, Subscriptions},
+    subscription::{IndexRow, Subscription, SubscriptionState},
+    tags::is_expired,
 };
 
-use crate::recipients::Recipients;
+use crate::{
+    outcome::{MatchDropReason, MatchOutcome},
+    recipients::Recipients,
+};
 
-/// Older events do not notify, unless they are of a private kind: wraps are backdated on purpose.
-pub const MAX_AGE: Seconds = 60 * 60;
+/// The age after which an event does not notify. Private kinds notify at any age, because wraps are
+/// backdated on purpose (NIP-59, <https://github.com/nostr-protocol/nips/blob/master/59.md>).
+pub const MAX_AGE: Seconds = Seconds::from_hours(1);
 
-/// What came of one message.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Matched {
-    /// Deliveries queued.
-    pub recipients: u64,
-    /// Whether the rest of the fan-out was queued again.
-    pub requeued: bool,
-    /// Why the whole event was dropped, if it was.
-    pub dropped: Option<&'static str>,
-    /// Whether it was a mute list, which is stored for deliver.
-    pub mute_list: bool,
-    /// Matches left out because the event was the recipient's own.
-    pub own_event: u64,
-    /// Matches left out because the backfilled event was older than the subscription.
-    pub before_subscription: u64,
-}
-
-/// Finds the recipients of an event and queues a delivery for each. Done again, it queues them
-/// again: the claim in deliver makes it one push.
+/// Finds the recipients of an event and queues a delivery for each. A repeat queues the same
+/// deliveries again, and the claim in deliver makes them one push.
 ///
 /// # Errors
-/// A dependency failed: the message must come again.
+/// A dependency failed. The message must be received again.
 pub async fn handle<S, Q>(
     store: &S,
     queue: &Q,
-    content: Content,
+    content: &ContentMessage,
     now: Seconds,
-) -> Result<Matched, Unavailable>
+) -> PortResult<MatchOutcome>
 where
     S: IndexReader + Subscriptions + MuteLists,
-    Q: Queue<Outgoing> + Queue<Content>,
+    Q: Queue<DeliveryMessage> + Queue<ContentMessage>,
 {
-    let mute_list = content.event.kind.as_u16() == MUTE_LIST;
+    let mute_list = content.event.kind.as_u16() == MUTE_LIST_KIND;
     if mute_list {
-        store
-            .put_mute_list(&MuteList::of(&content.event, now))
-            .await?;
+        let list = MuteList::of(&content.event, now);
+        store.put_mute_list(&list).await?;
     }
     if let Some(reason) = drop_reason(&content.event, now) {
-        // A mute list is none the worse for being old.
-        return Ok(Matched {
+        return Ok(MatchOutcome {
             mute_list,
-            dropped: Some(reason).filter(|_| !mute_list),
-            ..Matched::default()
+            // Old mute lists are still valid.
+            dropped: (!mute_list).then_some(reason),
+            ..MatchOutcome::default()
         });
     }
-    let (found, rest) = find(store, &content, now).await?;
-    let mut matched = Matched {
+    let (found, rest) = find_recipients(store, content, now).await?;
+    let mut outcome = MatchOutcome {
         recipients: found.reasons.len() as u64,
         requeued: rest.is_some(),
         dropped: None,
@@ -69,11 +61,97 @@ where
         own_event: found.own_event,
         before_subscription: found.before_subscription,
     };
-    let (event, cut) = deliverable(&content.event);
-    let deliveries: Vec<Outgoing> = found
-        .reasons
-        .into_iter()
-        .map(|(owner, reasons)| Delivery {
+    let deliveries = deliveries(content, found.reasons);
+    queue.send(&deliveries).await?;
+    if let Some(position) = rest {
+        // The rest is sent after the deliveries. If the process crashes in between, the deliveries
+        // are sent again and none is lost.
+        let rest = ContentMessage {
+            position: Some(position),
+            ..content.clone()
+        };
+        queue.send(&[rest]).await?;
+    } else if outcome == MatchOutcome::default() {
+        outcome.dropped = Some(MatchDropReason::NoMatch);
+    }
+    Ok(outcome)
+}
+
+/// The reason to drop the event whatever it matches, if there is one.
+fn drop_reason(event: &Event, now: Seconds) -> Option<MatchDropReason> {
+    if is_expired(event, now) {
+        return Some(MatchDropReason::Expired);
+    }
+    let is_old = Seconds::from(event.created_at) + MAX_AGE < now;
+    (is_old && !is_private_kind(event.kind.as_u16())).then_some(MatchDropReason::TooOld)
+}
+
+/// Reads the index under the event's hits, page by page, from the message's position on. The second
+/// value is the position from which the next invocation must continue.
+async fn find_recipients<'a, S: IndexReader + Subscriptions>(
+    store: &S,
+    content: &'a ContentMessage,
+    now: Seconds,
+) -> PortResult<(Recipients<'a>, Option<FanOutPosition>)> {
+    let mut found = Recipients::new(content, now);
+    let mut position = content.position.clone().unwrap_or(FanOutPosition {
+        hit: 0,
+        after: None,
+    });
+    while let Some(key) = content.hits.get(position.hit) {
+        let page = store.page(key, position.after.as_deref()).await?;
+        let subscriptions = subscriptions_of_large_filters(store, &page).await?;
+        for row in &page.rows {
+            if let Some(filter) = filter_of(row, &subscriptions) {
+                found.consider(key, row, filter);
+            }
+        }
+        position.hit += usize::from(page.next.is_none());
+        position.after = page.next;
+        if found.is_full() && position.hit < content.hits.len() {
+            return Ok((found, Some(position)));
+        }
+    }
+    Ok((found, None))
+}
+
+/// The subscriptions of the rows whose filters are too large for the index.
+async fn subscriptions_of_large_filters(
+    store: &impl Subscriptions,
+    page: &IndexPage,
+) -> PortResult<Vec<Subscription>> {
+    let ids: Vec<_> = page
+        .rows
+        .iter()
+        .filter(|row| row.filter.is_none())
+        .map(|row| (row.owner.clone(), row.identity.clone()))
+        .collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut subscriptions = store.get(&ids).await?;
+    subscriptions.retain(|subscription| subscription.state == SubscriptionState::Active);
+    Ok(subscriptions)
+}
+
+/// The filter of a row, from the row itself or from its subscription.
+fn filter_of<'a>(row: &'a IndexRow, subscriptions: &'a [Subscription]) -> Option<&'a Filter> {
+    row.filter.as_ref().or_else(|| {
+        let mut subscriptions = subscriptions.iter();
+        subscriptions
+            .find(|stored| stored.owner == row.owner && stored.identity == row.identity)
+            .map(|stored| &stored.filter)
+    })
+}
+
+/// One delivery for each recipient.
+fn deliveries(
+    content: &ContentMessage,
+    recipients: BTreeMap<Owner, BTreeSet<String>>,
+) -> Vec<DeliveryMessage> {
+    let (event, cut) = cut_content(&content.event);
+    let delivery = |(owner, reasons): (Owner, BTreeSet<String>)| {
+        DeliveryMessage::Event(Box::new(Delivery {
             app: owner.app,
             recipient: owner.pubkey,
             reasons: reasons.into_iter().collect(),
@@ -82,105 +160,14 @@ where
             cut,
             waited: false,
             event: event.clone(),
-        })
-        .map(|delivery| Outgoing::Event(Box::new(delivery)))
-        .collect();
-    queue.send(&deliveries).await?;
-    if rest.is_some() {
-        // After the deliveries: dying in between repeats these, and loses none.
-        queue
-            .send(&[Content {
-                position: rest,
-                ..content
-            }])
-            .await?;
-    } else if deliveries.is_empty()
-        && matched.own_event == 0
-        && matched.before_subscription == 0
-        && !mute_list
-    {
-        matched.dropped = Some("no_match");
-    }
-    Ok(matched)
+        }))
+    };
+    recipients.into_iter().map(delivery).collect()
 }
 
-fn drop_reason(event: &Event, now: Seconds) -> Option<&'static str> {
-    if event
-        .tags
-        .expiration()
-        .is_some_and(|at| at.as_secs() <= now)
-    {
-        return Some("expired");
-    }
-    let old = event.created_at.as_secs() + MAX_AGE < now;
-    (old && !is_private(event.kind.as_u16())).then_some("too_old")
-}
-
-/// Reads the index under the event's hits, page by page, from its position on. The second value is
-/// where the next invocation has to go on.
-async fn find<S: IndexReader + Subscriptions>(
-    store: &S,
-    content: &Content,
-    now: Seconds,
-) -> Result<(Recipients, Option<Position>), Unavailable> {
-    let mut found = Recipients::default();
-    let mut position = content.position.clone().unwrap_or(Position {
-        hit: 0,
-        after: None,
-    });
-    while let Some(key) = content.hits.get(position.hit) {
-        let page = store.page(key, position.after.as_deref()).await?;
-        let large = large_filters(store, &page).await?;
-        for row in &page.rows {
-            let elsewhere = || {
-                large
-                    .iter()
-                    .find(|s| s.owner == row.owner && s.subscription == row.subscription)
-                    .map(|s| &s.filter)
-            };
-            if let Some(filter) = row.filter.as_ref().or_else(elsewhere) {
-                found.consider(&content.event, content.backfill, key, row, filter, now);
-            }
-        }
-        position = match page.next {
-            Some(after) => Position {
-                hit: position.hit,
-                after: Some(after),
-            },
-            None => Position {
-                hit: position.hit + 1,
-                after: None,
-            },
-        };
-        if found.is_full() && position.hit < content.hits.len() {
-            return Ok((found, Some(position)));
-        }
-    }
-    Ok((found, None))
-}
-
-/// The subscriptions of those rows whose filter is too large for the index.
-async fn large_filters<S: Subscriptions>(
-    store: &S,
-    page: &Page,
-) -> Result<Vec<nostr_push_core::subscription::Subscription>, Unavailable> {
-    let ids: Vec<_> = page
-        .rows
-        .iter()
-        .filter(|row| row.filter.is_none())
-        .map(|row| (row.owner.clone(), row.subscription.clone()))
-        .collect();
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut rows = store.get(&ids).await?;
-    rows.retain(|row| row.state == State::Active);
-    Ok(rows)
-}
-
-/// The event as it travels on: an event of 256 KiB for 1,000 recipients would be 256 MiB of queue,
-/// and a push holds 4 KiB.
-fn deliverable(event: &Event) -> (Event, bool) {
+/// The event as deliveries contain it, and `true` if its content was cut. A push holds 4 KiB, and
+/// 1,000 copies of an event of 256 KiB would be 256 MiB in the queue.
+fn cut_content(event: &Event) -> (Event, bool) {
     let mut event = event.clone();
     let cut = event.content.len() > MAX_DELIVERED_CONTENT;
     if cut {

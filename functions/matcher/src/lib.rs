@@ -2,12 +2,16 @@
 //! never with the number of stored filters.
 //!
 //! - [`handler`]: one queue message in, deliveries out
-//! - [`recipients`]: who gets it, merged over all their subscriptions
-//! - [`config`]: the environment
+//! - [`recipients`]: the recipients of an event, merged over all their subscriptions
+//! - [`outcome`]: the outcome of a message
+//! - [`report`]: counters and log lines
+//! - [`config`]: environment variables
 
 pub mod config;
 pub mod handler;
+pub mod outcome;
 pub mod recipients;
+pub mod report;
 
 #[cfg(test)]
 mod tests;

@@ -1,54 +1,64 @@
-//! Who gets an event, merged over all their subscriptions.
+//! The recipients of an event, merged over all their subscriptions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nostr::event::Event;
 use nostr_push_core::{
     Seconds,
     filter::Filter,
     index_key::IndexKey,
+    message::ContentMessage,
     owner::Owner,
-    subscription::{IndexRow, MUTE_LIST},
+    subscription::{IndexRow, MUTE_LIST_PREFIX},
 };
 
-/// Past this many recipients the rest of an event's fan-out is left to another invocation.
+/// The number of recipients after which the rest of an event's fan-out is left to another
+/// invocation.
 pub const MAX_RECIPIENTS: usize = 1_000;
 
-/// The recipients so far, and what was left out.
-#[derive(Debug, Default)]
-pub struct Recipients {
-    /// By which dimensions the event was found, for each recipient.
+/// The recipients of a message found so far, and the numbers of matches left out.
+#[derive(Debug)]
+pub struct Recipients<'a> {
+    content: &'a ContentMessage,
+    now: Seconds,
+    /// For each recipient, the dimensions by which the event was found.
     pub reasons: BTreeMap<Owner, BTreeSet<String>>,
-    /// How many matching subscriptions were the author's own.
+    /// The number of matching subscriptions that belong to the event's author.
     pub own_event: u64,
-    /// How many matching subscriptions were newer than the backfilled event.
+    /// The number of matching subscriptions that are newer than the backfilled event.
     pub before_subscription: u64,
 }
 
-impl Recipients {
-    /// Whether the rest should be left to another invocation.
+impl<'a> Recipients<'a> {
+    /// No recipients yet.
+    pub fn new(content: &'a ContentMessage, now: Seconds) -> Self {
+        Self {
+            content,
+            now,
+            reasons: BTreeMap::new(),
+            own_event: 0,
+            before_subscription: 0,
+        }
+    }
+
+    /// Returns `true` if the rest must be left to another invocation.
     pub fn is_full(&self) -> bool {
         self.reasons.len() >= MAX_RECIPIENTS
     }
 
-    /// Considers one candidate found under `key`, with its filter.
-    pub fn consider(
-        &mut self,
-        event: &Event,
-        backfill: bool,
-        key: &IndexKey,
-        row: &IndexRow,
-        filter: &Filter,
-        now: Seconds,
-    ) {
-        // What brings an owner's own mute list is there for the list, and pushes nothing.
-        let pushes = !row.subscription.starts_with(MUTE_LIST);
-        if !pushes || row.valid_until <= now || !filter.matches_for(event, &row.owner.pubkey) {
+    /// Adds the owner of a row found under `key`, if the row's filter matches the event.
+    pub fn consider(&mut self, key: &IndexKey, row: &IndexRow, filter: &Filter) {
+        let event = &self.content.event;
+        // The subscription that fetches an owner's own mute list causes no push.
+        let is_for_mute_list = row.identity.starts_with(MUTE_LIST_PREFIX);
+        if is_for_mute_list
+            || row.valid_until <= self.now
+            || !filter.matches_for(event, &row.owner.pubkey)
+        {
             return;
         }
         if row.owner.pubkey == event.pubkey {
             self.own_event += 1;
-        } else if backfill && event.created_at.as_secs() < row.since {
+        } else if self.content.backfill && Seconds::from(event.created_at) < row.since {
             self.before_subscription += 1;
         } else {
             self.reasons

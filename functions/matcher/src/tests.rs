@@ -1,27 +1,37 @@
-//! The stage as a whole, on the ports in memory; and the filter index against brute force.
+//! The stage as a whole, on the ports in memory, and the filter index against brute force.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nostr::{event::Event, key::Keys};
+use nostr::{
+    event::Event,
+    key::{Keys, PublicKey},
+};
 use nostr_push_core::{
+    Seconds,
     interest::Interest,
-    message::{self, Content, Delivery, MAX_DELIVERED_CONTENT, Outgoing},
+    message::{self, ContentMessage, Delivery, DeliveryMessage, MAX_DELIVERED_CONTENT},
     order::Order,
     owner::Owner,
     ports::{IndexWriter, Subscriptions},
-    subscription::{MUTE_LIST, Subscription},
+    subscription::{MUTE_LIST_PREFIX, Subscription},
 };
-use nostr_push_testkit::{event, memory::Memory};
+use nostr_push_testkit::{event, memory::Memory, owner};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::handler::{MAX_AGE, Matched, handle};
+use crate::{
+    handler::{MAX_AGE, handle},
+    outcome::{MatchDropReason, MatchOutcome},
+};
 
 const NOW: u64 = 1_800_000_000;
 
+/// A time that [`MAX_AGE`] makes too old.
+const LONG_AGO: u64 = NOW - MAX_AGE.0 - 1;
+
 fn subscription(owner: &Owner, filter: &Value) -> Subscription {
     Subscription {
-        since: NOW - 100,
+        since: Seconds(NOW - 100),
         ..nostr_push_testkit::subscription(owner, filter)
     }
 }
@@ -29,13 +39,14 @@ fn subscription(owner: &Owner, filter: &Value) -> Subscription {
 async fn store(memory: &Memory, interest: &mut Interest, row: &Subscription) {
     memory.put_index(row.index_rows().collect()).await.unwrap();
     memory.put(row).await.unwrap();
-    interest.apply(row, NOW);
+    interest.apply(row, Seconds(NOW));
 }
 
-fn content(interest: &Interest, event: &Event) -> Content {
-    Content {
+/// The message of a live event with these subscriptions stored.
+fn content(interest: &Interest, event: &Event) -> ContentMessage {
+    ContentMessage {
         relay: "wss://relay".to_owned(),
-        received_at: NOW * 1000,
+        received_at: Seconds(NOW).to_millis(),
         backfill: false,
         hits: interest.hits(event),
         position: None,
@@ -43,26 +54,25 @@ fn content(interest: &Interest, event: &Event) -> Content {
     }
 }
 
+/// The deliveries that were sent.
 fn deliveries(memory: &Memory) -> Vec<Delivery> {
     let sent = memory.state().sent.clone();
-    let outgoing = sent.iter().filter_map(|body| message::decode(body).ok());
-    outgoing
-        .filter_map(|outgoing| {
-            if let Outgoing::Event(delivery) = outgoing {
-                Some(*delivery)
-            } else {
-                None
-            }
+    let messages = sent.iter().filter_map(|body| message::decode(body).ok());
+    messages
+        .filter_map(|message| match message {
+            DeliveryMessage::Event(delivery) => Some(*delivery),
+            DeliveryMessage::Summary(_) => None,
         })
         .collect()
 }
 
-struct World {
+/// The stage with stored subscriptions.
+struct Fixture {
     memory: Memory,
     interest: Interest,
 }
 
-impl World {
+impl Fixture {
     async fn with(rows: &[Subscription]) -> Self {
         let (memory, mut interest) = (Memory::default(), Interest::default());
         for row in rows {
@@ -71,54 +81,61 @@ impl World {
         Self { memory, interest }
     }
 
-    async fn handle(&self, event: &Event, backfill: bool) -> Matched {
-        handle(
-            &self.memory,
-            &self.memory,
-            Content {
-                backfill,
-                ..content(&self.interest, event)
-            },
-            NOW,
-        )
-        .await
-        .unwrap()
+    async fn live(&self, event: &Event) -> MatchOutcome {
+        self.handle(&content(&self.interest, event)).await
+    }
+
+    async fn backfilled(&self, event: &Event) -> MatchOutcome {
+        let content = ContentMessage {
+            backfill: true,
+            ..content(&self.interest, event)
+        };
+        self.handle(&content).await
+    }
+
+    async fn handle(&self, content: &ContentMessage) -> MatchOutcome {
+        handle(&self.memory, &self.memory, content, Seconds(NOW))
+            .await
+            .unwrap()
     }
 }
 
-fn owner(app: &str) -> Owner {
-    Owner {
-        app: app.to_owned(),
-        pubkey: Keys::generate().public_key(),
+fn anyone() -> Owner {
+    owner(Keys::generate().public_key())
+}
+
+fn pushed_to(recipients: u64) -> MatchOutcome {
+    MatchOutcome {
+        recipients,
+        ..MatchOutcome::default()
+    }
+}
+
+fn dropped(reason: MatchDropReason) -> MatchOutcome {
+    MatchOutcome {
+        dropped: Some(reason),
+        ..MatchOutcome::default()
     }
 }
 
 #[tokio::test]
-async fn all_matching_subscriptions_of_a_recipient_make_one_delivery() {
-    let (alice, author) = (owner("demo"), Keys::generate());
+async fn merges_subscriptions_of_a_recipient_into_one_delivery() {
+    let (alice, author) = (anyone(), Keys::generate());
     let (p, a) = (alice.pubkey.to_hex(), author.public_key().to_hex());
     let other_app = Owner {
         app: "other".to_owned(),
         ..alice.clone()
     };
-    let world = World::with(&[
+    let fixture = Fixture::with(&[
         subscription(&alice, &json!({"kinds": [1], "#p": [p]})),
         subscription(&alice, &json!({"authors": [a]})),
         subscription(&alice, &json!({"kinds": [7], "#p": [p]})),
         subscription(&other_app, &json!({"#p": [p]})),
     ])
     .await;
-    let matched = world
-        .handle(&event(&author, 1, NOW, &[&["p", &p]], "hi"), false)
-        .await;
-    assert_eq!(
-        matched,
-        Matched {
-            recipients: 2,
-            ..Matched::default()
-        }
-    );
-    let reasons: BTreeMap<String, Vec<String>> = deliveries(&world.memory)
+    let note = event(&author, 1, NOW, &[&["p", &p]], "hi");
+    assert_eq!(fixture.live(&note).await, pushed_to(2));
+    let reasons: BTreeMap<String, Vec<String>> = deliveries(&fixture.memory)
         .into_iter()
         .map(|d| (d.app, d.reasons))
         .collect();
@@ -135,185 +152,137 @@ async fn all_matching_subscriptions_of_a_recipient_make_one_delivery() {
 }
 
 #[tokio::test]
-async fn what_must_not_notify_is_dropped_by_its_reason() {
+async fn drops_events_that_must_not_notify_with_a_reason() {
     let (keys, author) = (Keys::generate(), Keys::generate());
-    let alice = Owner {
-        app: "demo".to_owned(),
-        pubkey: keys.public_key(),
-    };
+    let alice = owner(keys.public_key());
     let p = alice.pubkey.to_hex();
-    let world = World::with(&[
+    let fixture = Fixture::with(&[
         subscription(&alice, &json!({"#p": [p]})),
         subscription(&alice, &json!({"authors": [author.public_key().to_hex()]})),
     ])
     .await;
-    let tag: &[&str] = &["p", &p];
-    let dropped = async |event: Event, backfill| world.handle(&event, backfill).await;
+    let (tag, now): (&[&str], _) = (&["p", &p], NOW.to_string());
+    let expired = event(&author, 1, NOW, &[tag, &["expiration", &now]], "");
     assert_eq!(
-        dropped(
-            event(
-                &author,
-                1,
-                NOW,
-                &[tag, &["expiration", &NOW.to_string()]],
-                ""
-            ),
-            false
-        )
-        .await
-        .dropped,
-        Some("expired")
+        fixture.live(&expired).await,
+        dropped(MatchDropReason::Expired)
     );
+    let old = event(&author, 1, LONG_AGO, &[tag], "");
+    assert_eq!(fixture.live(&old).await, dropped(MatchDropReason::TooOld));
+    let own = event(&keys, 1, NOW, &[tag], "");
+    let own_event = MatchOutcome {
+        own_event: 1,
+        ..MatchOutcome::default()
+    };
+    assert_eq!(fixture.live(&own).await, own_event);
+    let before_subscription = MatchOutcome {
+        before_subscription: 2,
+        ..MatchOutcome::default()
+    };
+    let stored = event(&author, 1, NOW - 101, &[tag], "");
+    assert_eq!(fixture.backfilled(&stored).await, before_subscription);
+    // An event of a private kind reaches only the recipients it names.
+    let to_another: &[&str] = &["p", &"ab".repeat(32)];
+    let private = event(&author, 4, NOW, &[to_another], "");
     assert_eq!(
-        dropped(event(&author, 1, NOW - MAX_AGE - 1, &[tag], ""), false)
-            .await
-            .dropped,
-        Some("too_old")
+        fixture.live(&private).await,
+        dropped(MatchDropReason::NoMatch)
     );
-    assert_eq!(
-        dropped(event(&keys, 1, NOW, &[tag], ""), false).await,
-        Matched {
-            own_event: 1,
-            ..Matched::default()
-        }
-    );
-    assert_eq!(
-        dropped(event(&author, 1, NOW - 101, &[tag], ""), true).await,
-        Matched {
-            before_subscription: 2,
-            ..Matched::default()
-        }
-    );
-    // A private kind reaches only whom it names, whatever else matches.
-    assert_eq!(
-        dropped(
-            event(&author, 4, NOW, &[&["p", &"ab".repeat(32)]], ""),
-            false
-        )
-        .await
-        .dropped,
-        Some("no_match")
-    );
-    assert!(deliveries(&world.memory).is_empty());
+    assert!(deliveries(&fixture.memory).is_empty());
     // Wraps are backdated on purpose.
-    assert_eq!(
-        dropped(event(&author, 1059, NOW - 50 * MAX_AGE, &[tag], ""), false)
-            .await
-            .recipients,
-        1
-    );
-    // Live, an old time alone is no reason.
-    assert_eq!(
-        dropped(event(&author, 1, NOW - 101, &[tag], ""), false)
-            .await
-            .recipients,
-        1
-    );
+    let wrap = event(&author, 1059, NOW - 50 * MAX_AGE.0, &[tag], "");
+    assert_eq!(fixture.live(&wrap).await.recipients, 1);
+    // A live event notifies even if it is older than the subscription.
+    assert_eq!(fixture.live(&stored).await.recipients, 1);
+}
+
+/// The subscription that fetches the owner's own mute list.
+fn mute_list_subscription(owner: &Owner, filter: &Value) -> Subscription {
+    Subscription {
+        identity: format!("{MUTE_LIST_PREFIX}x"),
+        ..subscription(owner, filter)
+    }
+}
+
+fn muted(fixture: &Fixture, pubkey: PublicKey) -> Vec<String> {
+    let entries = fixture.memory.state().mute_lists[&pubkey].entries.clone();
+    entries.into_iter().collect()
 }
 
 #[tokio::test]
-async fn a_mute_list_is_stored_however_old_and_the_newest_wins() {
+async fn stores_newest_mute_list_of_any_age() {
     let keys = Keys::generate();
-    let alice = Owner {
-        app: "demo".to_owned(),
-        pubkey: keys.public_key(),
-    };
+    let alice = owner(keys.public_key());
     let filter = json!({"kinds": [10_000], "authors": [alice.pubkey.to_hex()]});
-    let row = Subscription {
-        subscription: format!("{MUTE_LIST}x"),
-        ..subscription(&alice, &filter)
-    };
-    let follower = owner("demo");
-    let world = World::with(&[row, subscription(&follower, &filter)]).await;
-    let muted = |world: &World| {
-        world.memory.state().mute_lists[&alice.pubkey]
-            .entries
-            .iter()
-            .cloned()
-            .collect::<Vec<_>>()
-    };
+    let fixture = Fixture::with(&[
+        mute_list_subscription(&alice, &filter),
+        subscription(&anyone(), &filter),
+    ])
+    .await;
     let list = |at, word: &str| event(&keys, 10_000, at, &[&["word", word]], "");
-    let matched = world.handle(&list(NOW - 400 * MAX_AGE, "Old"), true).await;
-    assert_eq!(
-        matched,
-        Matched {
-            mute_list: true,
-            ..Matched::default()
-        }
-    );
-    assert_eq!(muted(&world), ["word:old"]);
-    // Whoever asked for such lists by a filter of their own gets a push.
-    assert_eq!(
-        world.handle(&list(NOW, "new"), false).await,
-        Matched {
-            mute_list: true,
-            recipients: 1,
-            ..Matched::default()
-        }
-    );
-    world.handle(&list(NOW - 1, "late"), true).await;
-    assert_eq!(muted(&world), ["word:new"]);
-    // Nothing else that the owner writes is of any interest.
-    assert!(
-        world
-            .interest
-            .hits(&event(&keys, 1, NOW, &[], "hello"))
-            .is_empty()
-    );
+    let stored = MatchOutcome {
+        mute_list: true,
+        ..MatchOutcome::default()
+    };
+    let old = list(NOW - 400 * MAX_AGE.0, "Old");
+    assert_eq!(fixture.backfilled(&old).await, stored);
+    assert_eq!(muted(&fixture, alice.pubkey), ["word:old"]);
+    // Another owner's own filter for such lists causes a push.
+    let stored_and_pushed = MatchOutcome {
+        recipients: 1,
+        ..stored
+    };
+    assert_eq!(fixture.live(&list(NOW, "new")).await, stored_and_pushed);
+    fixture.backfilled(&list(NOW - 1, "late")).await;
+    assert_eq!(muted(&fixture, alice.pubkey), ["word:new"]);
+    // Other events of the owner hit no index key.
+    let note = event(&keys, 1, NOW, &[], "hello");
+    assert!(fixture.interest.hits(&note).is_empty());
 }
 
 #[tokio::test]
-async fn an_ended_subscription_does_not_match() {
-    let alice = owner("demo");
+async fn ended_subscription_does_not_match() {
+    let alice = anyone();
     let row = subscription(&alice, &json!({"#t": ["a"]}));
-    let world = World::with(std::slice::from_ref(&row)).await;
-    world
+    let fixture = Fixture::with(std::slice::from_ref(&row)).await;
+    let ended = Subscription {
+        valid_until: Seconds(NOW),
+        order: Order::counter(2),
+        ..row
+    };
+    fixture
         .memory
-        .put_index(
-            Subscription {
-                valid_until: NOW,
-                order: Order::counter(2),
-                ..row
-            }
-            .index_rows()
-            .collect(),
-        )
+        .put_index(ended.index_rows().collect())
         .await
         .unwrap();
-    assert_eq!(
-        world
-            .handle(&event(&Keys::generate(), 1, NOW, &[&["t", "a"]], ""), false)
-            .await
-            .dropped,
-        Some("no_match")
-    );
+    let note = event(&Keys::generate(), 1, NOW, &[&["t", "a"]], "");
+    assert_eq!(fixture.live(&note).await, dropped(MatchDropReason::NoMatch));
 }
 
 #[tokio::test]
-async fn a_large_fan_out_is_done_in_parts_and_reaches_everybody_once() {
+async fn large_fan_out_is_done_in_parts_and_reaches_each_once() {
     let rows: Vec<Subscription> = (0..2_500)
-        .map(|_| subscription(&owner("demo"), &json!({"#t": ["a"]})))
+        .map(|_| subscription(&anyone(), &json!({"#t": ["a"]})))
         .collect();
-    let world = World::with(&rows).await;
+    let fixture = Fixture::with(&rows).await;
     let note = event(&Keys::generate(), 1, NOW, &[&["t", "a"]], "");
     let mut rounds = 0;
-    let mut next = Some(content(&world.interest, &note));
+    let mut next = Some(content(&fixture.interest, &note));
     while let Some(content) = next.take() {
         rounds += 1;
-        let before = world.memory.state().sent.len();
-        let matched = handle(&world.memory, &world.memory, content, NOW)
-            .await
-            .unwrap();
+        let before = fixture.memory.state().sent.len();
+        let outcome = fixture.handle(&content).await;
         assert!(
-            matched.recipients <= 1_500,
-            "no invocation grows with the fan-out"
+            outcome.recipients <= 1_500,
+            "one invocation has a limited part"
         );
-        next = world.memory.state().sent[before..]
+        next = fixture.memory.state().sent[before..]
             .iter()
-            .find_map(|body| message::decode::<Content>(body).ok());
+            .find_map(|body| message::decode::<ContentMessage>(body).ok());
+        assert_eq!(outcome.requeued, next.is_some());
     }
     assert_eq!(rounds, 3);
-    let recipients: Vec<_> = deliveries(&world.memory)
+    let recipients: Vec<_> = deliveries(&fixture.memory)
         .into_iter()
         .map(|d| d.recipient)
         .collect();
@@ -325,54 +294,36 @@ async fn a_large_fan_out_is_done_in_parts_and_reaches_everybody_once() {
 }
 
 #[tokio::test]
-async fn long_content_travels_cut() {
-    let alice = owner("demo");
-    let world = World::with(&[subscription(&alice, &json!({"#t": ["a"]}))]).await;
-    world
-        .handle(
-            &event(
-                &Keys::generate(),
-                1,
-                NOW,
-                &[&["t", "a"]],
-                &"é".repeat(100_000),
-            ),
-            false,
-        )
-        .await;
-    let delivery = deliveries(&world.memory).pop().unwrap();
+async fn long_content_is_cut_in_deliveries() {
+    let fixture = Fixture::with(&[subscription(&anyone(), &json!({"#t": ["a"]}))]).await;
+    let content = "é".repeat(100_000);
+    let note = event(&Keys::generate(), 1, NOW, &[&["t", "a"]], &content);
+    fixture.live(&note).await;
+    let delivery = deliveries(&fixture.memory).pop().unwrap();
     assert!(delivery.cut && delivery.event.content == "é".repeat(MAX_DELIVERED_CONTENT / 2));
 }
 
 #[tokio::test]
-async fn reads_depend_on_the_hits_alone() {
+async fn number_of_reads_depends_on_the_hits_alone() {
     let mut pages = Vec::new();
     for others in [10, 2_000] {
         let mut rows: Vec<Subscription> = (0..others)
-            .map(|n| subscription(&owner("demo"), &json!({"#t": [format!("t{n}")]})))
+            .map(|n| subscription(&anyone(), &json!({"#t": [format!("t{n}")]})))
             .collect();
-        rows.push(subscription(&owner("demo"), &json!({"#t": ["a"]})));
-        let world = World::with(&rows).await;
-        world
-            .handle(
-                &event(
-                    &Keys::generate(),
-                    1,
-                    NOW,
-                    &[&["t", "a"], &["t", "nobody's"]],
-                    "",
-                ),
-                false,
-            )
+        rows.push(subscription(&anyone(), &json!({"#t": ["a"]})));
+        let fixture = Fixture::with(&rows).await;
+        let tags: &[&[&str]] = &[&["t", "a"], &["t", "in no filter"]];
+        fixture
+            .live(&event(&Keys::generate(), 1, NOW, tags, ""))
             .await;
-        pages.push(world.memory.state().pages_read);
+        pages.push(fixture.memory.state().pages_read);
     }
     assert_eq!(pages, [1, 1]);
 }
 
-/// Filters and events over so few values that they often meet.
+/// A filter over few values, so that events often match it.
 fn any_filter() -> impl Strategy<Value = Value> {
-    let key = (0..4u8).prop_map(hex);
+    let key = (0..4u8).prop_map(pubkey);
     let keys = prop::collection::vec(key, 1..3);
     let text = prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("")], 1..3);
     let kinds = prop::collection::vec(
@@ -401,19 +352,22 @@ fn any_filter() -> impl Strategy<Value = Value> {
         })
 }
 
+/// Four authors, who are also the owners.
 fn people() -> Vec<Keys> {
     (1..=4u8)
         .map(|n| Keys::parse(&format!("{n:064x}")).unwrap())
         .collect()
 }
 
-fn hex(n: u8) -> String {
+/// The pubkey of the person with this number, in hex.
+fn pubkey(n: u8) -> String {
     people()[usize::from(n)].public_key().to_hex()
 }
 
+/// An event over the same values.
 fn any_event() -> impl Strategy<Value = Event> {
     let tag = prop_oneof![
-        (0..4u8).prop_map(|n| ["p".to_owned(), hex(n)]),
+        (0..4u8).prop_map(|n| ["p".to_owned(), pubkey(n)]),
         prop_oneof![Just("a"), Just("b"), Just("c"), Just("")]
             .prop_map(|t| ["t".to_owned(), t.to_owned()]),
         Just(["pp".to_owned(), "a".to_owned()]),
@@ -441,7 +395,8 @@ fn any_event() -> impl Strategy<Value = Event> {
     })
 }
 
-/// What NIP-01 says, and design §4 of private kinds, written down once more without any index.
+/// The rule of NIP-01 (<https://github.com/nostr-protocol/nips/blob/master/01.md>) and the one for
+/// private kinds, without an index.
 fn brute_force(filter: &Value, event: &Event, owner: &Owner) -> bool {
     let json = json!(event);
     let holds = |field: &str, value: &Value| {
@@ -472,26 +427,47 @@ fn brute_force(filter: &Value, event: &Event, owner: &Owner) -> bool {
         && owner.pubkey != event.pubkey
 }
 
+/// The owners to whom the event was delivered.
+async fn delivered_to(fixture: &Fixture, event: &Event) -> BTreeSet<Owner> {
+    fixture.memory.state().sent.clear();
+    fixture.live(event).await;
+    deliveries(&fixture.memory)
+        .into_iter()
+        .map(|d| Owner {
+            app: d.app,
+            pubkey: d.recipient,
+        })
+        .collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn the_index_finds_what_brute_force_finds(filters in prop::collection::vec((0..4usize, any_filter()), 1..12), events in prop::collection::vec(any_event(), 1..6), page_size in 1..4usize) {
+    fn index_and_brute_force_agree(
+        filters in prop::collection::vec((0..4usize, any_filter()), 1..12),
+        events in prop::collection::vec(any_event(), 1..6),
+        page_size in 1..4usize,
+    ) {
         let people = people();
-        let owner_of = |n: usize| Owner { app: "demo".to_owned(), pubkey: people[n].public_key() };
-        // The empty filter is in no dimension; control refuses it.
-        let filters: Vec<_> = filters.into_iter().filter(|(_, filter)| *filter != json!({})).collect();
-        let rows: Vec<Subscription> = filters.iter().map(|(n, filter)| subscription(&owner_of(*n), filter)).collect();
+        // The empty filter has no index key. Control refuses it.
+        let filters: Vec<(Owner, Value)> = filters
+            .into_iter()
+            .filter(|(_, filter)| *filter != json!({}))
+            .map(|(n, filter)| (owner(people[n].public_key()), filter))
+            .collect();
+        let rows: Vec<Subscription> =
+            filters.iter().map(|(owner, filter)| subscription(owner, filter)).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let world = World::with(&rows).await;
-            world.memory.state().page_size = Some(page_size);
+            let fixture = Fixture::with(&rows).await;
+            fixture.memory.state().page_size = Some(page_size);
             for event in &events {
-                world.memory.state().sent.clear();
-                world.handle(event, false).await;
-                let found: BTreeSet<Owner> = deliveries(&world.memory).into_iter().map(|d| Owner { app: d.app, pubkey: d.recipient }).collect();
-                let expected: BTreeSet<Owner> = filters.iter().map(|(n, filter)| (owner_of(*n), filter)).filter(|(owner, filter)| brute_force(filter, event, owner)).map(|(owner, _)| owner).collect();
-                assert_eq!(found, expected, "{event:?}");
+                let matching = filters
+                    .iter()
+                    .filter(|(owner, filter)| brute_force(filter, event, owner));
+                let expected: BTreeSet<Owner> = matching.map(|(owner, _)| owner.clone()).collect();
+                assert_eq!(delivered_to(&fixture, event).await, expected, "{event:?}");
             }
         });
     }

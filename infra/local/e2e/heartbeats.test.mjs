@@ -1,119 +1,152 @@
-// Dialect H (kind 22456) through the whole pipeline, as 0xchat and YakiHonne speak it, with nostr-tools' NIP-04.
-// The stack's apps count as closed 30 s after their last heartbeat.
+// Dialect H (kind 22456) through the whole pipeline, as 0xchat and YakiHonne publish it, encrypted
+// with the NIP-04 of nostr-tools. The apps of the stack count as closed 30 s after their last
+// heartbeat.
 
 import { after, test } from 'node:test'
 import assert from 'node:assert/strict'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Client, close, counting, hex, now, publish, pushedTo, pushesOf } from './client.mjs'
+import {
+  Client,
+  close,
+  waitForCounter,
+  randomHex,
+  now,
+  publish,
+  waitForPushes,
+  pushesOf,
+} from './client.mjs'
 
+/** Seconds. The presence timeout of the apps. */
 const TIMEOUT = 30
 
-const never = []
+/** Events that must not be pushed. They are checked after all tests. */
+const mustNotBePushed = []
 after(async () => {
-  for (const event of never) assert.deepEqual(await pushesOf(event), [], `event ${event.id} was pushed`)
+  for (const event of mustNotBePushed)
+    assert.deepEqual(await pushesOf(event), [], `event ${event.id} was pushed`)
   close()
 })
 
 const bob = new Client()
 const mention = (client, content) => publish(bob.note(content, client))
 
-/** A client with settings in force, which its filters' first push shows. */
+/** A client whose settings are in effect: an event has already been pushed to its phone. */
 async function configured(more = {}) {
   const client = new Client()
-  const phone = hex()
-  await client.say({ kinds: [1, 4, 1059], deviceId: phone, ...more }, 'configured')
-  await pushedTo(await mention(client, 'the first'), phone)
+  const phone = randomHex()
+  await client.sendDialectH({ kinds: [1, 4, 1059], deviceId: phone, ...more }, 'configured')
+  await waitForPushes(await mention(client, 'the first'), phone)
   return { client, phone }
 }
 
-/** The next second, so that what comes now comes after what came before by the clock of events. */
+/** Waits for the next second, so that later events have a larger `created_at` than earlier ones. */
 const nextSecond = async () => {
   const second = now()
   while (now() === second) await sleep(50)
 }
 
-test('a client that heartbeats and goes silent gets its push when the timeout is over, and not before', async () => {
+test('a client that stops sending heartbeats gets the push after the timeout', async () => {
   const { client, phone } = await configured()
-  const beat = await client.say({ online: 1 }, 'heartbeat')
-  const note = await counting('deliver.waiting.app_open', () => mention(client, 'while the app looks open'))
-  const [push] = await pushedTo(note, phone)
-  assert.ok(push.at >= (beat.created_at + TIMEOUT) * 1000, 'not before the timeout')
+  const beat = await client.sendDialectH({ online: 1 }, 'heartbeat')
+  const note = await waitForCounter('deliver.waiting.app_open', () =>
+    mention(client, 'while the app looks open'),
+  )
+  const [push] = await waitForPushes(note, phone)
+  assert.ok(push.at >= (beat.created_at + TIMEOUT) * 1000, 'the push was sent before the timeout')
 })
 
-test('a client that heartbeats on, or goes away later, had the event itself', async () => {
+test('an event is not pushed if a later heartbeat or offline event follows it', async () => {
   const clients = await Promise.all([configured(), configured()])
-  const signs = [{ online: 1 }, { online: 0 }]
-  for (const { client } of clients) await client.say({ online: 1 }, 'heartbeat')
-  for (const { client } of clients) never.push(await counting('deliver.waiting.app_open', () => mention(client, 'seen in the app')))
+  const payloads = [{ online: 1 }, { online: 0 }]
+  for (const { client } of clients) await client.sendDialectH({ online: 1 }, 'heartbeat')
+  for (const { client } of clients)
+    mustNotBePushed.push(
+      await waitForCounter('deliver.waiting.app_open', () => mention(client, 'seen in the app')),
+    )
   await nextSecond()
-  const signed = async () => {
-    for (const [n, { client }] of clients.entries()) await publish(client.settings(signs[n]))
+  const publishPayloads = async () => {
+    for (const [n, { client }] of clients.entries())
+      await publish(client.dialectHEvent(payloads[n]))
   }
-  await counting('deliver.dropped.app_open', signed, clients.length)
+  await waitForCounter('deliver.dropped.app_open', publishPayloads, clients.length)
   for (const { client, phone } of clients) {
-    await client.say({ online: 0 }, 'offline')
+    await client.sendDialectH({ online: 0 }, 'offline')
     await nextSecond()
-    await pushedTo(await mention(client, 'the last'), phone)
+    await waitForPushes(await mention(client, 'the last'), phone)
   }
 })
 
-test('going offline pushes at once, and a client that never heartbeats is always offline', async () => {
+test('after going offline, or without any heartbeat, events are pushed at once', async () => {
   const { client, phone } = await configured()
-  await client.say({ online: 1 }, 'heartbeat')
+  await client.sendDialectH({ online: 1 }, 'heartbeat')
   await nextSecond()
-  await client.say({ online: 0 }, 'offline')
+  await client.sendDialectH({ online: 0 }, 'offline')
   await nextSecond()
-  await pushedTo(await mention(client, 'at once'), phone)
+  await waitForPushes(await mention(client, 'at once'), phone)
   const { client: silent, phone: other } = await configured()
-  await pushedTo(await mention(silent, 'never opened'), other)
+  await waitForPushes(await mention(silent, 'never opened'), other)
 })
 
-test('a heartbeat goes to many relays and is taken once', async () => {
+test('a heartbeat that is published to several relays is processed once', async () => {
   const client = new Client()
-  const beat = client.settings({ online: 1 })
-  await counting('listener.dropped.duplicate', () => counting('control.accepted.heartbeat', () => publish(beat, { everywhere: true })))
+  const beat = client.dialectHEvent({ online: 1 })
+  await waitForCounter('listener.dropped.duplicate', () =>
+    waitForCounter('control.accepted.heartbeat', () => publish(beat, { everywhere: true })),
+  )
 })
 
-test('settings replace each other whole: a muted group stops, another phone takes over, off is off', async () => {
-  const group = `group-${hex().slice(0, 8)}`
-  const channel = hex()
+test('new settings replace the group, the phone and the kinds of earlier settings', async () => {
+  const group = `group-${randomHex().slice(0, 8)}`
+  const channel = randomHex()
   const { client, phone } = await configured({ kinds: [1, 9, 42], '#e': [channel, group] })
-  await pushedTo(await publish(bob.sign(9, [['h', group]], 'in the group')), phone)
-  await pushedTo(await publish(bob.sign(42, [['e', channel, '', 'root']], 'in the channel')), phone)
+  await waitForPushes(await publish(bob.sign(9, [['h', group]], 'in the group')), phone)
+  await waitForPushes(
+    await publish(bob.sign(42, [['e', channel, '', 'root']], 'in the channel')),
+    phone,
+  )
   await nextSecond()
-  const tablet = `fcm:${hex()}`
-  await client.say({ kinds: [1], deviceId: tablet, deviceOs: 'android', '#e': [channel] }, 'configured')
-  never.push(await publish(bob.sign(9, [['h', group]], 'muted')))
-  await pushedTo(await mention(client, 'on the other'), tablet)
+  const tablet = `fcm:${randomHex()}`
+  await client.sendDialectH(
+    { kinds: [1], deviceId: tablet, deviceOs: 'android', '#e': [channel] },
+    'configured',
+  )
+  mustNotBePushed.push(await publish(bob.sign(9, [['h', group]], 'muted')))
+  await waitForPushes(await mention(client, 'on the other'), tablet)
   await nextSecond()
-  await client.say({ kinds: [], deviceId: tablet, deviceOs: 'android' }, 'configured')
-  never.push(await mention(client, 'off'))
+  await client.sendDialectH({ kinds: [], deviceId: tablet, deviceOs: 'android' }, 'configured')
+  mustNotBePushed.push(await mention(client, 'off'))
   await nextSecond()
-  await client.say({ kinds: [1], deviceId: tablet, deviceOs: 'android' }, 'configured')
-  await pushedTo(await mention(client, 'on again'), tablet)
+  await client.sendDialectH({ kinds: [1], deviceId: tablet, deviceOs: 'android' }, 'configured')
+  await waitForPushes(await mention(client, 'on again'), tablet)
   await nextSecond()
-  await client.say({ online: 0, deviceId: '' }, 'logged_out')
-  never.push(await mention(client, 'logged out'))
-  // By the time that another's push has come, these would have.
+  await client.sendDialectH({ online: 0, deviceId: '' }, 'logged_out')
+  mustNotBePushed.push(await mention(client, 'logged out'))
+  // When this push has arrived, pushes of the events above would have arrived as well.
   await configured()
 })
 
-test('an app tag chooses another app, and its heartbeats do not silence this one', async () => {
+test('heartbeats of another app do not delay pushes of this app', async () => {
   const { client, phone } = await configured()
-  const second = hex()
-  await client.say({ online: 1, kinds: [7], deviceId: second }, 'configured', { app: 'second' })
-  await pushedTo(await mention(client, 'not silenced'), phone)
+  const second = randomHex()
+  await client.sendDialectH({ online: 1, kinds: [7], deviceId: second }, 'configured', {
+    app: 'second',
+  })
+  await waitForPushes(await mention(client, 'not silenced'), phone)
 })
 
-test('what is wrong is refused by its reason', async () => {
+test('invalid events are refused with the right reason', async () => {
   const client = new Client()
   const refused = {
-    not_encrypted: client.sign(22456, client.settings({}).tags, ''),
-    stale: client.settings({ online: 1 }, { created_at: now() - 1000 }),
-    unsupported_platform: client.settings({ kinds: [1], deviceId: 'https://ntfy.sh/upAbCd?up=1' }),
-    bad_token: client.settings({ kinds: [1], deviceId: 'not-hex', deviceOs: 'ios' }),
-    bad_payload: client.settings({ kinds: [1] }),
-    unknown_app: client.settings({ online: 1 }, { app: 'nobody' }),
+    not_encrypted: client.sign(22456, client.dialectHEvent({}).tags, ''),
+    stale: client.dialectHEvent({ online: 1 }, { created_at: now() - 1000 }),
+    unsupported_platform: client.dialectHEvent({
+      kinds: [1],
+      deviceId: 'https://ntfy.sh/upAbCd?up=1',
+    }),
+    bad_token: client.dialectHEvent({ kinds: [1], deviceId: 'not-hex', deviceOs: 'ios' }),
+    bad_payload: client.dialectHEvent({ kinds: [1] }),
+    unknown_app: client.dialectHEvent({ online: 1 }, { app: 'nobody' }),
   }
-  for (const [reason, event] of Object.entries(refused)) await counting(`control.refused.${reason}`, () => publish(event))
+  for (const [reason, event] of Object.entries(refused))
+    await waitForCounter(`control.refused.${reason}`, () => publish(event))
 })

@@ -1,4 +1,5 @@
-// A relay of another make, at ws://127.0.0.1:PORT: @nostr-relay/core behind ws, with its events in memory.
+// A second relay implementation for the tests: @nostr-relay/core with ws. It listens at
+// ws://127.0.0.1:PORT and keeps its events in memory.
 
 import { createServer } from 'node:http'
 import { EventRepository, EventUtils } from '@nostr-relay/common'
@@ -20,8 +21,12 @@ class InMemory extends EventRepository {
   }
 
   async find(filter) {
-    const events = [...this.events.values()].filter((event) => EventUtils.isMatchingFilter(event, filter))
-    return events.sort((a, b) => b.created_at - a.created_at).slice(0, Math.min(filter.limit ?? 100, 500))
+    const events = [...this.events.values()].filter((event) =>
+      EventUtils.isMatchingFilter(event, filter),
+    )
+    return events
+      .sort((a, b) => b.created_at - a.created_at)
+      .slice(0, Math.min(filter.limit ?? 100, 500))
   }
 }
 
@@ -29,7 +34,12 @@ const validator = new Validator()
 const relay = new NostrRelay(new InMemory())
 const server = createServer((_, response) => {
   response.setHeader('content-type', 'application/nostr+json')
-  response.end(JSON.stringify({ name: 'e2e', limitation: { max_subscriptions: 12, max_filters: 10, max_limit: 500 } }))
+  response.end(
+    JSON.stringify({
+      name: 'e2e',
+      limitation: { max_subscriptions: 12, max_filters: 10, max_limit: 500 },
+    }),
+  )
 })
 new WebSocketServer({ server }).on('connection', (socket) => {
   relay.handleConnection(socket)

@@ -1,7 +1,6 @@
-//! What clients, tests and people ask the local stack over HTTP. Its contract is in
-//! `docs/local.md`.
+//! The HTTP interface of the local stack. `docs/local.md` describes it.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result};
 use axum::{
@@ -16,31 +15,31 @@ use tokio::{net::TcpListener, sync::Mutex};
 
 use crate::{counters::Counters, sns_proxy::Proxy};
 
-/// What the answers are made of.
+/// The data behind the HTTP interface.
 pub struct Api {
     /// The service's pubkey, in hex.
     pub service_pubkey: String,
-    /// The relays listened to.
+    /// The relays that the listener watches.
     pub relays: Vec<String>,
-    /// The apps configured.
+    /// The ids of the configured apps.
     pub apps: Vec<String>,
-    /// Before SNS.
+    /// The proxy in front of SNS.
     pub sns: Proxy,
     /// The metrics of all stages.
     pub counters: Mutex<Counters>,
 }
 
 #[derive(Deserialize)]
-struct After {
+struct PushesQuery {
     #[serde(default)]
     after: u64,
 }
 
-/// Serves until the process ends.
+/// Serves until the process ends. Returns the address.
 ///
 /// # Errors
-/// The address is taken.
-pub async fn serve(api: Api, address: &str) -> Result<std::net::SocketAddr> {
+/// The address is in use.
+pub async fn serve(api: Api, address: &str) -> Result<SocketAddr> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}"))?;
@@ -56,12 +55,15 @@ pub async fn serve(api: Api, address: &str) -> Result<std::net::SocketAddr> {
 }
 
 async fn status(State(api): State<Arc<Api>>) -> Json<Value> {
-    Json(
-        json!({"ready": true, "service_pubkey": api.service_pubkey, "relays": api.relays, "apps": api.apps}),
-    )
+    Json(json!({
+        "ready": true,
+        "service_pubkey": api.service_pubkey,
+        "relays": api.relays,
+        "apps": api.apps,
+    }))
 }
 
-async fn pushes(State(api): State<Arc<Api>>, Query(query): Query<After>) -> Json<Value> {
+async fn pushes(State(api): State<Arc<Api>>, Query(query): Query<PushesQuery>) -> Json<Value> {
     Json(json!({"pushes": api.sns.pushes(query.after)}))
 }
 
@@ -75,19 +77,18 @@ async fn disable(
             Json(json!({"error": "no endpoint has this token"})),
         ),
         Ok(endpoints) => (StatusCode::OK, Json(json!({"disabled": endpoints}))),
-        Err(error) => (
-            StatusCode::BAD_GATEWAY,
-            Json(json!({"error": error.to_string()})),
-        ),
+        Err(error) => bad_gateway(&error),
     }
 }
 
 async fn counters(State(api): State<Arc<Api>>) -> (StatusCode, Json<Value>) {
     match api.counters.lock().await.read().await {
         Ok(counters) => (StatusCode::OK, Json(json!(counters))),
-        Err(error) => (
-            StatusCode::BAD_GATEWAY,
-            Json(json!({"error": format!("{error:#}")})),
-        ),
+        Err(error) => bad_gateway(&error),
     }
+}
+
+fn bad_gateway(error: &anyhow::Error) -> (StatusCode, Json<Value>) {
+    let body = json!({"error": format!("{error:#}")});
+    (StatusCode::BAD_GATEWAY, Json(body))
 }

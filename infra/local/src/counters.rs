@@ -1,5 +1,6 @@
-//! Adds up the metrics of all stages (CloudWatch embedded metric format): the functions' from
-//! CloudWatch Logs, the listener's from its output.
+//! Adds up the metrics of all stages, which are lines in the CloudWatch embedded metric format: see
+//! [`nostr_push_aws::telemetry`]. Those of the functions are in CloudWatch Logs, those of the
+//! listener in its log file.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -8,32 +9,34 @@ use std::{
 
 use anyhow::Result;
 use aws_sdk_cloudwatchlogs::Client;
+use nostr_push_core::Millis;
 use serde_json::Value;
 
-/// Where the counters come from, and what has been read.
+/// The counters of all stages.
 pub struct Counters {
     logs: Client,
     groups: Vec<String>,
-    since: i64,
-    read: HashSet<String>,
+    since: Millis,
+    /// Log events that have been added.
+    seen: HashSet<String>,
     functions: BTreeMap<String, u64>,
-    listener: PathBuf,
+    listener_log: PathBuf,
 }
 
 impl Counters {
-    /// Counters of these log groups since a time (milliseconds since the epoch), and of this file.
-    pub fn new(logs: Client, groups: Vec<String>, since: i64, listener: PathBuf) -> Self {
+    /// Counts from `since` on, in these log groups and in the listener's log file.
+    pub fn new(logs: Client, groups: Vec<String>, since: Millis, listener_log: PathBuf) -> Self {
         Self {
             logs,
             groups,
             since,
-            read: HashSet::new(),
+            seen: HashSet::new(),
             functions: BTreeMap::new(),
-            listener,
+            listener_log,
         }
     }
 
-    /// All counters as they are now, by `stage.outcome.reason`.
+    /// All counters as of now, by `stage.outcome.reason`.
     ///
     /// # Errors
     /// The logs cannot be read.
@@ -42,50 +45,43 @@ impl Counters {
             self.read_group(&group).await?;
         }
         let mut all = self.functions.clone();
-        for line in std::fs::read_to_string(&self.listener)?.lines() {
+        for line in std::fs::read_to_string(&self.listener_log)?.lines() {
             add(&mut all, line);
         }
         Ok(all)
     }
 
     async fn read_group(&mut self, group: &str) -> Result<()> {
-        let mut next = None;
-        loop {
-            let request = self
-                .logs
-                .filter_log_events()
-                .log_group_name(group)
-                .start_time(self.since)
-                .set_next_token(next);
-            let page = request.send().await?;
-            for event in page.events.unwrap_or_default() {
-                // The id alone would do, but not every endpoint gives one.
+        let request = self
+            .logs
+            .filter_log_events()
+            .log_group_name(group)
+            .start_time(i64::try_from(self.since.0)?);
+        let mut pages = request.into_paginator().send();
+        while let Some(page) = pages.next().await {
+            for event in page?.events.unwrap_or_default() {
                 let message = event.message.unwrap_or_default();
                 let stream = event.log_stream_name.unwrap_or_default();
-                if self.read.insert(format!(
-                    "{stream} {:?} {:?} {message}",
-                    event.event_id, event.timestamp
-                )) {
-                    for line in message.lines() {
-                        add(&mut self.functions, line);
-                    }
+                // The event id would suffice, but not every endpoint sets it.
+                let id = format!("{stream} {:?} {:?}", event.event_id, event.timestamp);
+                if !self.seen.insert(format!("{id} {message}")) {
+                    continue;
+                }
+                for line in message.lines() {
+                    add(&mut self.functions, line);
                 }
             }
-            next = page.next_token;
-            if next.is_none() {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 }
 
-/// Adds the counter in a line, if there is one.
+/// Adds the counter in a log line, if the line contains one.
 fn add(counters: &mut BTreeMap<String, u64>, line: &str) {
-    let Some(metric) = line
-        .starts_with(r#"{"_aws""#)
-        .then(|| serde_json::from_str::<Value>(line).ok())
-        .flatten()
-    else {
+    if !line.starts_with(r#"{"_aws""#) {
+        return;
+    }
+    let Ok(metric) = serde_json::from_str::<Value>(line) else {
         return;
     };
     let text = |name: &str| metric[name].as_str();
@@ -95,8 +91,7 @@ fn add(counters: &mut BTreeMap<String, u64>, line: &str) {
         text("Reason"),
         metric["Events"].as_u64(),
     ) {
-        *counters
-            .entry(format!("{stage}.{outcome}.{reason}"))
-            .or_default() += n;
+        let name = format!("{stage}.{outcome}.{reason}");
+        *counters.entry(name).or_default() += n;
     }
 }

@@ -1,5 +1,5 @@
-//! Plays a client: registers a device, adds a filter, publishes a note that mentions it, and waits
-//! for the push.
+//! Acts as a client: registers a device, adds a filter, publishes a note that mentions its owner,
+//! and waits for the push.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use nostr::{
     key::{Keys, PublicKey},
 };
 use nostr_push_aws::clients;
-use nostr_push_core::ports::seconds;
+use nostr_push_core::Seconds;
 use nostr_push_testkit::{control_event, event};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -18,119 +18,120 @@ use tokio_tungstenite::{connect_async, tungstenite::Message};
 
 use crate::step;
 
-/// How long a push may take here.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the demo waits for each counter, and for the push.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Plays it against a running stack, and prints the push that arrives.
+/// Runs the demo on a running stack, and prints the push.
 ///
 /// # Errors
-/// Something refused, or no push came.
+/// The relay refused an event, or no push arrived.
 pub async fn play(url: &str, relay: &str, service_pubkey: &str) -> Result<()> {
     let service = PublicKey::from_hex(service_pubkey)?;
     let (alice, bob) = (Keys::generate(), Keys::generate());
-    let me = alice.public_key().to_hex();
+    let pubkey = alice.public_key().to_hex();
     let token = Keys::generate().public_key().to_hex();
-    let now = seconds(clients::now());
-    let expiration = (now + 30 * nostr_push_core::DAY).to_string();
-    let tags: [&[&str]; 2] = [&["app", "demo"], &["expiration", &expiration]];
-
-    step(&format!(
-        "demo: alice ({}…) registers a device (kind 3079)",
-        &me[..8]
-    ));
-    let register = control_event(
-        &alice,
-        service,
-        3079,
-        now,
-        &tags,
-        &json!({"token": token, "platform": "apns"}).to_string(),
-    );
-    publish(relay, &register).await?;
-    step("demo: alice asks for notes that mention her (kind 3081)");
-    let upsert = control_event(
-        &alice,
-        service,
-        3081,
-        now,
-        &tags,
-        &json!({"filter": {"kinds": [1], "#p": [me]}}).to_string(),
-    );
-    publish(relay, &upsert).await?;
-    counted(url, "control.accepted.registered").await?;
-    counted(url, "control.accepted.subscribed").await?;
+    register(url, relay, service, &alice, &token).await?;
 
     step("demo: bob publishes a note that mentions alice");
     let note = event(
         &bob,
         1,
-        seconds(clients::now()),
-        &[&["p", &me]],
+        clients::now().to_seconds().0,
+        &[&["p", &pubkey]],
         "Hello alice, this note wakes your phone.",
     );
     publish(relay, &note).await?;
-    let deadline = Instant::now() + PATIENCE;
+    let push = pushed(url, &token).await?;
+    let signed_at = Seconds::from(note.created_at).to_millis();
+    let latency = push["at"]
+        .as_u64()
+        .unwrap_or_default()
+        .saturating_sub(signed_at.0);
+    step(&format!(
+        "demo: the push to alice's phone (at most {latency} ms after bob signed the note):"
+    ));
+    println!("{}", serde_json::to_string_pretty(&push)?);
+    Ok(())
+}
+
+/// Registers a device and adds a filter for mentions, and waits until control has applied both.
+async fn register(
+    url: &str,
+    relay: &str,
+    service: PublicKey,
+    alice: &Keys,
+    token: &str,
+) -> Result<()> {
+    let pubkey = alice.public_key().to_hex();
+    let now = clients::now().to_seconds();
+    let expiration = (now + Seconds::from_days(30)).to_string();
+    let tags: [&[&str]; 2] = [&["app", "demo"], &["expiration", &expiration]];
+    let control = |kind, payload: &Value| {
+        control_event(alice, service, kind, now.0, &tags, &payload.to_string())
+    };
+    step(&format!(
+        "demo: alice ({}…) registers a device (kind 3079)",
+        &pubkey[..8]
+    ));
+    let device = control(3079, &json!({"token": token, "platform": "apns"}));
+    publish(relay, &device).await?;
+    step("demo: alice adds a filter for notes that mention her (kind 3081)");
+    let filter = control(3081, &json!({"filter": {"kinds": [1], "#p": [pubkey]}}));
+    publish(relay, &filter).await?;
+    wait_for_counter(url, "control.accepted.registered").await?;
+    wait_for_counter(url, "control.accepted.subscribed").await
+}
+
+/// Waits for a push to this token, and returns it.
+async fn pushed(url: &str, token: &str) -> Result<Value> {
+    let deadline = Instant::now() + STEP_TIMEOUT;
     while Instant::now() < deadline {
-        let pushes: Value = reqwest::get(format!("{url}/pushes?after=0"))
-            .await?
-            .json()
-            .await?;
-        let mine = pushes["pushes"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|push| push["token"] == json!(token));
-        if let Some(push) = mine {
-            let took = push["at"]
-                .as_u64()
-                .unwrap_or_default()
-                .saturating_sub(note.created_at.as_secs() * 1000);
-            step(&format!(
-                "demo: the push that alice's phone receives (at most {took} ms after bob signed the note):"
-            ));
-            println!("{}", serde_json::to_string_pretty(push)?);
-            return Ok(());
+        let response = get(&format!("{url}/pushes?after=0")).await?;
+        let mut pushes = response["pushes"].as_array().into_iter().flatten();
+        if let Some(push) = pushes.find(|push| push["token"] == json!(token)) {
+            return Ok(push.clone());
         }
         sleep(Duration::from_millis(100)).await;
     }
-    bail!("no push after {PATIENCE:?}: see {url}/counters")
+    bail!("no push after {STEP_TIMEOUT:?}: see {url}/counters")
 }
 
 /// Waits until the counter is above zero.
-async fn counted(url: &str, counter: &str) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+async fn wait_for_counter(url: &str, counter: &str) -> Result<()> {
+    let deadline = Instant::now() + STEP_TIMEOUT;
     while Instant::now() < deadline {
-        let counters: Value = reqwest::get(format!("{url}/counters"))
-            .await?
-            .json()
-            .await?;
+        let counters = get(&format!("{url}/counters")).await?;
         if counters[counter].as_u64().unwrap_or_default() > 0 {
             return Ok(());
         }
         sleep(Duration::from_millis(100)).await;
     }
-    bail!("{counter} was not counted after {PATIENCE:?}: see {url}/counters")
+    bail!("{counter} is still 0 after {STEP_TIMEOUT:?}: see {url}/counters")
 }
 
-/// Publishes an event, and waits until the relay has taken it.
+async fn get(url: &str) -> Result<Value> {
+    Ok(reqwest::get(url).await?.json().await?)
+}
+
+/// Publishes an event, and waits until the relay accepts it.
 ///
 /// # Errors
-/// The relay refuses, or goes away.
+/// The relay refuses the event, or the connection fails.
 pub async fn publish(relay: &str, event: &Event) -> Result<()> {
     let (mut socket, _) = connect_async(relay)
         .await
-        .with_context(|| format!("cannot reach {relay}"))?;
-    socket
-        .send(Message::text(json!(["EVENT", event]).to_string()))
-        .await?;
+        .with_context(|| format!("cannot connect to {relay}"))?;
+    let message = json!(["EVENT", event]).to_string();
+    socket.send(Message::text(message)).await?;
     while let Some(frame) = socket.next().await {
-        let answer: Value = serde_json::from_str(&frame?.into_text()?).unwrap_or_default();
-        if answer[0] == "OK" {
-            if answer[2] == json!(true) {
-                return Ok(());
-            }
-            bail!("the relay refused: {answer}");
+        let response: Value = serde_json::from_str(&frame?.into_text()?).unwrap_or_default();
+        if response[0] != "OK" {
+            continue;
         }
+        if response[2] == true {
+            return Ok(());
+        }
+        bail!("the relay refused the event: {response}");
     }
     bail!("the relay closed the connection")
 }

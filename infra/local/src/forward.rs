@@ -1,4 +1,4 @@
-//! Passes an HTTP request on, for the proxies.
+//! Forwards an HTTP request, for the proxies.
 
 use anyhow::Result;
 use axum::{
@@ -7,14 +7,14 @@ use axum::{
     response::IntoResponse,
 };
 
-/// What was answered.
-pub(crate) struct Answer {
+/// The parts of a response that the proxies pass on.
+pub(crate) struct HttpResponse {
     pub(crate) status: StatusCode,
     pub(crate) content_type: Option<HeaderValue>,
     pub(crate) body: Bytes,
 }
 
-impl IntoResponse for Answer {
+impl IntoResponse for HttpResponse {
     fn into_response(self) -> Response<Body> {
         let mut response = Response::new(Body::from(self.body));
         *response.status_mut() = self.status;
@@ -27,13 +27,13 @@ impl IntoResponse for Answer {
     }
 }
 
-/// Posts this to `upstream`.
+/// Posts the request to `upstream`.
 pub(crate) async fn forward(
     http: &reqwest::Client,
     upstream: &str,
     mut headers: HeaderMap,
     body: Bytes,
-) -> Result<Answer> {
+) -> Result<HttpResponse> {
     for name in [
         header::HOST,
         header::CONTENT_LENGTH,
@@ -42,22 +42,22 @@ pub(crate) async fn forward(
     ] {
         headers.remove(name);
     }
-    let answer = http
+    let response = http
         .post(upstream)
         .headers(headers)
         .body(body)
         .send()
         .await?;
-    Ok(Answer {
-        status: answer.status(),
-        content_type: answer.headers().get(header::CONTENT_TYPE).cloned(),
-        body: answer.bytes().await?,
+    Ok(HttpResponse {
+        status: response.status(),
+        content_type: response.headers().get(header::CONTENT_TYPE).cloned(),
+        body: response.bytes().await?,
     })
 }
 
-/// What is answered when the request could not be passed on.
-pub(crate) fn bad_gateway(what: &str, error: &anyhow::Error) -> Response<Body> {
-    eprintln!("local: {what}: {error:#}");
+/// The response of a proxy that failed to forward a request.
+pub(crate) fn bad_gateway(proxy: &str, error: &anyhow::Error) -> Response<Body> {
+    eprintln!("local: {proxy}: {error:#}");
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::BAD_GATEWAY;
     response

@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use nostr::key::Keys;
-use nostr_push_core::app::App;
+use nostr_push_core::{Seconds, app::App};
 use nostr_push_local::{
     aws::Ports,
     demo,
@@ -15,20 +15,30 @@ use nostr_push_local::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The whole pipeline on one machine: the template deployed by `sam deploy` onto a local AWS
-/// endpoint, the functions and the listener as the binaries that are deployed, and a relay.
+/// The variables that make pushctl use the local stack.
+const PUSHCTL_VARIABLES: [&str; 5] = [
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_SNS",
+    "AWS_REGION",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+];
+
+/// Runs the whole pipeline on this machine. `sam deploy` deploys the template to a local AWS
+/// endpoint, the functions and the listener are the binaries that run on AWS, and a relay is
+/// started.
 #[derive(Parser)]
 #[command(name = "cargo local", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Task>,
-    /// Where the HTTP interface listens.
+    /// The address of the HTTP interface.
     #[arg(long, default_value = "127.0.0.1:8787", global = true)]
     listen: SocketAddr,
-    /// A relay to listen to (repeatable). Default: one is started at `ws://127.0.0.1:7777`.
+    /// A relay to watch (repeatable). Default: a relay is started at `ws://127.0.0.1:7777`.
     #[arg(long, global = true)]
     relay: Vec<String>,
-    /// The service's secret key, 64 hex characters or an nsec. Default: the one that the deployment
+    /// The service's secret key, 64 hex characters or an nsec. Default: the key that the deployment
     /// generated.
     #[arg(
         long,
@@ -37,57 +47,60 @@ struct Arguments {
         env = "NOSTR_PUSH_SERVICE_KEY"
     )]
     service_key: Option<String>,
-    /// Where all state is kept: a second start finds it.
+    /// The folder with all state. A second start with the same folder continues with that state.
     #[arg(long, default_value = ".local", global = true)]
     data: PathBuf,
-    /// An app besides `demo` (repeatable), with APNs and FCM.
+    /// An app in addition to `demo`, with APNs and FCM (repeatable).
     #[arg(long, global = true)]
     app: Vec<String>,
-    /// Seconds without a heartbeat after which an app counts as closed (dialect H). Default: the
-    /// service's, 210.
+    /// The number of seconds that an app counts as open after its last heartbeat (dialect H).
+    /// Default: 210.
     #[arg(long, global = true)]
     presence_timeout: Option<u64>,
 }
 
 #[derive(Subcommand)]
 enum Task {
-    /// Starts the stack, plays a client on it, prints the push that arrives, and stops.
+    /// Starts the stack, acts as a client, prints the push that arrives, and stops.
     Demo,
+}
+
+impl Arguments {
+    fn options(self) -> Result<Options> {
+        let service_key = self
+            .service_key
+            .map(|key| Keys::parse(&key))
+            .transpose()
+            .ok()
+            .context("--service-key is neither 64 hex characters nor an nsec")?;
+        let presence_timeout = self.presence_timeout.map(Seconds);
+        let app = |app: String| App {
+            presence_timeout,
+            ..App::named(&app)
+        };
+        let apps = std::iter::once("demo".to_owned()).chain(self.app);
+        Ok(Options {
+            listen: self.listen.to_string(),
+            relays: self.relay,
+            relay_address: SocketAddr::from(([127, 0, 0, 1], 7777)),
+            service_key,
+            data: self.data,
+            ports: Ports::USUAL,
+            apps: apps.map(app).collect(),
+        })
+    }
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    // `cargo local -- demo` reads as well as `cargo local demo`.
-    let arguments = Arguments::parse_from(
-        std::env::args()
-            .enumerate()
-            .filter(|(n, word)| *n != 1 || word != "--")
-            .map(|(_, word)| word),
-    );
-    let service_key = match arguments.service_key.as_deref().map(Keys::parse) {
-        None => None,
-        Some(Ok(keys)) => Some(keys),
-        Some(Err(_)) => bail!("--service-key is neither 64 hex characters nor an nsec"),
-    };
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    let options = Options {
-        listen: arguments.listen.to_string(),
-        relays: arguments.relay,
-        relay_address: SocketAddr::from(([127, 0, 0, 1], 7777)),
-        service_key,
-        data: arguments.data,
-        ports: Ports::USUAL,
-        apps: std::iter::once("demo".to_owned())
-            .chain(arguments.app)
-            .map(|app| App {
-                presence_timeout: arguments.presence_timeout,
-                ..App::named(&app)
-            })
-            .collect(),
-    };
+    // `cargo local -- demo` means the same as `cargo local demo`.
+    let words = std::env::args().enumerate();
+    let words = words.filter(|(n, word)| *n != 1 || word != "--");
+    let mut arguments = Arguments::parse_from(words.map(|(_, word)| word));
+    let command = arguments.command.take();
+    let options = arguments.options()?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let starting = async {
         let tools = Tools::install().await?;
         Stack::start(&tools, options).await
@@ -97,33 +110,26 @@ async fn main() -> Result<()> {
         _ = interrupt.recv() => bail!("interrupted while starting"),
         _ = terminate.recv() => bail!("terminated while starting"),
     };
-    let aws = stack.aws.environment();
-    let variables = [
-        "AWS_ENDPOINT_URL",
-        "AWS_ENDPOINT_URL_SNS",
-        "AWS_REGION",
-        "AWS_ACCESS_KEY_ID",
-        "AWS_SECRET_ACCESS_KEY",
-    ];
-    step(&format!(
-        "for pushctl: export {}",
-        variables
-            .map(|name| format!("{name}={}", aws[name]))
-            .join(" ")
-    ));
-    println!("ready: {}", stack.url);
-    if let Some(Task::Demo) = arguments.command {
+    print_ready(&stack);
+    if let Some(Task::Demo) = command {
         let relay = stack.relays.first().cloned().unwrap_or_default();
-        let played = demo::play(&stack.url, &relay, &stack.service_pubkey).await;
+        let result = demo::play(&stack.url, &relay, &stack.service_pubkey).await;
         stack.stop().await;
-        return played;
+        return result;
     }
-    let ended = tokio::select! {
-        ended = stack.ended() => Some(ended),
+    let exited = tokio::select! {
+        message = stack.wait_for_exit() => Some(message),
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
     };
     stack.stop().await;
     step("stopped");
-    ended.map_or(Ok(()), |ended| bail!("{ended}"))
+    exited.map_or(Ok(()), |message| bail!("{message}"))
+}
+
+fn print_ready(stack: &Stack) {
+    let environment = stack.aws.environment();
+    let variables = PUSHCTL_VARIABLES.map(|name| format!("{name}={}", environment[name]));
+    step(&format!("for pushctl: export {}", variables.join(" ")));
+    println!("ready: {}", stack.url);
 }

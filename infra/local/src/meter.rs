@@ -1,6 +1,7 @@
-//! Counts what AWS would charge for: a proxy before the local endpoint that reads every request of
-//! the functions and the listener. DynamoDB is asked for the units that it would consume
-//! (`ReturnConsumedCapacity`).
+//! Counts what AWS would charge for. The meter is a proxy in front of the local endpoint and reads
+//! every request of the functions and the listener. It adds `ReturnConsumedCapacity` to requests to
+//! DynamoDB, so that each response contains the units that it consumed
+//! (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html>).
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +19,16 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::forward::{Answer, bad_gateway, forward};
+use crate::forward::{HttpResponse, bad_gateway, forward};
+
+/// The operations of DynamoDB that consume read units. All others consume write units.
+const READ_OPERATIONS: [&str; 5] = [
+    "GetItem",
+    "Query",
+    "Scan",
+    "BatchGetItem",
+    "TransactGetItems",
+];
 
 /// What a stage is charged for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,48 +37,49 @@ pub enum Charge {
     Sqs,
     /// Read units of DynamoDB.
     Reads,
-    /// Write units of DynamoDB, those of indexes and transactions included.
+    /// Write units of DynamoDB, including those of indexes and transactions.
     Writes,
-    /// Requests to SNS besides publishing.
+    /// Requests to SNS other than publishes.
     Sns,
-    /// Pushes.
+    /// Publishes.
     Pushes,
 }
 
-/// Counts, by stage and charge. Clones share them.
+/// The number of charges per stage and kind. Clones share the numbers.
 #[derive(Clone, Default)]
 pub struct Meter {
-    counted: Arc<Mutex<BTreeMap<(String, Charge), f64>>>,
+    charges: Arc<Mutex<BTreeMap<(String, Charge), f64>>>,
 }
 
 #[derive(Clone)]
-struct Metered {
+struct MeterProxy {
     meter: Meter,
     http: reqwest::Client,
     upstream: String,
 }
 
 impl Meter {
-    /// Puts itself before this endpoint, until the process ends. Answers its own URL.
+    /// Starts a proxy in front of `upstream`, which serves until the process ends. Returns the URL
+    /// of the proxy.
     ///
     /// # Errors
     /// There is no free port.
-    pub async fn before(&self, upstream: &str) -> Result<String> {
+    pub async fn serve(&self, upstream: &str) -> Result<String> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let metered = Metered {
+        let proxy = MeterProxy {
             meter: self.clone(),
             http: reqwest::Client::new(),
             upstream: upstream.to_owned(),
         };
-        let router = Router::new().fallback(handle).with_state(metered);
+        let router = Router::new().fallback(handle).with_state(proxy);
         tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(url)
     }
 
-    /// All that was counted so far.
+    /// The charges so far.
     pub fn read(&self) -> BTreeMap<(String, Charge), f64> {
-        self.counted
+        self.charges
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
@@ -76,7 +87,7 @@ impl Meter {
 
     fn count(&self, stage: &str, charge: Charge, n: f64) {
         *self
-            .counted
+            .charges
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .entry((stage.to_owned(), charge))
@@ -84,15 +95,19 @@ impl Meter {
     }
 }
 
-async fn handle(State(metered): State<Metered>, headers: HeaderMap, body: Bytes) -> Response<Body> {
-    metered.pass(headers, body).await.map_or_else(
+async fn handle(
+    State(proxy): State<MeterProxy>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    proxy.respond(headers, body).await.map_or_else(
         |error| bad_gateway("meter", &error),
         IntoResponse::into_response,
     )
 }
 
-impl Metered {
-    async fn pass(&self, headers: HeaderMap, body: Bytes) -> Result<Answer> {
+impl MeterProxy {
+    async fn respond(&self, headers: HeaderMap, body: Bytes) -> Result<HttpResponse> {
         let text = |name: &str| {
             headers
                 .get(name)
@@ -100,7 +115,7 @@ impl Metered {
                 .unwrap_or_default()
                 .to_owned()
         };
-        // `app/deliver`: each stage names itself to AWS.
+        // Each stage names itself in its requests (`app/deliver`).
         let stage = text("x-amz-user-agent")
             .split(' ')
             .find_map(|part| part.strip_prefix("app/").map(str::to_owned))
@@ -112,16 +127,10 @@ impl Metered {
         }
         if service == "AmazonSQS" {
             self.meter.count(&stage, Charge::Sqs, 1.0);
+        } else if body.starts_with(b"Action=Publish&") {
+            self.meter.count(&stage, Charge::Pushes, 1.0);
         } else if body.starts_with(b"Action=") {
-            self.meter.count(
-                &stage,
-                if body.starts_with(b"Action=Publish&") {
-                    Charge::Pushes
-                } else {
-                    Charge::Sns
-                },
-                1.0,
-            );
+            self.meter.count(&stage, Charge::Sns, 1.0);
         }
         forward(&self.http, &self.upstream, headers, body).await
     }
@@ -132,50 +141,40 @@ impl Metered {
         operation: &str,
         headers: HeaderMap,
         body: &[u8],
-    ) -> Result<Answer> {
+    ) -> Result<HttpResponse> {
         let mut request: Value = serde_json::from_slice(body)?;
         request["ReturnConsumedCapacity"] = json!("TOTAL");
-        let answer = forward(
-            &self.http,
-            &self.upstream,
-            headers,
-            Bytes::from(request.to_string()),
-        )
-        .await?;
-        let read = [
-            "GetItem",
-            "Query",
-            "Scan",
-            "BatchGetItem",
-            "TransactGetItems",
-        ]
-        .contains(&operation);
-        let consumed = serde_json::from_slice::<Value>(&answer.body)
-            .map(|answer| answer["ConsumedCapacity"].clone())
-            .unwrap_or_default();
-        let each = match &consumed {
-            Value::Array(tables) => tables.iter().collect(),
-            table => vec![table],
-        };
-        let units: f64 = each
-            .iter()
-            .filter_map(|table| table["CapacityUnits"].as_f64())
-            .sum();
-        // A condition that does not hold costs what the write would have, and nobody says so: one
-        // unit, two in a transaction.
-        let refused = request["TransactItems"]
-            .as_array()
-            .map_or(1.0, |items| items.iter().map(|_| 2.0).sum());
-        let units = if answer.status.is_success() {
-            units
+        let body = Bytes::from(request.to_string());
+        let response = forward(&self.http, &self.upstream, headers, body).await?;
+        let units = if response.status.is_success() {
+            consumed_units(&response.body)
         } else {
-            refused
+            units_of_failed_write(&request)
         };
-        self.meter.count(
-            stage,
-            if read { Charge::Reads } else { Charge::Writes },
-            units,
-        );
-        Ok(answer)
+        let charge = if READ_OPERATIONS.contains(&operation) {
+            Charge::Reads
+        } else {
+            Charge::Writes
+        };
+        self.meter.count(stage, charge, units);
+        Ok(response)
     }
+}
+
+/// The units that a response reports, of all tables together.
+fn consumed_units(response: &[u8]) -> f64 {
+    let response: Value = serde_json::from_slice(response).unwrap_or_default();
+    let units = |table: &Value| table["CapacityUnits"].as_f64();
+    match &response["ConsumedCapacity"] {
+        Value::Array(tables) => tables.iter().filter_map(units).sum(),
+        table => units(table).unwrap_or_default(),
+    }
+}
+
+/// The units of a write whose condition failed. AWS charges for it as for a write, but the response
+/// contains no units. Each item counts as one unit, or as two in a transaction.
+fn units_of_failed_write(request: &Value) -> f64 {
+    request["TransactItems"]
+        .as_array()
+        .map_or(1.0, |items| items.iter().map(|_| 2.0).sum())
 }

@@ -13,13 +13,16 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How long a program may take to end by itself. The listener drains for up to 25 s.
-const GRACE: Duration = Duration::from_secs(28);
+/// How long a program may take to become ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs a program to its end.
+/// How long a program may take to stop before it is killed. The listener drains for up to 25 s.
+const STOP_TIMEOUT: Duration = Duration::from_secs(28);
+
+/// Runs a program to its end. `what` is its name in error messages.
 ///
 /// # Errors
-/// It cannot be started, or fails.
+/// The program cannot be started, or fails.
 pub async fn run(command: &mut Command, what: &str) -> Result<()> {
     let status = command
         .stdin(Stdio::null())
@@ -33,7 +36,7 @@ pub async fn run(command: &mut Command, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// A program that runs until it is stopped; its output goes to a log file.
+/// A program that runs until it is stopped. Its output goes to a log file.
 pub struct Service {
     name: &'static str,
     child: Child,
@@ -41,10 +44,10 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts it.
+    /// Starts the program. Its log file is `<name>.log` in the folder `logs`.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// The program cannot be started.
     pub fn start(name: &'static str, command: &mut Command, logs: &Path) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
@@ -52,7 +55,8 @@ impl Service {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
-            // Ctrl-C goes to whoever has the terminal; we stop our programs ourselves, in order.
+            // Ctrl-C signals the terminal's process group. The stack stops its programs itself, in
+            // order.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -60,25 +64,23 @@ impl Service {
         Ok(Self { name, child, log })
     }
 
-    /// Its output so far.
+    /// The log file.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// Its process id, while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.id()
-    }
-
-    /// Waits until `ready` says so.
+    /// Waits until `is_ready` returns `true`.
     ///
     /// # Errors
-    /// It ends before, or is not ready in time.
-    pub async fn ready<F: Future<Output = bool>>(&mut self, ready: impl Fn() -> F) -> Result<()> {
-        let waiting = timeout(Duration::from_secs(60), async {
-            while !ready().await {
+    /// The program exits before it is ready, or is not ready within a minute.
+    pub async fn wait_until_ready<F: Future<Output = bool>>(
+        &mut self,
+        is_ready: impl Fn() -> F,
+    ) -> Result<()> {
+        let waiting = timeout(READY_TIMEOUT, async {
+            while !is_ready().await {
                 if let Some(status) = self.child.try_wait()? {
-                    bail!("{} ended at once: {status}", self.name);
+                    bail!("{} exited before it was ready: {status}", self.name);
                 }
                 sleep(Duration::from_millis(50)).await;
             }
@@ -86,40 +88,42 @@ impl Service {
         });
         waiting
             .await
-            .unwrap_or_else(|_| bail!("{} is not ready after a minute", self.name))
+            .unwrap_or_else(|_| bail!("{} is not ready after {READY_TIMEOUT:?}", self.name))
             .with_context(|| format!("see {}", self.log.display()))
     }
 
-    /// Waits until it ends by itself.
-    pub async fn ended(&mut self) -> String {
+    /// Waits until the program exits, and returns a message about it.
+    pub async fn wait_for_exit(&mut self) -> String {
         let status = self
             .child
             .wait()
             .await
             .map_or_else(|error| error.to_string(), |status| status.to_string());
         format!(
-            "{} ended by itself: {status}, see {}",
+            "{} exited unexpectedly: {status}, see {}",
             self.name,
             self.log.display()
         )
     }
 
-    /// Ends it at once.
+    /// Kills the program (SIGKILL).
     pub async fn kill(&mut self) {
         let _ = self.child.kill().await;
     }
 
-    /// Asks it to end, and makes it if it does not.
+    /// Stops the program (SIGTERM), and kills it if it does not exit in time.
     pub async fn stop(mut self) {
-        if let Some(pid) = self.child.id() {
-            let _ = Command::new("kill")
-                .args(["-TERM", &pid.to_string()])
-                .status()
-                .await;
-            if timeout(GRACE, self.child.wait()).await.is_err() {
-                eprintln!("local: {} did not end in {GRACE:?}: killed", self.name);
-                let _ = self.child.kill().await;
-            }
+        let Some(pid) = self.child.id() else { return };
+        let _ = Command::new("kill")
+            .args(["-TERM", &pid.to_string()])
+            .status()
+            .await;
+        if timeout(STOP_TIMEOUT, self.child.wait()).await.is_err() {
+            eprintln!(
+                "local: {} was killed, because it did not stop within {STOP_TIMEOUT:?}",
+                self.name
+            );
+            let _ = self.child.kill().await;
         }
     }
 }

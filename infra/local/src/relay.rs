@@ -8,9 +8,9 @@ use nostr_relay_builder::{LocalRelay, RelayBuilder, builder::RateLimit};
 /// Starts a relay at this address. It stops when the value is dropped.
 ///
 /// # Errors
-/// The address is taken.
+/// The address is in use.
 pub async fn start(address: SocketAddr) -> Result<LocalRelay> {
-    // Its default of 60 notes a minute is for people.
+    // The default of 60 notes per minute is too low for tests and benches.
     let rate = RateLimit {
         max_reqs: 10_000,
         notes_per_minute: 1_000_000,
@@ -24,6 +24,6 @@ pub async fn start(address: SocketAddr) -> Result<LocalRelay> {
     relay
         .run()
         .await
-        .with_context(|| format!("no relay at {address}"))?;
+        .with_context(|| format!("cannot start a relay at {address}"))?;
     Ok(relay)
 }

@@ -1,6 +1,7 @@
-//! Starts the local stack, in order, and stops it.
+//! Starts the local stack in order, and stops it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -14,11 +15,12 @@ use nostr_push_aws::clients;
 use nostr_push_core::app::{App, Platform};
 use nostr_push_testkit::free_port;
 use nostr_relay_builder::LocalRelay;
+use serde_json::Value;
 use tokio::{process::Command, sync::Mutex};
 
 use crate::{
     api::{self, Api},
-    aws::{self, Aws, Ports, STACK, answers},
+    aws::{self, Aws, Ports, STACK},
     counters::Counters,
     meter::Meter,
     process::Service,
@@ -26,27 +28,33 @@ use crate::{
     tools::Tools,
 };
 
-/// What is to be started.
+/// The functions of the stack.
+pub const FUNCTIONS: [&str; 4] = ["control", "matcher", "deliver", "feedback"];
+
+/// The most bytes of each log in [`Stack::logs`].
+const MAX_LOG: usize = 20_000;
+
+/// The options of a stack.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the HTTP interface listens.
+    /// The address of the HTTP interface.
     pub listen: String,
-    /// Relays to listen to; none: one is started.
+    /// The relays to watch. If empty, a relay is started.
     pub relays: Vec<String>,
-    /// Where the relay that is started listens.
-    pub relay_address: std::net::SocketAddr,
-    /// The service key; none: the one that the deployment generated.
+    /// The address of that relay.
+    pub relay_address: SocketAddr,
+    /// The service key. `None` means the key that the deployment generated.
     pub service_key: Option<Keys>,
-    /// Where all state is kept.
+    /// The folder with all state.
     pub data: PathBuf,
-    /// The ports of the AWS endpoint, unless `data` knows its own.
+    /// The ports of the AWS endpoint, unless some are stored in `data`.
     pub ports: Ports,
-    /// The apps, each with APNs and FCM. `demo` should be among them: it is the heartbeat app.
+    /// The apps, each with APNs and FCM. `demo` should be one of them: it is the heartbeat app.
     pub apps: Vec<App>,
 }
 
 impl Options {
-    /// With a relay of its own, on any ports: beside others on the same machine.
+    /// A stack with its own relay and free ports, which can run beside others.
     pub fn anywhere(data: &Path, apps: Vec<App>) -> Self {
         Self {
             listen: "127.0.0.1:0".to_owned(),
@@ -61,46 +69,65 @@ impl Options {
 }
 
 /// One process of the listener.
-pub struct Listening {
+pub struct ListenerProcess {
     service: Service,
     health: SocketAddr,
 }
 
-impl Listening {
-    /// What it says at `/readyz`.
-    ///
-    /// # Errors
-    /// It does not answer.
-    pub async fn says(&self) -> Result<serde_json::Value> {
-        Ok(reqwest::get(format!("http://{}/readyz", self.health))
-            .await?
-            .json()
-            .await?)
+impl ListenerProcess {
+    async fn start(command: &mut Command, name: &'static str, logs: &Path) -> Result<Self> {
+        let health = SocketAddr::from(([127, 0, 0, 1], free_port(0)));
+        let command = command.env("HEALTH_ADDRESS", health.to_string());
+        let mut service = Service::start(name, command, logs)?;
+        let ready = format!("http://{health}/readyz");
+        service.wait_until_ready(|| aws::succeeds(&ready)).await?;
+        Ok(Self { service, health })
     }
 
-    /// Kills it as nothing can be prepared for (SIGKILL).
+    /// The response to a GET of `/readyz`.
+    ///
+    /// # Errors
+    /// The listener does not respond.
+    pub async fn readiness(&self) -> Result<Value> {
+        let response = reqwest::get(format!("http://{}/readyz", self.health)).await?;
+        Ok(response.json().await?)
+    }
+
+    /// Kills the listener (SIGKILL).
     pub async fn kill(&mut self) {
         self.service.kill().await;
     }
 
-    /// Asks it to end, and waits.
+    /// Stops the listener, and waits until it has exited.
     pub async fn stop(self) {
         self.service.stop().await;
     }
 }
 
+/// The outputs of the deployed stack.
+struct Outputs(BTreeMap<String, String>);
+
+impl Outputs {
+    fn get(&self, name: &str) -> Result<&str> {
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .with_context(|| format!("the stack has no output {name}"))
+    }
+}
+
 /// The running stack.
 pub struct Stack {
-    /// `http://…` of the HTTP interface.
+    /// The URL of the HTTP interface.
     pub url: String,
-    /// The relays listened to.
+    /// The relays that the listener watches.
     pub relays: Vec<String>,
     /// The service's pubkey, in hex.
     pub service_pubkey: String,
-    /// Where AWS is.
+    /// The local AWS endpoint.
     pub aws: Aws,
-    /// The listener that it started, or that a test did in its place.
-    pub listener: Listening,
+    /// The listener. A test may put another one in its place.
+    pub listener: ListenerProcess,
     listener_command: Command,
     logs: PathBuf,
     cloudwatch: aws_sdk_cloudwatchlogs::Client,
@@ -108,82 +135,54 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts everything.
+    /// Starts all parts.
     ///
     /// # Errors
-    /// The first step that fails.
+    /// The error of the first step that fails.
     pub async fn start(tools: &Tools, options: Options) -> Result<Self> {
         Self::start_metered(tools, options, None).await
     }
 
-    /// Starts everything, with a meter between the service and AWS.
+    /// As [`start`](Self::start), with a meter between the service and AWS.
     ///
     /// # Errors
-    /// The first step that fails.
+    /// The error of the first step that fails.
     pub async fn start_metered(
         tools: &Tools,
         options: Options,
         meter: Option<&Meter>,
     ) -> Result<Self> {
-        let data = &options.data;
-        fs::create_dir_all(data)?;
-        let data = &data.canonicalize()?;
+        fs::create_dir_all(&options.data)?;
+        let data = options.data.canonicalize()?;
         let listener_binary = aws::build(tools).await?;
-        let aws = Aws::start_metered(tools, data, options.ports, meter).await?;
-        let outputs = aws::deploy(tools, &aws).await?;
-        let output = |name: &str| {
-            outputs
-                .get(name)
-                .cloned()
-                .with_context(|| format!("the stack has no output {name}"))
+        let aws = Aws::start_metered(tools, &data, options.ports, meter).await?;
+        let outputs = Outputs(aws::deploy(tools, &aws).await?);
+        let config = clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await;
+        let secret = outputs.get("ServiceKeySecret")?;
+        let service_pubkey = service_key(&config, secret, options.service_key.as_ref()).await?;
+        let apps: Vec<String> = options.apps.iter().map(|app| app.app.clone()).collect();
+        put_apps(&aws, options.apps, outputs.get("EndpointEventsTopic")?).await?;
+        let (relays, own_relay) = match options.relays {
+            relays if relays.is_empty() => {
+                let (url, relay) = start_relay(options.relay_address).await?;
+                (vec![url], Some(relay))
+            }
+            relays => (relays, None),
         };
 
-        let config = clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await;
-        let secret = output("ServiceKeySecret")?;
-        let service_pubkey = service_key(&config, &secret, options.service_key.as_ref()).await?;
-        let apps = options.apps.iter().map(|app| app.app.clone()).collect();
-        for app in options.apps {
-            step(&format!("configuring app {} (APNs and FCM)", app.app));
-            let app =
-                aws::put_app(&aws.environment(), app, &[Platform::Apns, Platform::Fcm]).await?;
-            aws::tell(&aws.environment(), &app, &output("EndpointEventsTopic")?).await?;
-        }
-
-        let mut relays = options.relays;
-        let mut own_relay = None;
-        if relays.is_empty() {
-            step(&format!(
-                "starting a relay at ws://{}",
-                options.relay_address
-            ));
-            own_relay = Some(relay::start(options.relay_address).await?);
-            relays.push(format!("ws://{}", options.relay_address));
-        }
-
         step("starting the listener");
-        let since = i64::try_from(clients::now())?;
-        // A copy: the next build could not replace a program that runs.
-        let running = data.join("listener");
-        fs::copy(listener_binary, &running)?;
-        let mut command = Command::new(running);
-        command
-            .envs(aws.service_environment())
-            .env("RELAYS", relays.join(","))
-            .env("TABLE_PREFIX", output("TablePrefix")?)
-            .env("CONTROL_QUEUE_URL", output("ControlQueueUrl")?)
-            .env("EVENT_QUEUE_URL", output("EventQueueUrl")?)
-            .env("SERVICE_KEY_SECRET", secret);
-        // Owners' relays are on this machine as well.
-        command.env("PRIVATE_RELAYS", "true");
+        let since = clients::now();
+        let binary = data.join("listener");
+        // A copy, because a build cannot replace a program while it runs.
+        fs::copy(listener_binary, &binary)?;
+        let mut listener_command = listener_command(&binary, &aws, &outputs, &relays)?;
         let logs = data.join("logs");
-        let listener = start_listener(&mut command, "listener", &logs).await?;
-        let log = listener.service.log().to_owned();
+        let listener = ListenerProcess::start(&mut listener_command, "listener", &logs).await?;
 
-        let groups = ["control", "matcher", "deliver", "feedback"]
-            .map(|stage| format!("/aws/lambda/{STACK}-{stage}"))
-            .to_vec();
         let cloudwatch = aws_sdk_cloudwatchlogs::Client::new(&config);
-        let counters = Counters::new(cloudwatch.clone(), groups, since, log);
+        let groups = FUNCTIONS.map(log_group).to_vec();
+        let listener_log = listener.service.log().to_owned();
+        let counters = Counters::new(cloudwatch.clone(), groups, since, listener_log);
         let api = Api {
             service_pubkey: service_pubkey.clone(),
             relays: relays.clone(),
@@ -191,22 +190,21 @@ impl Stack {
             sns: aws.sns.clone(),
             counters: Mutex::new(counters),
         };
-        let bound = api::serve(api, &options.listen).await?;
-        let url = format!("http://{bound}");
+        let address = api::serve(api, &options.listen).await?;
         Ok(Self {
-            url,
+            url: format!("http://{address}"),
             relays,
             service_pubkey,
             aws,
             listener,
-            listener_command: command,
+            listener_command,
             logs,
             cloudwatch,
             _relay: own_relay,
         })
     }
 
-    /// What the container's health check says of the listener.
+    /// Runs the health check of the listener's container. Returns `true` if it succeeds.
     ///
     /// # Errors
     /// The check cannot be run.
@@ -223,33 +221,25 @@ impl Stack {
     /// Starts another process of the listener.
     ///
     /// # Errors
-    /// It is not ready in time.
-    pub async fn another_listener(&mut self, name: &'static str) -> Result<Listening> {
-        start_listener(&mut self.listener_command, name, &self.logs).await
+    /// The process is not ready in time.
+    pub async fn another_listener(&mut self, name: &'static str) -> Result<ListenerProcess> {
+        ListenerProcess::start(&mut self.listener_command, name, &self.logs).await
     }
 
-    /// All lines that a function has written (`control`, `matcher`, `deliver` or `feedback`). None
-    /// if it was never called.
+    /// All log lines of one of the [`FUNCTIONS`]. There are none if it was never invoked.
     ///
     /// # Errors
-    /// They cannot be read.
+    /// The log cannot be read.
     pub async fn function_log(&self, function: &str) -> Result<Vec<String>> {
-        let group = format!("/aws/lambda/{STACK}-{function}");
-        let mut pages = self
+        let request = self
             .cloudwatch
             .filter_log_events()
-            .log_group_name(group)
-            .into_paginator()
-            .send();
+            .log_group_name(log_group(function));
+        let mut pages = request.into_paginator().send();
         let mut lines = Vec::new();
         while let Some(page) = pages.next().await {
-            match page {
-                Ok(page) => lines.extend(
-                    page.events
-                        .unwrap_or_default()
-                        .into_iter()
-                        .filter_map(|event| event.message),
-                ),
+            let events = match page {
+                Ok(page) => page.events.unwrap_or_default(),
                 Err(error)
                     if error
                         .as_service_error()
@@ -258,19 +248,19 @@ impl Stack {
                     break;
                 }
                 Err(error) => return Err(error.into()),
+            };
+            let messages = events.into_iter().filter_map(|event| event.message);
+            for message in messages {
+                lines.extend(message.lines().map(str::to_owned));
             }
         }
-        Ok(lines
-            .iter()
-            .flat_map(|message| message.lines())
-            .map(str::to_owned)
-            .collect())
+        Ok(lines)
     }
 
-    /// All lines that the listeners have written, those that are gone included.
+    /// All log lines of all listeners, including those that have exited.
     ///
     /// # Errors
-    /// They cannot be read.
+    /// The logs cannot be read.
     pub fn listener_log(&self) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         for file in fs::read_dir(&self.logs)? {
@@ -286,27 +276,23 @@ impl Stack {
     pub fn logs(&self) -> String {
         let end = |path: &Path| {
             let text = fs::read_to_string(path).unwrap_or_default();
-            let from = text.len().saturating_sub(20_000);
-            format!(
-                "--- {}\n{}\n",
-                path.display(),
-                &text[text.ceil_char_boundary(from)..]
-            )
+            let start = text.ceil_char_boundary(text.len().saturating_sub(MAX_LOG));
+            format!("--- {}\n{}\n", path.display(), &text[start..])
         };
         [self.aws.ministack.log(), self.listener.service.log()]
             .map(end)
             .concat()
     }
 
-    /// Waits until a part ends by itself.
-    pub async fn ended(&mut self) -> String {
+    /// Waits until a part exits, and returns a message about it.
+    pub async fn wait_for_exit(&mut self) -> String {
         tokio::select! {
-            ended = self.listener.service.ended() => ended,
-            ended = self.aws.ended() => ended,
+            message = self.listener.service.wait_for_exit() => message,
+            message = self.aws.wait_for_exit() => message,
         }
     }
 
-    /// Stops everything, the state written.
+    /// Stops all parts. Their state is written.
     pub async fn stop(self) {
         step("stopping the listener");
         self.listener.stop().await;
@@ -315,24 +301,11 @@ impl Stack {
     }
 }
 
-async fn start_listener(
-    command: &mut Command,
-    name: &'static str,
-    logs: &Path,
-) -> Result<Listening> {
-    let health = SocketAddr::from(([127, 0, 0, 1], free_port(0)));
-    let mut service = Service::start(
-        name,
-        command.env("HEALTH_ADDRESS", health.to_string()),
-        logs,
-    )?;
-    service
-        .ready(|| answers(format!("http://{health}/readyz")))
-        .await?;
-    Ok(Listening { service, health })
+fn log_group(function: &str) -> String {
+    format!("/aws/lambda/{STACK}-{function}")
 }
 
-/// Puts the given key into the secret, or takes the one that is there. Answers its pubkey.
+/// Stores the given service key, if there is one. Returns the pubkey of the stored key.
 async fn service_key(
     config: &clients::SdkConfig,
     secret: &str,
@@ -348,8 +321,44 @@ async fn service_key(
             .send()
             .await?;
     }
-    Ok(nostr_push_aws::secrets::service_key(config, secret)
-        .await?
-        .public_key()
-        .to_hex())
+    let keys = nostr_push_aws::secrets::service_key(config, secret).await?;
+    Ok(keys.public_key().to_hex())
+}
+
+/// Configures the apps, each with APNs and FCM.
+async fn put_apps(aws: &Aws, apps: Vec<App>, topic: &str) -> Result<()> {
+    let environment = aws.environment();
+    for app in apps {
+        step(&format!("configuring app {} (APNs and FCM)", app.app));
+        let platforms = [Platform::Apns, Platform::Fcm];
+        let app = aws::put_app(&environment, app, &platforms).await?;
+        aws::report_endpoint_events(&environment, &app, topic).await?;
+    }
+    Ok(())
+}
+
+/// Starts a relay. Returns its URL as well.
+async fn start_relay(address: SocketAddr) -> Result<(String, LocalRelay)> {
+    let url = format!("ws://{address}");
+    step(&format!("starting a relay at {url}"));
+    Ok((url, relay::start(address).await?))
+}
+
+fn listener_command(
+    binary: &Path,
+    aws: &Aws,
+    outputs: &Outputs,
+    relays: &[String],
+) -> Result<Command> {
+    let mut command = Command::new(binary);
+    command
+        .envs(aws.service_environment())
+        .env("RELAYS", relays.join(","))
+        .env("TABLE_PREFIX", outputs.get("TablePrefix")?)
+        .env("CONTROL_QUEUE_URL", outputs.get("ControlQueueUrl")?)
+        .env("EVENT_QUEUE_URL", outputs.get("EventQueueUrl")?)
+        .env("SERVICE_KEY_SECRET", outputs.get("ServiceKeySecret")?)
+        // Here, owners' relays are on this machine as well.
+        .env("PRIVATE_RELAYS", "true");
+    Ok(command)
 }

@@ -1,7 +1,8 @@
-//! Installs what the local stack needs, pinned, into `.tools` of the project. Needs Python 3.10 or
-//! newer with `venv`.
+//! Installs the tools of the local stack, pinned, into `.tools` of the repository. Needs Python
+//! 3.10 or newer with `venv`.
 //!
-//! Two environments, because ministack and the SAM CLI pin different versions of the same packages.
+//! There are two Python environments, because ministack and the SAM CLI pin different versions of
+//! the same packages.
 
 use std::{
     fs,
@@ -13,7 +14,7 @@ use tokio::process::Command;
 
 use crate::{process::run, root, step};
 
-/// Where the tools are.
+/// The Python environments.
 #[derive(Debug, Clone)]
 pub struct Tools {
     aws: PathBuf,
@@ -21,30 +22,26 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Installs what is not there yet, or not as `infra/local/tools` pins it.
+    /// Installs the tools, unless they are installed as `infra/local/tools` pins them.
     ///
     /// # Errors
-    /// No Python, or a package that cannot be had.
+    /// There is no suitable Python, or a package cannot be installed.
     pub async fn install() -> Result<Self> {
         let tools = root().join(".tools");
+        let sam_contents = "the SAM CLI, cargo-lambda, cfn-lint and Node.js";
         Ok(Self {
             aws: environment(&tools, "aws", "the local AWS endpoint").await?,
-            sam: environment(
-                &tools,
-                "sam",
-                "the SAM CLI, cargo-lambda, cfn-lint and Node.js",
-            )
-            .await?,
+            sam: environment(&tools, "sam", sam_contents).await?,
         })
     }
 
-    /// A program of the local AWS endpoint's environment.
+    /// The path of a program of the local AWS endpoint.
     pub fn aws(&self, program: &str) -> PathBuf {
         self.aws.join("bin").join(program)
     }
 
-    /// A program of the SAM CLI's environment, with that environment first in `PATH`: `sam build`
-    /// looks for cargo-lambda there, and cargo-lambda for zig.
+    /// A program that is installed with the SAM CLI. Its environment comes first in `PATH`:
+    /// `sam build` looks for cargo-lambda there, and cargo-lambda for zig.
     pub fn sam(&self, program: &str) -> Command {
         let mut command = Command::new(self.sam.join("bin").join(program));
         command
@@ -56,9 +53,10 @@ impl Tools {
     /// `npm`, with its own `node` first in `PATH`.
     ///
     /// # Errors
-    /// The package that brings it is not as expected.
+    /// The Python package with Node.js has another layout than expected.
     pub fn npm(&self) -> Result<Command> {
-        // The wheel's own `npm` is a link that pip has copied, and finds nothing around it.
+        // `bin/npm` of the package does not work: it is a copy of a link, and finds none of its
+        // files.
         let npm = self
             .node_bin()?
             .with_file_name("lib")
@@ -71,7 +69,7 @@ impl Tools {
     /// `node`.
     ///
     /// # Errors
-    /// The package that brings it is not as expected.
+    /// The Python package with Node.js has another layout than expected.
     pub fn node(&self) -> Result<Command> {
         Ok(Command::new(self.node_bin()?.join("node")))
     }
@@ -95,46 +93,36 @@ impl Tools {
     }
 }
 
-/// A Python environment with the packages of `infra/local/tools/<name>.txt`. Whole or not at all:
-/// its mark is written last.
-async fn environment(tools: &Path, name: &str, what: &str) -> Result<PathBuf> {
-    let pins = root().join(format!("infra/local/tools/{name}.txt"));
-    let wanted = fs::read_to_string(&pins)?;
+/// Installs a Python environment with the packages of `infra/local/tools/<name>.txt`, and returns
+/// its path. A copy of that file is written last, so an interrupted installation starts again.
+async fn environment(tools: &Path, name: &str, contents: &str) -> Result<PathBuf> {
+    let requirements = root().join(format!("infra/local/tools/{name}.txt"));
+    let pinned = fs::read_to_string(&requirements)?;
     let environment = tools.join(name);
-    let mark = environment.join("pins.txt");
-    if fs::read_to_string(&mark).is_ok_and(|installed| installed == wanted) {
+    let marker = environment.join("pins.txt");
+    if fs::read_to_string(&marker).is_ok_and(|installed| installed == pinned) {
         return Ok(environment);
     }
     step(&format!(
-        "installing {what} into {} (once, about half a minute)",
+        "installing {contents} into {} (once, about half a minute)",
         environment.display()
     ));
     fs::create_dir_all(tools)?;
-    let python = python().await?;
-    run(
-        Command::new(&python)
-            .args(["-m", "venv", "--clear"])
-            .arg(&environment),
-        "python -m venv (Debian: apt-get install python3-venv)",
-    )
-    .await?;
+    let mut venv = Command::new(python().await?);
+    venv.args(["-m", "venv", "--clear"]).arg(&environment);
+    let what = "python -m venv (Debian: apt-get install python3-venv)";
+    run(&mut venv, what).await?;
     let mut pip = Command::new(environment.join("bin/pip"));
-    run(
-        pip.args([
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--requirement",
-        ])
-        .arg(&pins),
-        "pip install",
-    )
-    .await?;
-    fs::write(mark, wanted)?;
+    pip.args(["install", "--quiet", "--disable-pip-version-check"])
+        .arg("--requirement")
+        .arg(&requirements);
+    run(&mut pip, "pip install").await?;
+    fs::write(marker, pinned)?;
     Ok(environment)
 }
 
-async fn python() -> Result<String> {
+/// The name of a Python that is new enough and has `venv`.
+async fn python() -> Result<&'static str> {
     for name in [
         "python3",
         "python3.13",
@@ -143,13 +131,9 @@ async fn python() -> Result<String> {
         "python3.10",
     ] {
         let check = "import sys, venv; sys.exit(sys.version_info < (3, 10))";
-        if Command::new(name)
-            .args(["-c", check])
-            .output()
-            .await
-            .is_ok_and(|output| output.status.success())
-        {
-            return Ok(name.to_owned());
+        let output = Command::new(name).args(["-c", check]).output().await;
+        if output.is_ok_and(|output| output.status.success()) {
+            return Ok(name);
         }
     }
     bail!(

@@ -1,18 +1,85 @@
-//! The listener's image: built from scratch, without a daemon where there is none, and its program
-//! started in it.
+//! The listener's image is built with docker or buildah, and its program is started in it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test says so when something is wrong"
+    reason = "a failed test panics"
 )]
 
-use std::{path::Path, process::Stdio};
+use std::{
+    path::Path,
+    process::{Output, Stdio},
+};
 
-use nostr_push_local::{not_tried, process::run, root, step};
+use nostr_push_local::{process::run, report_skipped, root, step};
+use serde_json::{Value, json};
 use tokio::process::Command;
 
-/// Whether a command succeeds.
+const IMAGE: &str = "nostr-push-listener:test";
+
+#[tokio::test]
+async fn image_contains_a_listener_that_starts() {
+    let docker = succeeds(Command::new("docker").arg("info")).await;
+    if !docker && !has_buildah().await {
+        return report_skipped(
+            "the listener's image needs docker, or buildah with permission to mount \
+             (Debian, as root: apt-get install buildah)",
+        );
+    }
+    let mut build = Command::new(root().join("infra/image/build"));
+    build.arg(architecture()).arg(IMAGE).stdout(Stdio::null());
+    run(&mut build, "infra/image/build").await.unwrap();
+    if docker {
+        let mut start = Command::new("docker");
+        start.args(["run", "--rm", "--read-only", IMAGE]);
+        assert_names_missing_variables(&mut start).await;
+    } else {
+        check_with_buildah().await;
+    }
+}
+
+async fn check_with_buildah() {
+    let container = stdout(&buildah_output(&["from", IMAGE]).await);
+    let inspected = buildah_output(&["inspect", "--type", "image", IMAGE]).await;
+    let inspected: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    let config = &inspected["OCIv1"]["config"];
+    assert_eq!(config["User"], "65532:65532");
+    assert_eq!(config["Entrypoint"], json!(["/listener"]));
+    let mounted = stdout(&buildah_output(&["mount", &container]).await);
+    let mut files = files_in(Path::new(&mounted), "");
+    files.sort();
+    assert_eq!(
+        files,
+        ["/etc/ssl/certs/ca-certificates.crt", "/listener"],
+        "the image contains no other files"
+    );
+    // Without a container runtime, the nearest to a container is the program in its own root, run
+    // by its own user.
+    let mut start = Command::new("/usr/sbin/chroot");
+    start.args(["--userspec=65532:65532", &mounted, "/listener"]);
+    assert_names_missing_variables(&mut start).await;
+    buildah_output(&["rm", &container]).await;
+    buildah_output(&["rmi", IMAGE]).await;
+}
+
+/// Without environment variables the program names those that are missing. So it starts, and needs
+/// no libraries of the host.
+async fn assert_names_missing_variables(command: &mut Command) {
+    let output = command.env_clear().output().await.unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    for variable in [
+        "RELAYS",
+        "TABLE_PREFIX",
+        "CONTROL_QUEUE_URL",
+        "EVENT_QUEUE_URL",
+        "SERVICE_KEY_SECRET",
+    ] {
+        assert!(message.contains(variable), "{variable}: {message}");
+    }
+}
+
+/// Returns `true` if the command succeeds.
 async fn succeeds(command: &mut Command) -> bool {
     let status = command
         .stdin(Stdio::null())
@@ -23,8 +90,18 @@ async fn succeeds(command: &mut Command) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-async fn has_docker() -> bool {
-    succeeds(Command::new("docker").arg("info")).await
+/// Installs buildah if it is absent. Returns `true` if buildah may mount here.
+async fn has_buildah() -> bool {
+    if !succeeds(&mut buildah(&["--version"])).await {
+        step("installing buildah (apt-get)");
+        let install = "apt-get install -y -qq buildah \
+            || { apt-get update -qq && apt-get install -y -qq buildah; }";
+        succeeds(Command::new("sh").args(["-c", install])).await;
+    }
+    let mount = "c=$(buildah --storage-driver vfs from scratch) \
+        && buildah --storage-driver vfs mount $c \
+        && buildah --storage-driver vfs rm $c";
+    succeeds(Command::new("sh").args(["-c", mount])).await
 }
 
 fn buildah(arguments: &[&str]) -> Command {
@@ -33,103 +110,12 @@ fn buildah(arguments: &[&str]) -> Command {
     command
 }
 
-/// Whether buildah is there, or can be had (as root on Debian), and may do here what it has to.
-async fn has_buildah() -> bool {
-    if !succeeds(&mut buildah(&["--version"])).await {
-        step("installing buildah (apt-get)");
-        let install = "apt-get install -y -qq buildah || { apt-get update -qq && apt-get install -y -qq buildah; }";
-        succeeds(Command::new("sh").args(["-c", install])).await;
-    }
-    let probe = "c=$(buildah --storage-driver vfs from scratch) && buildah --storage-driver vfs mount $c && buildah --storage-driver vfs rm $c";
-    succeeds(Command::new("sh").args(["-c", probe])).await
+async fn buildah_output(arguments: &[&str]) -> Output {
+    buildah(arguments).output().await.unwrap()
 }
 
-#[tokio::test]
-async fn the_image_is_built_and_holds_a_listener_that_starts() {
-    let docker = has_docker().await;
-    if !docker && !has_buildah().await {
-        return not_tried(
-            "the listener's image, which needs docker, or buildah with the rights to mount (Debian, as root: apt-get install buildah)",
-        );
-    }
-    let name = "nostr-push-listener:test";
-    run(
-        Command::new(root().join("infra/image/build"))
-            .arg(architecture())
-            .arg(name)
-            .stdout(Stdio::null()),
-        "infra/image/build",
-    )
-    .await
-    .unwrap();
-    if docker {
-        return refuses_to_start(Command::new("docker").args(["run", "--rm", "--read-only", name]))
-            .await;
-    }
-    let output = buildah(&["from", name]).output().await.unwrap();
-    let container = String::from_utf8(output.stdout).unwrap().trim().to_owned();
-    let inspected = buildah(&["inspect", "--type", "image", name])
-        .output()
-        .await
-        .unwrap();
-    let inspected: serde_json::Value = serde_json::from_slice(&inspected.stdout).unwrap();
-    assert_eq!(inspected["OCIv1"]["config"]["User"], "65532:65532");
-    assert_eq!(
-        inspected["OCIv1"]["config"]["Entrypoint"],
-        serde_json::json!(["/listener"])
-    );
-    let mounted = String::from_utf8(
-        buildah(&["mount", &container])
-            .output()
-            .await
-            .unwrap()
-            .stdout,
-    )
-    .unwrap()
-    .trim()
-    .to_owned();
-    let mut files: Vec<String> = Vec::new();
-    list(Path::new(&mounted), "", &mut files);
-    files.sort();
-    assert_eq!(
-        files,
-        ["/etc/ssl/certs/ca-certificates.crt", "/listener"],
-        "nothing else is in it"
-    );
-    // In its own root as its own user, which is as far as a machine without a container runtime
-    // goes.
-    refuses_to_start(Command::new("/usr/sbin/chroot").args([
-        "--userspec=65532:65532",
-        &mounted,
-        "/listener",
-    ]))
-    .await;
-    buildah(&["rm", &container])
-        .stdout(Stdio::null())
-        .status()
-        .await
-        .unwrap();
-    buildah(&["rmi", name])
-        .stdout(Stdio::null())
-        .status()
-        .await
-        .unwrap();
-}
-
-/// Without its variables it says which are missing: so it runs, with no library but its own.
-async fn refuses_to_start(command: &mut Command) {
-    let output = command.env_clear().output().await.unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success());
-    for variable in [
-        "RELAYS",
-        "TABLE_PREFIX",
-        "CONTROL_QUEUE_URL",
-        "EVENT_QUEUE_URL",
-        "SERVICE_KEY_SECRET",
-    ] {
-        assert!(said.contains(variable), "{variable}: {said}");
-    }
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 fn architecture() -> &'static str {
@@ -140,14 +126,16 @@ fn architecture() -> &'static str {
     }
 }
 
-/// The files below a folder.
-fn list(folder: &Path, name: &str, files: &mut Vec<String>) {
+/// The paths of all files in a folder. `prefix` is the folder's own path.
+fn files_in(folder: &Path, prefix: &str) -> Vec<String> {
+    let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
-        let name = format!("{name}/{}", entry.file_name().to_string_lossy());
+        let path = format!("{prefix}/{}", entry.file_name().to_string_lossy());
         if entry.file_type().unwrap().is_dir() {
-            list(&entry.path(), &name, files)
+            files.extend(files_in(&entry.path(), &path));
         } else {
-            files.push(name)
+            files.push(path);
         }
     }
+    files
 }

@@ -1,17 +1,16 @@
-//! A second start on the same data finds its state: the tables in ministack, the endpoints in SNS,
-//! the pushes.
+//! A second start with the same data continues with its state: tables, endpoints and pushes.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test says so when something is wrong"
+    reason = "a failed test panics"
 )]
 
 use nostr_push_aws::{clients, dynamodb::Store, sns::Sns};
 use nostr_push_core::{
     app::{App, Platform},
-    ports::{Apps, Endpoints, Ensured, Outcome, Publisher, Push},
+    ports::{Apps, Endpoints, EnsuredEndpoint, PublishOutcome, Publisher, Push},
 };
 use nostr_push_local::{
     aws::{self, Aws, Ports, STACK},
@@ -20,7 +19,7 @@ use nostr_push_local::{
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_start_finds_tables_endpoints_and_pushes() {
+async fn second_start_keeps_tables_endpoints_and_pushes() {
     let tools = Tools::install().await.unwrap();
     let data = tempfile::tempdir().unwrap();
     let push = Push {
@@ -29,23 +28,18 @@ async fn a_second_start_finds_tables_endpoints_and_pushes() {
     };
 
     let aws = Aws::start(&tools, data.path(), Ports::ANY).await.unwrap();
-    aws::create_tables(&tools, &aws.environment())
-        .await
-        .unwrap();
-    let app = aws::put_app(&aws.environment(), App::named("demo"), &[Platform::Fcm])
-        .await
-        .unwrap();
-    let sns = Sns::new(&clients::at(&aws.environment(), "AWS_ENDPOINT_URL_SNS").await);
+    let environment = aws.environment();
+    aws::create_tables(&tools, &environment).await.unwrap();
+    let app = aws::put_app(&environment, App::named("demo"), &[Platform::Fcm]).await;
+    let app = app.unwrap();
+    let sns = sns(&aws).await;
     let mut endpoints = Vec::new();
     for token in ["kept", "disabled", "deleted"] {
-        let Ensured::Endpoint(arn) = sns
-            .ensure(&app.platforms[&Platform::Fcm], token)
-            .await
-            .unwrap()
-        else {
-            panic!("refused")
+        let application = &app.platforms[&Platform::Fcm];
+        let EnsuredEndpoint::Ready(arn) = sns.ensure(application, token).await.unwrap() else {
+            panic!("SNS refuses the token {token}")
         };
-        assert_eq!(sns.publish(&arn, &push).await, Outcome::Delivered);
+        assert_eq!(sns.publish(&arn, &push).await, PublishOutcome::Delivered);
         endpoints.push(arn);
     }
     assert_eq!(aws.sns.disable("disabled").await.unwrap(), 1);
@@ -53,32 +47,30 @@ async fn a_second_start_finds_tables_endpoints_and_pushes() {
     aws.stop().await;
 
     let aws = Aws::start(&tools, data.path(), Ports::ANY).await.unwrap();
-    let store = Store::new(
-        &clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await,
-        STACK,
-    );
-    assert_eq!(store.app("demo").await.unwrap(), Some(app));
-    let sns = Sns::new(&clients::at(&aws.environment(), "AWS_ENDPOINT_URL_SNS").await);
-    for (arn, outcome) in endpoints
-        .iter()
-        .zip([Outcome::Delivered, Outcome::Gone, Outcome::Gone])
-    {
+    let config = clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await;
+    let stored = Store::new(&config, STACK).app("demo").await.unwrap();
+    assert_eq!(stored, Some(app));
+    let sns = self::sns(&aws).await;
+    let outcomes = [
+        PublishOutcome::Delivered,
+        PublishOutcome::Gone,
+        PublishOutcome::Gone,
+    ];
+    for (arn, outcome) in endpoints.iter().zip(outcomes) {
         assert_eq!(sns.publish(arn, &push).await, outcome, "{arn}");
     }
-    let pushes: Vec<_> = aws
-        .sns
-        .pushes(0)
-        .into_iter()
-        .map(|push| (push.seq, push.token))
+    let pushes = aws.sns.pushes(0);
+    let pushes: Vec<_> = pushes
+        .iter()
+        .map(|push| (push.seq, push.token.as_str()))
         .collect();
     assert_eq!(
         pushes,
-        [
-            (1, "kept".to_owned()),
-            (2, "disabled".to_owned()),
-            (3, "deleted".to_owned()),
-            (4, "kept".to_owned())
-        ]
+        [(1, "kept"), (2, "disabled"), (3, "deleted"), (4, "kept")]
     );
     aws.stop().await;
+}
+
+async fn sns(aws: &Aws) -> Sns {
+    Sns::new(&clients::at(&aws.environment(), "AWS_ENDPOINT_URL_SNS").await)
 }

@@ -1,4 +1,7 @@
-"""ministack, with one fault of it mended: a template's parameter reaches ECS as text, and ECS counts with it."""
+"""Runs ministack with a fix: ECS must receive `desiredCount` as an integer.
+
+A template parameter arrives as a string, and ministack's ECS does arithmetic with it.
+"""
 
 import sys
 
@@ -6,15 +9,17 @@ from ministack.app import main
 from ministack.services import ecs
 
 
-def with_a_number(call):
-    def called(request):
+def with_integer_count(call):
+    """Returns `call` with the request's `desiredCount` converted to an integer."""
+
+    def wrapper(request):
         if request.get("desiredCount") is not None:
             request = {**request, "desiredCount": int(request["desiredCount"])}
         return call(request)
 
-    return called
+    return wrapper
 
 
-ecs._create_service = with_a_number(ecs._create_service)
-ecs._update_service = with_a_number(ecs._update_service)
+ecs._create_service = with_integer_count(ecs._create_service)
+ecs._update_service = with_integer_count(ecs._update_service)
 sys.exit(main())

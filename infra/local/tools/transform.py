@@ -1,4 +1,4 @@
-"""Prints a template as CloudFormation will see it, as JSON: the SAM transform done here, offline.
+"""Applies the SAM transform to a template, offline, and prints the CloudFormation template as JSON.
 
 Usage: transform.py TEMPLATE
 """
@@ -12,7 +12,7 @@ from samtranslator.yaml_helper import yaml_parse
 
 
 class Policies:
-    """The transform asks for AWS's managed policies; this template names none."""
+    """AWS's managed policies by name. It is empty, because the template names none."""
 
     def load(self):
         return {}
@@ -21,7 +21,7 @@ class Policies:
 def main():
     template = yaml_parse(Path(sys.argv[1]).read_text())
     for resource in template["Resources"].values():
-        # The transform wants what `sam package` would have put here.
+        # The transform requires the addresses that `sam package` would insert.
         if resource["Type"] == "AWS::Serverless::Function":
             resource["Properties"]["CodeUri"] = "s3://bucket/key"
         elif resource["Type"] == "AWS::CloudFormation::Stack":

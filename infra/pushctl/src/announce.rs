@@ -1,27 +1,30 @@
-//! `pushctl announce`: who the service is, published under its own key to the relays it watches.
+//! `pushctl announce`: publishes who the service is, signed with its key, to the relays that it
+//! watches.
 
 use anyhow::{Result, ensure};
-use nostr::event::{Event, EventBuilder, FinalizeEvent, Kind, Tag};
-use nostr::key::Keys;
-use serde_json::json;
+use nostr::{
+    event::{Event, EventBuilder, FinalizeEvent, Kind, Tag},
+    key::Keys,
+};
+use serde_json::{Value, json};
 
 use crate::{key::npub, operator::Operator, relay};
 
-/// The kinds that the service serves.
-const KINDS: [u16; 5] = [3079, 3080, 3081, 3082, 22456];
+/// The kinds that the service handles.
+const HANDLED_KINDS: [u16; 5] = [3079, 3080, 3081, 3082, 22456];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The service's name.
     #[arg(long, default_value = "Push notifications")]
     name: String,
-    /// What people should know of it.
+    /// A description of the service.
     #[arg(long, default_value = "Wakes phones for Nostr apps.")]
     about: String,
     /// The URL of a picture.
     #[arg(long)]
     picture: Option<String>,
-    /// Where to publish (repeatable). Default: the relays that the stack watches.
+    /// A relay to publish to (repeatable). Default: the relays that the stack watches.
     #[arg(long)]
     relay: Vec<String>,
 }
@@ -30,76 +33,70 @@ pub(crate) async fn run(operator: &Operator, arguments: Arguments) -> Result<()>
     let watched = operator.deployed().await?.relays();
     let keys = operator.service_key().await?;
     let relays = if arguments.relay.is_empty() {
-        watched.clone()
+        &watched
     } else {
-        arguments.relay.clone()
+        &arguments.relay
     };
-    ensure!(!relays.is_empty(), "the stack names no relays: say --relay");
-    let events = events(
-        &keys,
-        &arguments,
-        if watched.is_empty() {
-            &relays
-        } else {
-            &watched
-        },
-    )?;
+    ensure!(
+        !relays.is_empty(),
+        "the stack watches no relays: use --relay"
+    );
+    let listed = if watched.is_empty() { relays } else { &watched };
+    let events = events(&keys, &arguments, listed)?;
     let mut results = Vec::new();
-    for url in &relays {
+    for url in relays {
         for event in &events {
-            let result = relay::publish(url, event)
-                .await
-                .map_err(|error| format!("{error:#}"));
-            eprintln!(
-                "{url}: kind {}: {}",
-                event.kind.as_u16(),
-                result.as_ref().err().map_or("taken", String::as_str)
-            );
-            results.push(json!({"relay": url, "kind": event.kind.as_u16(), "taken": result.is_ok(), "error": result.err()}));
+            results.push(publish(url, event).await);
         }
     }
-    let taken = results
-        .iter()
-        .filter(|result| result["taken"] == true)
-        .count();
-    operator.answer(
+    let accepted = results.iter().filter(|result| result["taken"] == true);
+    let accepted = accepted.count();
+    operator.print(
         &json!({"pubkey": keys.public_key(), "results": results}),
-        format!(
-            "{} announced: {taken} of {} taken",
+        format_args!(
+            "announced {}: {accepted} of {} events were accepted",
             npub(&keys.public_key()),
             results.len()
         ),
     );
-    ensure!(taken > 0, "no relay took anything");
+    ensure!(accepted > 0, "no relay accepted an event");
     Ok(())
 }
 
-/// Kind 0 (NIP-01), 10002 (NIP-65) and 31990 (NIP-89).
-fn events(keys: &Keys, arguments: &Arguments, watched: &[String]) -> Result<Vec<Event>> {
+/// Publishes one event to one relay, prints the result, and returns it for the output.
+async fn publish(url: &str, event: &Event) -> Value {
+    let kind = event.kind.as_u16();
+    let error = relay::publish(url, event).await.err();
+    let error = error.map(|error| format!("{error:#}"));
+    let result = error.as_deref().unwrap_or("accepted");
+    eprintln!("{url}: kind {kind}: {result}");
+    json!({"relay": url, "kind": kind, "taken": error.is_none(), "error": error})
+}
+
+/// The events:
+/// - kind 0, the profile (NIP-01, <https://github.com/nostr-protocol/nips/blob/master/01.md>)
+/// - kind 10002, the relay list (NIP-65,
+///   <https://github.com/nostr-protocol/nips/blob/master/65.md>)
+/// - kind 31990, the handled kinds (NIP-89,
+///   <https://github.com/nostr-protocol/nips/blob/master/89.md>)
+fn events(keys: &Keys, arguments: &Arguments, relays: &[String]) -> Result<Vec<Event>> {
     let mut profile = json!({"name": arguments.name, "about": arguments.about, "bot": true});
     if let Some(picture) = &arguments.picture {
         profile["picture"] = json!(picture);
     }
     let profile = profile.to_string();
-    let event = |kind: u16, tags: Vec<Vec<String>>, content: &str| -> Result<Event> {
+    let event = |kind: u16, tags: Vec<[String; 2]>, content: &str| -> Result<Event> {
         let tags = tags.into_iter().filter_map(|tag| Tag::parse(tag).ok());
-        Ok(EventBuilder::new(Kind::from_u16(kind), content)
-            .tags(tags)
-            .finalize(keys)?)
+        let builder = EventBuilder::new(Kind::from_u16(kind), content).tags(tags);
+        Ok(builder.finalize(keys)?)
     };
-    let relays = watched
-        .iter()
-        .map(|url| vec!["r".to_owned(), url.clone()])
-        .collect();
-    let kinds = KINDS
-        .iter()
-        .map(|kind| vec!["k".to_owned(), kind.to_string()]);
-    let handler = std::iter::once(vec!["d".to_owned(), "nostr-push".to_owned()])
-        .chain(kinds)
-        .collect();
+    let tag = |name: &str, value: String| [name.to_owned(), value];
+    let relays = relays.iter().map(|url| tag("r", url.clone()));
+    let kinds = HANDLED_KINDS.iter().map(|kind| tag("k", kind.to_string()));
+    let handler = std::iter::once(tag("d", "nostr-push".to_owned())).chain(kinds);
     Ok(vec![
         event(0, Vec::new(), &profile)?,
-        event(10_002, relays, "")?,
-        event(31_990, handler, &profile)?,
+        event(10_002, relays.collect(), "")?,
+        event(31_990, handler.collect(), &profile)?,
     ])
 }

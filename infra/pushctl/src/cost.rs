@@ -1,273 +1,88 @@
-//! `pushctl cost`: dollars a month, from what was counted on the local stack and AWS's list prices.
-//! It asks AWS nothing.
-//!
-//! `counted.json` is made by `cargo bench -p nostr-push-local --bench requests`; `docs/cost.md`
-//! explains the model.
+//! `pushctl cost`: the cost in dollars per month, from charges that were counted on the local stack
+//! and AWS's list prices. It sends no request to AWS. `docs/cost.md` explains the model.
 
-use std::{collections::BTreeMap, fmt::Write};
+mod table;
+mod usage;
 
-use anyhow::{Context, Result};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
-/// What was counted, each message alone.
-const COUNTED: &str = include_str!("counted.json");
+use anyhow::Result;
 
-/// Of which region and day the prices are.
+use self::usage::{Counted, Usage};
+
+/// The region and the date of the prices.
 const PRICED: &str = "us-east-1, arm64, as published in 2025";
 
-/// AWS's list prices, without free tiers: so many dollars for so many of what, and the page of AWS
-/// that says so.
-const PRICES: [(f64, u32, &str, &str); 17] = [
-    (0.40, 1_000_000, "sqs request", "sqs/pricing"),
-    (0.20, 1_000_000, "lambda request", "lambda/pricing"),
-    (13.3334, 1_000_000, "lambda GB-second", "lambda/pricing"),
-    (
-        0.125,
-        1_000_000,
-        "dynamodb read unit",
-        "dynamodb/pricing/on-demand",
-    ),
-    (
-        0.625,
-        1_000_000,
-        "dynamodb write unit",
-        "dynamodb/pricing/on-demand",
-    ),
-    (0.25, 1, "dynamodb GB-month", "dynamodb/pricing/on-demand"),
-    (
-        0.20,
-        1,
-        "dynamodb GB-month of recovery",
-        "dynamodb/pricing/on-demand",
-    ),
-    (0.50, 1_000_000, "sns request", "sns/pricing"),
-    (0.50, 1_000_000, "sns push", "sns/pricing"),
-    (0.032_38, 1, "fargate vCPU-hour", "fargate/pricing"),
-    (0.003_56, 1, "fargate GB-hour", "fargate/pricing"),
-    (0.005, 1, "public IPv4 hour", "vpc/pricing"),
-    (0.50, 1, "log GB", "cloudwatch/pricing"),
-    (0.30, 1, "metric", "cloudwatch/pricing"),
-    (0.10, 1, "alarm", "cloudwatch/pricing"),
-    (3.00, 1, "dashboard", "cloudwatch/pricing"),
-    (0.40, 1, "secret", "secrets-manager/pricing"),
-];
+/// One of AWS's list prices, without free tiers.
+struct Price {
+    /// The price of `units` units.
+    dollars: f64,
+    units: u32,
+    /// What is charged.
+    #[cfg_attr(not(test), expect(dead_code, reason = "documentation"))]
+    unit: &'static str,
+    /// The page of <https://aws.amazon.com> with the price.
+    #[cfg_attr(not(test), expect(dead_code, reason = "documentation"))]
+    page: &'static str,
+}
 
-const HOURS: f64 = 730.0;
-const DAYS: f64 = HOURS / 24.0;
+/// Defines the prices as constants, and a list of all of them.
+macro_rules! prices {
+    ($($name:ident: $dollars:literal for $units:literal $unit:literal on $page:literal,)*) => {
+        $(const $name: Price = Price {
+            dollars: $dollars,
+            units: $units,
+            unit: $unit,
+            page: $page,
+        };)*
+        #[cfg(test)]
+        const PRICES: &[Price] = &[$($name),*];
+    };
+}
 
-/// How long a claim is kept after a push, in days.
-const CLAIMED: f64 = 4.0;
+prices! {
+    SQS_REQUEST: 0.40 for 1_000_000 "sqs request" on "sqs/pricing",
+    LAMBDA_REQUEST: 0.20 for 1_000_000 "lambda request" on "lambda/pricing",
+    LAMBDA_GB_SECOND: 13.3334 for 1_000_000 "lambda GB-second" on "lambda/pricing",
+    READ_UNIT: 0.125 for 1_000_000 "dynamodb read unit" on "dynamodb/pricing/on-demand",
+    WRITE_UNIT: 0.625 for 1_000_000 "dynamodb write unit" on "dynamodb/pricing/on-demand",
+    TABLE_GB_MONTH: 0.25 for 1 "dynamodb GB-month" on "dynamodb/pricing/on-demand",
+    RECOVERY_GB_MONTH: 0.20 for 1 "dynamodb GB-month of recovery" on "dynamodb/pricing/on-demand",
+    SNS_REQUEST: 0.50 for 1_000_000 "sns request" on "sns/pricing",
+    SNS_PUSH: 0.50 for 1_000_000 "sns push" on "sns/pricing",
+    VCPU_HOUR: 0.032_38 for 1 "fargate vCPU-hour" on "fargate/pricing",
+    TASK_GB_HOUR: 0.003_56 for 1 "fargate GB-hour" on "fargate/pricing",
+    IPV4_HOUR: 0.005 for 1 "public IPv4 hour" on "vpc/pricing",
+    LOG_GB: 0.50 for 1 "log GB" on "cloudwatch/pricing",
+    METRIC: 0.30 for 1 "metric" on "cloudwatch/pricing",
+    ALARM: 0.10 for 1 "alarm" on "cloudwatch/pricing",
+    DASHBOARD: 3.00 for 1 "dashboard" on "cloudwatch/pricing",
+    SECRET: 0.40 for 1 "secret" on "secrets-manager/pricing",
+}
 
-/// Requests a month that Lambda makes to an idle queue: five pollers that each wait 20 s (AWS
-/// Lambda's developer guide, "Using Lambda with Amazon SQS").
-const IDLE_POLLS: f64 = 5.0 * 3.0 * 60.0 * HOURS;
+const HOURS_PER_MONTH: f64 = 730.0;
+const DAYS_PER_MONTH: f64 = HOURS_PER_MONTH / 24.0;
 
-/// How many alarms the template deploys.
+/// How many days a claim is kept after a push.
+const CLAIM_DAYS: f64 = 4.0;
+
+/// The requests per month that Lambda sends to an idle queue: five pollers, each of which waits 20
+/// s per request (<https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html>).
+const IDLE_POLLS: f64 = 5.0 * 3.0 * 60.0 * HOURS_PER_MONTH;
+
+/// The number of alarms in the template.
 const ALARMS: f64 = 21.0;
 
-/// Of a listener's task.
-const VCPUS: f64 = 0.25;
-const GIGABYTES: f64 = 0.5;
+/// The size of one listener task.
+const TASK_VCPUS: f64 = 0.25;
+const TASK_GB: f64 = 0.5;
 
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    /// Users, each with one device.
-    #[arg(long, default_value_t = 1000)]
-    users: u64,
-    /// Pushes of a user a day.
-    #[arg(long, default_value_t = 20.0)]
-    pushes: f64,
-    /// Events of a user a day that hit somebody's filter. Default: as many as pushes.
-    #[arg(long)]
-    events: Option<f64>,
-    /// Heartbeats of a user a day (dialect H): 60 are an hour of an open app.
-    #[arg(long, default_value_t = 0.0)]
-    heartbeats: f64,
-    /// Registrations of a user a month: a device and a filter, anew or renewed.
-    #[arg(long, default_value_t = 4.0)]
-    registrations: f64,
-    /// How many messages share a batch, 1 to 10: a quiet service has 1, a busy one 10.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=10))]
-    batch: u8,
-    /// Tasks of the listener.
-    #[arg(long, default_value_t = 1)]
-    tasks: u32,
-}
-
-/// What was counted, by stage.
-#[derive(Deserialize)]
-struct Counted {
-    event: BTreeMap<String, Usage>,
-    push: BTreeMap<String, Usage>,
-    registration: BTreeMap<String, Usage>,
-    heartbeat: BTreeMap<String, Usage>,
-    idle_hour: BTreeMap<String, Usage>,
-    bytes_of_registration: f64,
-    bytes_of_push: f64,
-    metrics: f64,
-}
-
-/// What a stage is charged for.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Usage {
-    sqs: f64,
-    reads: f64,
-    writes: f64,
-    sns: f64,
-    pushes: f64,
-    invocations: f64,
-    gb_seconds: f64,
-    log_bytes: f64,
-    log_bytes_of_invocation: f64,
-}
-
-/// Dollars a month, by stage and by what AWS calls it.
-#[derive(Default)]
-struct Bill {
-    lines: BTreeMap<(&'static str, &'static str), f64>,
-}
-
-impl Bill {
-    fn add(&mut self, stage: &'static str, service: &'static str, price: &str, n: f64) {
-        let price = PRICES
-            .iter()
-            .find(|(_, _, what, _)| *what == price)
-            .map_or(f64::NAN, |(dollars, of, ..)| dollars / f64::from(*of));
-        if n > 0.0 {
-            *self.lines.entry((stage, service)).or_default() += n * price;
-        }
-    }
-
-    /// `n` times what was counted, `batch` of them at a time: those share requests to queues,
-    /// invocations, their time, and what is logged once for each.
-    fn add_usage(&mut self, counted: &BTreeMap<String, Usage>, n: f64, batch: f64) {
-        for (stage, usage) in counted {
-            let stage = STAGES
-                .into_iter()
-                .find(|known| known == stage)
-                .unwrap_or("listener");
-            // Lambda itself receives and deletes once for each invocation.
-            self.add(
-                stage,
-                "SQS",
-                "sqs request",
-                n / batch * (usage.sqs + 2.0 * usage.invocations),
-            );
-            self.add(
-                stage,
-                "Lambda",
-                "lambda request",
-                n / batch * usage.invocations,
-            );
-            self.add(
-                stage,
-                "Lambda",
-                "lambda GB-second",
-                n / batch * usage.gb_seconds,
-            );
-            self.add(stage, "DynamoDB", "dynamodb read unit", n * usage.reads);
-            self.add(stage, "DynamoDB", "dynamodb write unit", n * usage.writes);
-            self.add(stage, "SNS", "sns request", n * usage.sns);
-            self.add(stage, "SNS", "sns push", n * usage.pushes);
-            self.add(
-                stage,
-                "CloudWatch",
-                "log GB",
-                (n * usage.log_bytes + n / batch * usage.log_bytes_of_invocation) / 1e9,
-            );
-        }
-    }
-
-    fn sum(&self, wanted: impl Fn(&str, &str) -> bool) -> f64 {
-        self.lines
-            .iter()
-            .filter(|((stage, service), _)| wanted(stage, service))
-            .map(|(_, dollars)| dollars)
-            .sum()
-    }
-}
-
-pub(crate) fn run(arguments: &Arguments, json: bool) -> Result<()> {
-    let bill = bill(arguments)?;
-    if json {
-        println!("{}", answer(&bill));
-    } else {
-        print!("{}", table(arguments, &bill)?);
-    }
-    Ok(())
-}
-
-fn bill(arguments: &Arguments) -> Result<Bill> {
-    let counted: Counted = serde_json::from_str(COUNTED).context("counted.json")?;
-    // Exact up to 2^53 users.
-    #[expect(clippy::cast_precision_loss, reason = "there are fewer people")]
-    let users = arguments.users as f64;
-    let (tasks, batch) = (f64::from(arguments.tasks), f64::from(arguments.batch));
-    let pushes = users * arguments.pushes;
-    let mut bill = Bill::default();
-    bill.add_usage(
-        &counted.event,
-        users * arguments.events.unwrap_or(arguments.pushes) * DAYS,
-        batch,
-    );
-    bill.add_usage(&counted.push, pushes * DAYS, batch);
-    bill.add_usage(
-        &counted.heartbeat,
-        users * arguments.heartbeats * DAYS,
-        batch,
-    );
-    bill.add_usage(
-        &counted.registration,
-        users * arguments.registrations,
-        batch,
-    );
-    bill.add_usage(&counted.idle_hour, tasks * HOURS, 1.0);
-    bill.add(
-        "listener",
-        "Fargate",
-        "fargate vCPU-hour",
-        tasks * VCPUS * HOURS,
-    );
-    bill.add(
-        "listener",
-        "Fargate",
-        "fargate GB-hour",
-        tasks * GIGABYTES * HOURS,
-    );
-    bill.add("listener", "Fargate", "public IPv4 hour", tasks * HOURS);
-    for function in ["control", "matcher", "deliver", "feedback"] {
-        bill.add(function, "SQS", "sqs request", IDLE_POLLS);
-    }
-    for (rows, bytes) in [
-        (users, counted.bytes_of_registration),
-        (pushes * CLAIMED, counted.bytes_of_push),
-    ] {
-        bill.add(
-            "tables",
-            "DynamoDB",
-            "dynamodb GB-month",
-            rows * bytes / 1e9,
-        );
-        bill.add(
-            "tables",
-            "DynamoDB",
-            "dynamodb GB-month of recovery",
-            rows * bytes / 1e9,
-        );
-    }
-    bill.add("operator", "CloudWatch", "metric", counted.metrics);
-    bill.add("operator", "CloudWatch", "alarm", ALARMS);
-    bill.add("operator", "CloudWatch", "dashboard", 1.0);
-    bill.add("operator", "Secrets Manager", "secret", 1.0);
-    Ok(bill)
-}
-
-/// The rows and columns of the answer.
+/// The rows of the table.
 const STAGES: [&str; 7] = [
     "listener", "control", "matcher", "deliver", "feedback", "tables", "operator",
 ];
+
+/// The columns of the table.
 const SERVICES: [&str; 7] = [
     "Fargate",
     "SQS",
@@ -278,166 +93,131 @@ const SERVICES: [&str; 7] = [
     "Secrets Manager",
 ];
 
-fn answer(bill: &Bill) -> Value {
-    let lines = bill.lines.iter().map(|((stage, service), dollars)| json!({"stage": stage, "service": service, "dollars": dollars}));
-    json!({"priced": PRICED, "dollars_a_month": bill.sum(|_, _| true), "lines": lines.collect::<Vec<_>>()})
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The number of users. Each has one device.
+    #[arg(long, default_value_t = 1000)]
+    users: u64,
+    /// Pushes per user and day.
+    #[arg(long, default_value_t = 20.0)]
+    pushes: f64,
+    /// Events per user and day that match at least one filter. Default: as many as pushes.
+    #[arg(long)]
+    events: Option<f64>,
+    /// Heartbeats per user and day (dialect H). An open app sends about 60 per hour.
+    #[arg(long, default_value_t = 0.0)]
+    heartbeats: f64,
+    /// Registrations per user and month. A registration is a device and a filter, new or renewed.
+    #[arg(long, default_value_t = 4.0)]
+    registrations: f64,
+    /// How many messages share a batch: 1 with little traffic, up to 10 with much traffic.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=10))]
+    batch: u8,
+    /// The number of listener tasks.
+    #[arg(long, default_value_t = 1)]
+    tasks: u32,
 }
 
-/// A table in Markdown.
-fn table(arguments: &Arguments, bill: &Bill) -> Result<String> {
-    let mut text = String::new();
-    let Arguments {
-        users,
-        pushes,
-        heartbeats,
-        registrations,
-        batch,
-        tasks,
-        ..
-    } = arguments;
-    let events = arguments.events.unwrap_or(*pushes);
-    writeln!(
-        text,
-        "{users} users; each {pushes} pushes, {events} events, {heartbeats} heartbeats a day, {registrations} registrations a month; \
-         {batch} to a batch, {tasks} task(s)\n"
-    )?;
-    writeln!(text, "| $ a month | {} | all |", SERVICES.join(" | "))?;
-    writeln!(text, "|---|{}", "---:|".repeat(SERVICES.len() + 1))?;
-    for stage in STAGES {
-        let cells =
-            SERVICES.map(|service| dollars(bill.sum(|of, by| of == stage && by == service)));
-        writeln!(
-            text,
-            "| {stage} | {} | {} |",
-            cells.join(" | "),
-            dollars(bill.sum(|of, _| of == stage))
-        )?;
+/// Dollars per month, by stage and AWS service.
+#[derive(Default)]
+struct Bill {
+    lines: BTreeMap<(&'static str, &'static str), f64>,
+}
+
+impl Bill {
+    /// Adds `n` units.
+    fn add(&mut self, stage: &'static str, service: &'static str, price: &Price, n: f64) {
+        if n > 0.0 {
+            let dollars = n * price.dollars / f64::from(price.units);
+            *self.lines.entry((stage, service)).or_default() += dollars;
+        }
     }
-    let cells = SERVICES.map(|service| dollars(bill.sum(|_, by| by == service)));
-    writeln!(
-        text,
-        "| **all** | {} | **{}** |",
-        cells.join(" | "),
-        dollars(bill.sum(|_, _| true))
-    )?;
-    Ok(text)
+
+    /// Adds the usage of `n` messages. A batch of messages shares requests to queues, invocations,
+    /// their time, and what is logged once per invocation.
+    fn add_usage(&mut self, counted: &BTreeMap<String, Usage>, n: f64, batch: f64) {
+        for (stage, usage) in counted {
+            let stage = STAGES
+                .into_iter()
+                .find(|known| known == stage)
+                .unwrap_or("listener");
+            let batches = n / batch;
+            // Lambda itself receives and deletes once per invocation.
+            let requests = usage.sqs + 2.0 * usage.invocations;
+            let log_bytes = n * usage.log_bytes + batches * usage.log_bytes_of_invocation;
+            let mut add = |service, price, n| self.add(stage, service, price, n);
+            add("SQS", &SQS_REQUEST, batches * requests);
+            add("Lambda", &LAMBDA_REQUEST, batches * usage.invocations);
+            add("Lambda", &LAMBDA_GB_SECOND, batches * usage.gb_seconds);
+            add("DynamoDB", &READ_UNIT, n * usage.reads);
+            add("DynamoDB", &WRITE_UNIT, n * usage.writes);
+            add("SNS", &SNS_REQUEST, n * usage.sns);
+            add("SNS", &SNS_PUSH, n * usage.pushes);
+            add("CloudWatch", &LOG_GB, log_bytes / 1e9);
+        }
+    }
+
+    /// Adds the storage of `rows` rows.
+    fn add_rows(&mut self, rows: f64, bytes_per_row: f64) {
+        let gigabytes = rows * bytes_per_row / 1e9;
+        self.add("tables", "DynamoDB", &TABLE_GB_MONTH, gigabytes);
+        self.add("tables", "DynamoDB", &RECOVERY_GB_MONTH, gigabytes);
+    }
+
+    /// The sum of the lines for which `include` (stage, service) returns `true`.
+    fn sum(&self, include: impl Fn(&str, &str) -> bool) -> f64 {
+        self.lines
+            .iter()
+            .filter(|((stage, service), _)| include(stage, service))
+            .map(|(_, dollars)| dollars)
+            .sum()
+    }
+
+    fn total(&self) -> f64 {
+        self.sum(|_, _| true)
+    }
 }
 
-fn dollars(n: f64) -> String {
-    if n == 0.0 {
-        String::new()
+pub(crate) fn run(arguments: &Arguments, json: bool) -> Result<()> {
+    let bill = bill(arguments)?;
+    if json {
+        println!("{}", table::json(&bill));
     } else {
-        format!("{n:.2}")
+        print!("{}", table::markdown(arguments, &bill)?);
     }
+    Ok(())
+}
+
+fn bill(arguments: &Arguments) -> Result<Bill> {
+    let counted = Counted::load()?;
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 users")]
+    let users = arguments.users as f64;
+    let (tasks, batch) = (f64::from(arguments.tasks), f64::from(arguments.batch));
+    let pushes = users * arguments.pushes;
+    let events = users * arguments.events.unwrap_or(arguments.pushes);
+    let heartbeats = users * arguments.heartbeats;
+    let registrations = users * arguments.registrations;
+    let mut bill = Bill::default();
+    bill.add_usage(&counted.event, events * DAYS_PER_MONTH, batch);
+    bill.add_usage(&counted.push, pushes * DAYS_PER_MONTH, batch);
+    bill.add_usage(&counted.heartbeat, heartbeats * DAYS_PER_MONTH, batch);
+    bill.add_usage(&counted.registration, registrations, batch);
+    let hours = tasks * HOURS_PER_MONTH;
+    bill.add_usage(&counted.idle_hour, hours, 1.0);
+    bill.add("listener", "Fargate", &VCPU_HOUR, hours * TASK_VCPUS);
+    bill.add("listener", "Fargate", &TASK_GB_HOUR, hours * TASK_GB);
+    bill.add("listener", "Fargate", &IPV4_HOUR, hours);
+    for function in ["control", "matcher", "deliver", "feedback"] {
+        bill.add(function, "SQS", &SQS_REQUEST, IDLE_POLLS);
+    }
+    bill.add_rows(users, counted.bytes_of_registration);
+    bill.add_rows(pushes * CLAIM_DAYS, counted.bytes_of_push);
+    bill.add("operator", "CloudWatch", &METRIC, counted.metrics);
+    bill.add("operator", "CloudWatch", &ALARM, ALARMS);
+    bill.add("operator", "CloudWatch", &DASHBOARD, 1.0);
+    bill.add("operator", "Secrets Manager", &SECRET, 1.0);
+    Ok(bill)
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        arguments: Arguments,
-    }
-
-    fn arguments(line: &str) -> Arguments {
-        Line::parse_from(std::iter::once("cost").chain(line.split_whitespace())).arguments
-    }
-
-    fn total(line: &str) -> f64 {
-        bill(&arguments(line)).unwrap().sum(|_, _| true)
-    }
-
-    /// The total by rows and by columns, each of which is shown.
-    #[test]
-    fn every_dollar_is_in_the_table() {
-        let bill = bill(&arguments("--heartbeats 60")).unwrap();
-        let total = bill.sum(|_, _| true);
-        let shown: f64 = STAGES
-            .iter()
-            .flat_map(|stage| SERVICES.map(|service| (stage, service)))
-            .map(|(stage, service)| bill.sum(|of, by| of == *stage && by == service))
-            .sum();
-        assert!(
-            total > 0.0 && (total - shown).abs() < 1e-9,
-            "{total} {shown}"
-        );
-        assert!(
-            bill.lines.values().all(|dollars| dollars.is_finite()),
-            "every price is known"
-        );
-    }
-
-    #[test]
-    fn what_grows_costs_more_and_batches_cost_less() {
-        let users = total("--users 100000");
-        for more in [
-            "--pushes 40",
-            "--events 40",
-            "--heartbeats 60",
-            "--registrations 8",
-            "--tasks 2",
-        ] {
-            assert!(total(&format!("--users 100000 {more}")) > users, "{more}");
-        }
-        assert!(total("--users 100000 --batch 10") < users);
-        // Nothing but what stands still is the same for all.
-        let (none, one, two) = (
-            total("--users 0"),
-            total("--users 1000"),
-            total("--users 2000"),
-        );
-        assert!(((two - none) - 2.0 * (one - none)).abs() < 1e-6);
-    }
-
-    /// A push needs at least its SNS publish, two messages sent and received, and a claim.
-    #[test]
-    fn the_counts_are_of_a_push() {
-        let counted: Counted = serde_json::from_str(COUNTED).unwrap();
-        let (listener, matcher, deliver) = (
-            &counted.event["listener"],
-            &counted.event["matcher"],
-            &counted.push["deliver"],
-        );
-        assert!(
-            (listener.sqs, matcher.sqs, deliver.pushes) == (1.0, 1.0, 1.0),
-            "one message to each queue, and one push"
-        );
-        for stage in [
-            matcher,
-            deliver,
-            &counted.registration["control"],
-            &counted.heartbeat["control"],
-        ] {
-            assert!(
-                stage.invocations >= 1.0
-                    && stage.gb_seconds > 0.0
-                    && stage.reads > 0.0
-                    && stage.log_bytes > 0.0
-            );
-        }
-        assert!(deliver.writes >= 2.0 && counted.heartbeat["control"].writes < 1.0);
-        assert!(counted.idle_hour["listener"].reads > 0.0 && counted.metrics > 10.0);
-    }
-
-    #[test]
-    fn the_docs_show_what_is_computed() {
-        let docs = include_str!("../../../docs/cost.md");
-        for line in [
-            "--users 1000",
-            "--users 100000",
-            "--users 1000000 --batch 10 --tasks 2",
-        ] {
-            let arguments = arguments(line);
-            let table = table(&arguments, &bill(&arguments).unwrap()).unwrap();
-            assert!(docs.contains(&table), "pushctl cost {line}\n{table}");
-        }
-        for (dollars, of, what, page) in PRICES {
-            let row = format!("| {dollars} | {of} | {what} | {page} |");
-            assert!(docs.contains(&row), "{row}");
-        }
-    }
-}
+mod tests;

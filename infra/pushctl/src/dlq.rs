@@ -1,173 +1,177 @@
-//! `pushctl dlq`: the dead-letter queues. Redriving sends to the queue before it deletes: dying in
-//! between repeats a message, which every stage takes, and loses none.
+//! `pushctl dlq`: the dead-letter queues.
+//!
+//! A redrive sends a message to its queue before it deletes the dead letter. If the process crashes
+//! in between, the message is repeated, which every stage tolerates. No message is lost.
 
 use anyhow::{Context, Result};
 use aws_sdk_sqs::{
     Client,
     types::{Message, QueueAttributeName},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::operator::Operator;
 
-/// The queues, in the order of the flow.
+/// The queues, in the order in which an event passes them.
 pub(crate) const QUEUES: [&str; 4] = ["control", "event", "delivery", "feedback"];
+
+/// How many seconds `show` hides a message, so that it shows each message once.
+const SHOW_VISIBILITY_TIMEOUT: i32 = 60;
+
+/// How many seconds `redrive` hides a message that it is about to delete.
+const REDRIVE_VISIBILITY_TIMEOUT: i32 = 120;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// How many messages each dead-letter queue has.
+    /// Counts the messages of each dead-letter queue.
     List,
-    /// Shows some messages of one. They stay.
+    /// Shows messages of a dead-letter queue. They stay in it.
     Show {
-        /// `control`, `event`, `delivery` or `feedback`.
+        /// The queue: `control`, `event`, `delivery` or `feedback`.
         #[arg(value_parser = QUEUES)]
         queue: String,
-        /// At most so many.
+        /// The maximum number of messages.
         #[arg(long, default_value_t = 10)]
         max: usize,
     },
-    /// Sends all messages of one back to where they came from.
+    /// Sends all messages of a dead-letter queue back to their queue.
     Redrive {
-        /// `control`, `event`, `delivery` or `feedback`.
+        /// The queue: `control`, `event`, `delivery` or `feedback`.
         #[arg(value_parser = QUEUES)]
         queue: String,
     },
 }
 
 pub(crate) async fn run(operator: &Operator, command: &Command) -> Result<()> {
-    let queues = Queues {
-        client: Client::new(&operator.aws),
-        stack: &operator.stack,
-    };
+    let queues = Queues::of(operator);
     match command {
-        Command::List => {
-            let mut counts = Vec::new();
-            for queue in QUEUES {
-                counts.push((queue, queues.dead(queue).await?));
-            }
-            let lines: Vec<String> = counts
-                .iter()
-                .map(|(queue, n)| format!("{queue}: {n}"))
-                .collect();
-            operator.answer(
-                &json!(
-                    counts
-                        .into_iter()
-                        .map(|(queue, n)| (queue.to_owned(), json!(n)))
-                        .collect::<serde_json::Map<_, _>>()
-                ),
-                lines.join("\n"),
-            );
-        }
-        Command::Show { queue, max } => {
-            let url = queues.url(&format!("{queue}-dead")).await?;
-            let mut shown: Vec<Value> = Vec::new();
-            while shown.len() < *max {
-                // Hidden for a minute, so that each is shown once.
-                let messages = queues.receive(&url, 60).await?;
-                if messages.is_empty() {
-                    break;
-                }
-                shown.extend(messages.into_iter().map(|message| {
-                    let body = message.body.unwrap_or_default();
-                    json!({"message_id": message.message_id, "body": serde_json::from_str::<Value>(&body).unwrap_or(Value::from(body))})
-                }));
-            }
-            shown.truncate(*max);
-            operator.answer(&json!(shown), serde_json::to_string_pretty(&shown)?);
-        }
-        Command::Redrive { queue } => {
-            let (from, to) = (
-                queues.url(&format!("{queue}-dead")).await?,
-                queues.url(queue).await?,
-            );
-            let mut moved = 0;
-            loop {
-                let messages = queues.receive(&from, 120).await?;
-                if messages.is_empty() {
-                    break;
-                }
-                for message in messages {
-                    let body = message.body.unwrap_or_default();
-                    queues
-                        .client
-                        .send_message()
-                        .queue_url(&to)
-                        .message_body(body)
-                        .send()
-                        .await
-                        .context("the queue takes no message")?;
-                    let receipt = message.receipt_handle.unwrap_or_default();
-                    queues
-                        .client
-                        .delete_message()
-                        .queue_url(&from)
-                        .receipt_handle(receipt)
-                        .send()
-                        .await
-                        .context("a message was sent back but not deleted")?;
-                    moved += 1;
-                }
-                eprintln!("{queue}: {moved} sent back so far");
-            }
-            operator.answer(
-                &json!({"queue": queue, "moved": moved}),
-                format!("{queue}: {moved} sent back"),
-            );
-        }
+        Command::List => list(operator, &queues).await,
+        Command::Show { queue, max } => show(operator, &queues, queue, *max).await,
+        Command::Redrive { queue } => redrive(operator, &queues, queue).await,
     }
+}
+
+async fn list(operator: &Operator, queues: &Queues<'_>) -> Result<()> {
+    let mut counts = Map::new();
+    let mut lines = Vec::new();
+    for queue in QUEUES {
+        let n = queues.dead_letters(queue).await?;
+        counts.insert(queue.to_owned(), json!(n));
+        lines.push(format!("{queue}: {n}"));
+    }
+    operator.print(&json!(counts), lines.join("\n"));
     Ok(())
 }
 
-/// The stack's queues.
-pub(crate) struct Queues<'a> {
-    pub(crate) client: Client,
-    pub(crate) stack: &'a str,
+async fn show(operator: &Operator, queues: &Queues<'_>, queue: &str, max: usize) -> Result<()> {
+    let url = queues.dead_letter_url(queue).await?;
+    let mut shown: Vec<Value> = Vec::new();
+    while shown.len() < max {
+        let messages = queues.receive(&url, SHOW_VISIBILITY_TIMEOUT).await?;
+        if messages.is_empty() {
+            break;
+        }
+        shown.extend(messages.into_iter().map(show_message));
+    }
+    shown.truncate(max);
+    operator.print_json(&json!(shown));
+    Ok(())
 }
 
-impl Queues<'_> {
-    async fn url(&self, name: &str) -> Result<String> {
-        let name = format!("{}-{name}", self.stack);
-        let answer = self
-            .client
-            .get_queue_url()
-            .queue_name(&name)
-            .send()
-            .await
-            .with_context(|| format!("there is no queue {name}"))?;
-        answer.queue_url.context("no URL")
+fn show_message(message: Message) -> Value {
+    let text = message.body.unwrap_or_default();
+    let body: Value = serde_json::from_str(&text).unwrap_or(Value::from(text));
+    json!({"message_id": message.message_id, "body": body})
+}
+
+async fn redrive(operator: &Operator, queues: &Queues<'_>, queue: &str) -> Result<()> {
+    let from = queues.dead_letter_url(queue).await?;
+    let to = queues.url(queue).await?;
+    let mut moved = 0;
+    loop {
+        let messages = queues.receive(&from, REDRIVE_VISIBILITY_TIMEOUT).await?;
+        if messages.is_empty() {
+            break;
+        }
+        for message in messages {
+            queues.move_message(message, &from, &to).await?;
+            moved += 1;
+        }
+        eprintln!("{queue}: {moved} sent back so far");
+    }
+    operator.print(
+        &json!({"queue": queue, "moved": moved}),
+        format_args!("{queue}: {moved} sent back"),
+    );
+    Ok(())
+}
+
+/// The queues of a stack.
+pub(crate) struct Queues<'a> {
+    client: Client,
+    stack: &'a str,
+}
+
+impl<'a> Queues<'a> {
+    pub(crate) fn of(operator: &'a Operator) -> Self {
+        Self {
+            client: Client::new(&operator.aws),
+            stack: &operator.stack,
+        }
     }
 
-    /// How many dead letters a queue has.
-    pub(crate) async fn dead(&self, queue: &str) -> Result<u64> {
-        let url = self.url(&format!("{queue}-dead")).await?;
-        let count = QueueAttributeName::ApproximateNumberOfMessages;
-        let answer = self
-            .client
-            .get_queue_attributes()
-            .queue_url(url)
-            .attribute_names(count.clone())
+    async fn url(&self, name: &str) -> Result<String> {
+        let name = format!("{}-{name}", self.stack);
+        let request = self.client.get_queue_url().queue_name(&name);
+        let response = request
             .send()
-            .await?;
-        Ok(answer
+            .await
+            .with_context(|| format!("cannot find the queue {name}"))?;
+        response.queue_url.context("SQS returned no URL")
+    }
+
+    async fn dead_letter_url(&self, queue: &str) -> Result<String> {
+        self.url(&format!("{queue}-dead")).await
+    }
+
+    /// The number of dead letters of a queue.
+    pub(crate) async fn dead_letters(&self, queue: &str) -> Result<u64> {
+        let url = self.dead_letter_url(queue).await?;
+        let count = QueueAttributeName::ApproximateNumberOfMessages;
+        let request = self.client.get_queue_attributes().queue_url(url);
+        let response = request.attribute_names(count.clone()).send().await?;
+        Ok(response
             .attributes
             .and_then(|attributes| attributes.get(&count)?.parse().ok())
             .unwrap_or_default())
     }
 
-    async fn receive(&self, url: &str, hidden: i32) -> Result<Vec<Message>> {
+    async fn receive(&self, url: &str, visibility_timeout: i32) -> Result<Vec<Message>> {
         let request = self
             .client
             .receive_message()
             .queue_url(url)
             .max_number_of_messages(10)
-            .visibility_timeout(hidden)
+            .visibility_timeout(visibility_timeout)
             .wait_time_seconds(1);
-        Ok(request
-            .send()
-            .await
-            .context("the queue gives no message")?
-            .messages
-            .unwrap_or_default())
+        let response = request.send().await.context("cannot receive messages")?;
+        Ok(response.messages.unwrap_or_default())
+    }
+
+    async fn move_message(&self, message: Message, from: &str, to: &str) -> Result<()> {
+        let send = self
+            .client
+            .send_message()
+            .queue_url(to)
+            .message_body(message.body.unwrap_or_default());
+        send.send().await.context("cannot send a message back")?;
+        let delete = self
+            .client
+            .delete_message()
+            .queue_url(from)
+            .receipt_handle(message.receipt_handle.unwrap_or_default());
+        let deleted = delete.send().await;
+        deleted.context("a message was sent back, but its dead letter was not deleted")?;
+        Ok(())
     }
 }

@@ -1,227 +1,237 @@
-//! `pushctl doctor`: one check after the other, each with what to do when it fails.
+//! `pushctl doctor`: checks one part after another, and prints what to do about each problem.
 
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
-use aws_sdk_sqs::Client;
+use anyhow::{Error, Result, anyhow, ensure};
+use nostr::key::Keys;
 use nostr_push_aws::clients;
-use nostr_push_core::ports::{Relays, seconds};
-use serde_json::json;
+use nostr_push_core::{
+    Seconds,
+    app::{App, Platform},
+    ports::{Relays, Unavailable},
+};
+use serde_json::{Value, json};
 
 use crate::{
     dlq::{QUEUES, Queues},
     key::npub,
-    operator::Operator,
+    operator::{Deployed, Operator},
     relay,
 };
 
-/// What `doctor` exits with when it found something.
-const FOUND: u8 = 3;
+/// The exit code if a check failed.
+const PROBLEM_FOUND: u8 = 3;
 
-/// How old a relay's cursor may be, in seconds: the listener stores one every 25 s.
-const FRESH: u64 = 300;
+/// The maximum age of a relay's cursor. The listener stores one every 25 s.
+const MAX_CURSOR_AGE: Seconds = Seconds::from_minutes(5);
 
+/// The checks so far.
+#[derive(Default)]
 struct Checks {
-    results: Vec<(String, Result<String>, &'static str)>,
+    checks: Vec<Check>,
+}
+
+struct Check {
+    name: String,
+    result: Result<String>,
+    /// What to do if the check fails.
+    remedy: &'static str,
 }
 
 impl Checks {
-    /// Notes a check, and tells it as it is done.
-    fn note(&mut self, what: impl Into<String>, result: Result<String>, otherwise: &'static str) {
-        let what = what.into();
+    /// Adds a check, and prints its result.
+    fn add(&mut self, name: impl Into<String>, result: Result<String>, remedy: &'static str) {
+        let name = name.into();
         match &result {
-            Ok(found) => eprintln!("ok    {what}: {found}"),
-            Err(error) => eprintln!("FAIL  {what}: {error:#}\n      {otherwise}"),
+            Ok(found) => eprintln!("ok    {name}: {found}"),
+            Err(error) => eprintln!("FAIL  {name}: {error:#}\n      {remedy}"),
         }
-        self.results.push((what, result, otherwise));
+        self.checks.push(Check {
+            name,
+            result,
+            remedy,
+        });
+    }
+
+    fn failed(&self) -> usize {
+        let failed = self.checks.iter().filter(|check| check.result.is_err());
+        failed.count()
+    }
+}
+
+impl Check {
+    fn json(&self) -> Value {
+        match &self.result {
+            Ok(found) => json!({"check": self.name, "ok": true, "found": found}),
+            Err(error) => json!({
+                "check": self.name,
+                "ok": false,
+                "found": format!("{error:#}"),
+                "to_do": self.remedy,
+            }),
+        }
     }
 }
 
 pub(crate) async fn run(operator: &Operator) -> Result<ExitCode> {
-    let mut checks = Checks {
-        results: Vec::new(),
-    };
+    let mut checks = Checks::default();
     let deployed = operator.deployed().await;
-    let stack = deployed
-        .as_ref()
-        .map_err(|error| anyhow::anyhow!("{error:#}"))
-        .and_then(|deployed| {
-            ensure!(
-                deployed.status.ends_with("_COMPLETE") && !deployed.status.contains("ROLLBACK"),
-                "it is {}",
-                deployed.status
-            );
-            Ok(deployed.status.clone())
-        });
-    checks.note(
+    let stack = deployed.as_ref().map_err(|error| anyhow!("{error:#}"));
+    checks.add(
         "credentials and stack",
-        stack,
-        "Check AWS_PROFILE and AWS_REGION, and --stack; deploy with infra/deploy.",
+        stack.and_then(check_status),
+        "Check AWS_PROFILE, AWS_REGION and --stack, or deploy with infra/deploy.",
     );
     let keys = operator.service_key().await;
-    let service = keys
-        .as_ref()
-        .ok()
-        .map(|keys| keys.public_key().to_hex())
-        .unwrap_or_default();
-    checks.note(
+    let pubkey = keys.as_ref().ok().map(Keys::public_key);
+    checks.add(
         "service key",
         keys.map(|keys| npub(&keys.public_key())),
-        "It must be 64 hex characters or an nsec: pushctl key new.",
+        "The key must be 64 hex characters or an nsec: pushctl key new.",
     );
-    apps(operator, &mut checks, deployed.as_ref().ok()).await;
-    let queues = Queues {
-        client: Client::new(&operator.aws),
-        stack: &operator.stack,
-    };
-    for queue in QUEUES {
-        let dead = queues.dead(queue).await.and_then(|dead| {
-            ensure!(dead == 0, "{dead} messages");
-            Ok("none".to_owned())
-        });
-        checks.note(
-            format!("dead letters of {queue}"),
-            dead,
-            "pushctl dlq show, then pushctl dlq redrive.",
-        );
-    }
+    check_apps(operator, &mut checks, deployed.as_ref().ok()).await;
+    check_dead_letters(operator, &mut checks).await;
     if let Ok(deployed) = &deployed {
-        let image = deployed
-            .parameters
-            .get("ListenerImage")
-            .filter(|image| !image.is_empty());
-        let image = image
-            .cloned()
-            .ok_or_else(|| anyhow::anyhow!("none is deployed"));
-        checks.note(
-            "listener's image",
-            image,
-            "infra/deploy builds, pushes and deploys it.",
-        );
-        let relays = deployed.relays();
-        let configured = if relays.is_empty() {
-            Err(anyhow::anyhow!("none"))
-        } else {
-            Ok(format!("{} configured", relays.len()))
-        };
-        checks.note("relays", configured, "infra/deploy Relays=wss://…");
-        for url in relays {
-            let answers = relay::answers(&url, &service)
-                .await
-                .map(|()| "answers".to_owned());
-            checks.note(
-                format!("relay {url}"),
-                answers,
-                "If it stays so, take another one: infra/deploy Relays=….",
-            );
-            let cursor = operator
-                .store
-                .cursor(&url)
-                .await
-                .map_err(anyhow::Error::from)
-                .and_then(|cursor| {
-                    let age = seconds(clients::now()).saturating_sub(cursor.unwrap_or_default());
-                    ensure!(cursor.is_some(), "never read");
-                    ensure!(age <= FRESH, "read until {age} s ago");
-                    Ok(format!("read until {age} s ago"))
-                });
-            checks.note(
-                format!("listener at {url}"),
-                cursor,
-                "Look at the log /ecs/STACK-listener, and at the service's events in ECS.",
-            );
-        }
+        let pubkey = pubkey.map(|pubkey| pubkey.to_hex()).unwrap_or_default();
+        check_listener(operator, &mut checks, deployed, &pubkey).await;
     }
-    let failed = checks
-        .results
-        .iter()
-        .filter(|(_, result, _)| result.is_err())
-        .count();
-    let results: Vec<_> = checks
-        .results
-        .iter()
-        .map(|(what, result, otherwise)| match result {
-            Ok(found) => json!({"check": what, "ok": true, "found": found}),
-            Err(error) => json!({"check": what, "ok": false, "found": format!("{error:#}"), "to_do": otherwise}),
-        })
-        .collect();
-    operator.answer(
+    let failed = checks.failed();
+    let results: Vec<Value> = checks.checks.iter().map(Check::json).collect();
+    operator.print(
         &json!({"failed": failed, "checks": results}),
-        format!("{} checks, {failed} failed", results.len()),
+        format_args!("{} checks, {failed} failed", results.len()),
     );
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {
-        ExitCode::from(FOUND)
+        ExitCode::from(PROBLEM_FOUND)
     })
 }
 
-async fn apps(
-    operator: &Operator,
-    checks: &mut Checks,
-    deployed: Option<&crate::operator::Deployed>,
-) {
+fn check_status(deployed: &Deployed) -> Result<String> {
+    let status = &deployed.status;
+    ensure!(
+        status.ends_with("_COMPLETE") && !status.contains("ROLLBACK"),
+        "the status of the stack is {status}"
+    );
+    Ok(status.clone())
+}
+
+async fn check_apps(operator: &Operator, checks: &mut Checks, deployed: Option<&Deployed>) {
     let apps = match operator.store.all_apps().await {
         Ok(apps) => apps,
         Err(error) => {
-            return checks.note(
-                "apps",
-                Err(error.into()),
-                "The tables cannot be read: check your rights, and --stack.",
-            );
+            let remedy = "The tables cannot be read: check your permissions and --stack.";
+            return checks.add("apps", Err(error.into()), remedy);
         }
     };
-    let some = if apps.is_empty() {
-        Err(anyhow::anyhow!("none"))
+    let names: Vec<&str> = apps.iter().map(|app| app.app.as_str()).collect();
+    let found = if names.is_empty() {
+        Err(anyhow!("there are no apps"))
     } else {
-        Ok(apps
-            .iter()
-            .map(|app| app.app.as_str())
-            .collect::<Vec<_>>()
-            .join(", "))
+        Ok(names.join(", "))
     };
-    checks.note("apps", some, "pushctl app add.");
-    if let Some(heartbeat) = deployed
-        .and_then(|deployed| deployed.parameters.get("HeartbeatApp"))
-        .filter(|app| !app.is_empty())
-    {
-        let known = if apps.iter().any(|app| app.app == *heartbeat) {
-            Ok(heartbeat.clone())
+    checks.add("apps", found, "pushctl app add.");
+    if let Some(heartbeat_app) = deployed.and_then(|deployed| deployed.parameter("HeartbeatApp")) {
+        let result = if names.contains(&heartbeat_app.as_str()) {
+            Ok(heartbeat_app.clone())
         } else {
-            Err(anyhow::anyhow!("{heartbeat} is no app"))
+            Err(anyhow!("there is no app {heartbeat_app}"))
         };
-        checks.note(
-            "heartbeat app",
-            known,
-            "pushctl app add, or infra/deploy HeartbeatApp=….",
-        );
+        let remedy = "pushctl app add, or infra/deploy HeartbeatApp=….";
+        checks.add("heartbeat app", result, remedy);
     }
     let topic = deployed.and_then(|deployed| deployed.output("EndpointEventsTopic").ok());
-    for app in apps {
+    for app in &apps {
         for (platform, arn) in &app.platforms {
-            let state = operator
-                .sns
-                .platform_application_state(arn)
-                .await
-                .map_err(anyhow::Error::from)
-                .and_then(|state| {
-                    let state = state
-                        .ok_or_else(|| anyhow::anyhow!("SNS has no such platform application"))?;
-                    ensure!(
-                        state.enabled,
-                        "SNS has disabled it: its credentials are refused"
-                    );
-                    ensure!(
-                        topic.is_none() || state.topic.as_deref() == topic,
-                        "it does not tell the stack's topic of its endpoints"
-                    );
-                    Ok("enabled, and tells of its endpoints".to_owned())
-                });
-            checks.note(
-                format!("{} on {}", app.app, platform.as_str()),
-                state,
-                "pushctl app add with the credentials once more.",
+            checks.add(
+                platform_check_name(app, *platform),
+                check_platform_application(operator, arn, topic).await,
+                "pushctl app add with the credentials again.",
             );
         }
     }
+}
+
+fn platform_check_name(app: &App, platform: Platform) -> String {
+    format!("{} on {}", app.app, platform.as_str())
+}
+
+/// Checks a platform application. `topic` is the topic to which it must report endpoint events.
+async fn check_platform_application(
+    operator: &Operator,
+    arn: &str,
+    topic: Option<&str>,
+) -> Result<String> {
+    let state = operator.sns.platform_application_state(arn).await?;
+    let state = state.ok_or_else(|| anyhow!("the SNS platform application does not exist"))?;
+    ensure!(
+        state.enabled,
+        "SNS has disabled the platform application, because its credentials are invalid"
+    );
+    ensure!(
+        topic.is_none() || state.topic.as_deref() == topic,
+        "the platform application does not report endpoint events to the stack's topic"
+    );
+    Ok("enabled, and reports endpoint events".to_owned())
+}
+
+async fn check_dead_letters(operator: &Operator, checks: &mut Checks) {
+    let queues = Queues::of(operator);
+    for queue in QUEUES {
+        let dead_letters = queues.dead_letters(queue).await;
+        let result = dead_letters.and_then(|n| {
+            ensure!(n == 0, "{n} messages");
+            Ok("none".to_owned())
+        });
+        checks.add(
+            format!("dead letters of {queue}"),
+            result,
+            "pushctl dlq show, then pushctl dlq redrive.",
+        );
+    }
+}
+
+/// Checks the listener's image and its relays. `pubkey` is the service's, in hex.
+async fn check_listener(
+    operator: &Operator,
+    checks: &mut Checks,
+    deployed: &Deployed,
+    pubkey: &str,
+) {
+    let image = deployed.parameter("ListenerImage").cloned();
+    checks.add(
+        "listener's image",
+        image.ok_or_else(|| anyhow!("no image is deployed")),
+        "infra/deploy builds, pushes and deploys the image.",
+    );
+    let relays = deployed.relays();
+    let configured = if relays.is_empty() {
+        Err(anyhow!("no relays are configured"))
+    } else {
+        Ok(format!("{} configured", relays.len()))
+    };
+    checks.add("relays", configured, "infra/deploy Relays=wss://…");
+    for url in relays {
+        let response = relay::check(&url, pubkey).await;
+        checks.add(
+            format!("relay {url}"),
+            response.map(|()| "responds".to_owned()),
+            "If the problem persists, use another relay: infra/deploy Relays=….",
+        );
+        let cursor = operator.store.cursor(&url).await;
+        checks.add(
+            format!("listener at {url}"),
+            check_cursor(cursor, clients::now().to_seconds()),
+            "Look at the log group /ecs/STACK-listener, and at the events of the ECS service.",
+        );
+    }
+}
+
+fn check_cursor(cursor: Result<Option<Seconds>, Unavailable>, now: Seconds) -> Result<String> {
+    let cursor = cursor.map_err(Error::from)?;
+    let cursor = cursor.ok_or_else(|| anyhow!("never read"))?;
+    let age = now - cursor;
+    ensure!(age <= MAX_CURSOR_AGE, "read until {age} s ago");
+    Ok(format!("read until {age} s ago"))
 }

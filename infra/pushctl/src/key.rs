@@ -1,4 +1,4 @@
-//! `pushctl key`: the service's key, in Secrets Manager. It is never printed.
+//! `pushctl key`: the service's key in Secrets Manager. The secret key is never printed.
 
 use anyhow::{Context, Result, ensure};
 use nostr::{
@@ -13,10 +13,10 @@ use crate::operator::Operator;
 pub(crate) enum Command {
     /// Prints the service's pubkey, which client developers need.
     Show,
-    /// Makes a new key. A new key is a new service: all clients must learn its pubkey and register
-    /// again.
+    /// Creates a new key. A new key means a new service: all clients must learn the new pubkey and
+    /// register again.
     New {
-        /// Yes, a new service.
+        /// Confirms that all clients must register again.
         #[arg(long)]
         yes: bool,
     },
@@ -28,34 +28,37 @@ pub(crate) async fn run(operator: &Operator, command: &Command) -> Result<()> {
         Command::New { yes } => {
             ensure!(
                 yes,
-                "all clients must learn the new pubkey and register again: say --yes"
+                "all clients must learn the new pubkey and register again: confirm with --yes"
             );
-            let keys = Keys::generate();
-            let client = aws_sdk_secretsmanager::Client::new(&operator.aws);
-            let request = client
-                .put_secret_value()
-                .secret_id(operator.secret())
-                .secret_string(keys.secret_key().to_secret_hex());
-            request
-                .send()
-                .await
-                .context("the secret cannot be written")?;
-            eprintln!(
-                "stored. Restart the listener and the functions: docs/operations.md, \"Rotating credentials\""
-            );
-            keys.public_key()
+            create(operator).await?
         }
     };
     let npub = npub(&pubkey);
-    operator.answer(
+    operator.print(
         &json!({"pubkey": pubkey, "npub": npub}),
-        format!("{npub}\n{pubkey}"),
+        format_args!("{npub}\n{pubkey}"),
     );
     Ok(())
 }
 
-/// The pubkey as people pass it on.
+/// Stores a new key, and returns its pubkey.
+async fn create(operator: &Operator) -> Result<PublicKey> {
+    let keys = Keys::generate();
+    let client = aws_sdk_secretsmanager::Client::new(&operator.aws);
+    let request = client
+        .put_secret_value()
+        .secret_id(operator.secret())
+        .secret_string(keys.secret_key().to_secret_hex());
+    request.send().await.context("cannot write the secret")?;
+    eprintln!(
+        "The new key is stored. Restart the listener and the functions: see \
+         \"Rotating credentials\" in docs/operations.md"
+    );
+    Ok(keys.public_key())
+}
+
+/// The pubkey as an npub (NIP-19, <https://github.com/nostr-protocol/nips/blob/master/19.md>).
 pub(crate) fn npub(pubkey: &PublicKey) -> String {
-    // Never fails: 32 bytes always encode.
+    // 32 bytes can always be encoded.
     pubkey.to_bech32().unwrap_or_default()
 }

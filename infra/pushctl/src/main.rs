@@ -1,24 +1,26 @@
-//! `pushctl`: the operator's command line. It speaks to AWS with the caller's own credentials and
-//! region, or to the local stack when `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_SNS` name it.
+//! `pushctl`: the operator's command line. It uses the caller's AWS credentials and region. With
+//! `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_SNS` it uses the local stack.
 //!
-//! - [`operator`]: what every command has: the stack's tables, SNS, its outputs and parameters, and
-//!   how it answers
-//! - [`app`], [`key`], [`announce`]: setting up
-//! - [`owner`], [`explain`], [`send_test`]: why somebody gets a push, or none
-//! - [`doctor`], [`dlq`], [`reconcile`]: keeping it well
-//! - [`cost`]: what it costs
+//! - [`operator`]: what all commands need: the stack, its tables, SNS, and the output
+//! - [`app`], [`options`], [`key`], [`announce`]: setting up
+//! - [`owner`], [`explain`], [`dry_run`], [`send_test`]: why an owner gets a push, or none
+//! - [`doctor`], [`dlq`], [`reconcile`]: maintenance
+//! - [`relay`]: requests to a relay
+//! - [`cost`]: the cost per month
 //!
-//! It exits with 0 when all is well, 1 when something failed, 2 when it was called wrongly, and 3
-//! when `doctor` found something.
+//! The exit code is 0 on success, 1 if something failed, 2 for wrong arguments, and 3 if `doctor`
+//! found a problem.
 
 mod announce;
 mod app;
 mod cost;
 mod dlq;
 mod doctor;
+mod dry_run;
 mod explain;
 mod key;
 mod operator;
+mod options;
 mod owner;
 mod reconcile;
 mod relay;
@@ -30,7 +32,7 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 use operator::Operator;
 
-/// Looks after a deployment of nostr-push.
+/// Manages a deployment of nostr-push.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -44,57 +46,58 @@ struct Arguments {
         env = "NOSTR_PUSH_STACK"
     )]
     stack: String,
-    /// Answers in JSON, on one line.
+    /// Prints the result as one line of JSON.
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Client applications: their platform credentials and options.
+    /// Manages client applications: platform credentials and options.
     #[command(subcommand)]
     App(app::Command),
-    /// The service's key.
+    /// Manages the service's key.
     #[command(subcommand)]
     Key(key::Command),
-    /// Publishes who the service is: profile (kind 0), relay list (10002) and the kinds it serves
-    /// (31990, NIP-89).
+    /// Publishes the service's profile (kind 0), relay list (kind 10002) and the kinds that it
+    /// handles (kind 31990, NIP-89).
     Announce(announce::Arguments),
-    /// What is stored of a pubkey.
+    /// Shows what is stored about a pubkey.
     #[command(subcommand)]
     Owner(owner::Command),
-    /// Who would get an event, and what would happen at each step. Sends nothing and writes
+    /// Explains who would receive an event, and what would happen at each step. Sends and writes
     /// nothing.
     Explain(explain::Arguments),
     /// Sends a push to all devices of a pubkey.
     SendTest(send_test::Arguments),
-    /// Dead letters: what no function could handle.
+    /// Manages dead letters: messages that a function failed to handle.
     #[command(subcommand)]
     Dlq(dlq::Command),
-    /// Checks everything from credentials to relays, and says what to do.
+    /// Checks everything from credentials to relays, and prints what to do about each problem.
     Doctor,
-    /// Lists SNS endpoints that no device has, and removes them.
+    /// Lists SNS endpoints without a device. With `--remove`, deletes them.
     Reconcile(reconcile::Arguments),
-    /// What it costs a month, from users and what they do. Asks AWS nothing.
+    /// Prints the cost per month for a number of users and their activity. Sends no request to AWS.
     Cost(cost::Arguments),
     /// Prints completions for a shell.
     Completions {
-        /// Which.
+        /// The shell.
         shell: clap_complete::Shell,
     },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // One TLS provider for the AWS SDK and the relays: two in one process panic at the first
-    // connection.
+    // The AWS SDK and the relay connections must use the same TLS provider: if two are linked and
+    // none is installed, the first connection panics.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let Arguments {
         command,
         stack,
         json,
     } = Arguments::parse();
-    match run(command, stack, json).await {
+    // Boxed, because the future of all commands is large.
+    match Box::pin(run(command, stack, json)).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("pushctl: {error:#}");
@@ -104,31 +107,24 @@ async fn main() -> ExitCode {
 }
 
 async fn run(command: Command, stack: String, json: bool) -> Result<ExitCode> {
-    if let Command::Completions { shell } = command {
-        clap_complete::generate(
-            shell,
-            &mut Arguments::command(),
-            "pushctl",
-            &mut std::io::stdout(),
-        );
-        return Ok(ExitCode::SUCCESS);
-    }
-    if let Command::Cost(arguments) = command {
-        cost::run(&arguments, json)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let operator = Operator::new(stack, json).await;
+    let operator = async || Operator::new(stack, json).await;
     match command {
-        Command::App(command) => app::run(&operator, command).await?,
-        Command::Key(command) => key::run(&operator, &command).await?,
-        Command::Announce(arguments) => announce::run(&operator, arguments).await?,
-        Command::Owner(command) => owner::run(&operator, &command).await?,
-        Command::Explain(arguments) => explain::run(&operator, &arguments).await?,
-        Command::SendTest(arguments) => send_test::run(&operator, &arguments).await?,
-        Command::Dlq(command) => dlq::run(&operator, &command).await?,
-        Command::Doctor => return doctor::run(&operator).await,
-        Command::Reconcile(arguments) => reconcile::run(&operator, &arguments).await?,
-        Command::Completions { .. } | Command::Cost(_) => {}
+        Command::App(command) => app::run(&operator().await, command).await?,
+        Command::Key(command) => key::run(&operator().await, &command).await?,
+        Command::Announce(arguments) => announce::run(&operator().await, arguments).await?,
+        Command::Owner(command) => owner::run(&operator().await, &command).await?,
+        Command::Explain(arguments) => explain::run(&operator().await, &arguments).await?,
+        Command::SendTest(arguments) => send_test::run(&operator().await, &arguments).await?,
+        Command::Dlq(command) => dlq::run(&operator().await, &command).await?,
+        Command::Doctor => return doctor::run(&operator().await).await,
+        Command::Reconcile(arguments) => reconcile::run(&operator().await, &arguments).await?,
+        Command::Cost(arguments) => cost::run(&arguments, json)?,
+        Command::Completions { shell } => print_completions(shell),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_completions(shell: clap_complete::Shell) {
+    let mut command = Arguments::command();
+    clap_complete::generate(shell, &mut command, "pushctl", &mut std::io::stdout());
 }

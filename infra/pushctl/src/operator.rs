@@ -1,4 +1,4 @@
-//! What every command has.
+//! What all commands need.
 
 use std::{collections::BTreeMap, fmt::Display};
 
@@ -35,8 +35,8 @@ impl Operator {
         }
     }
 
-    /// The answer: as JSON, or as text for people.
-    pub(crate) fn answer(&self, json: &Value, text: impl Display) {
+    /// Prints the result of a command: `json` with the option `--json`, else `text`.
+    pub(crate) fn print(&self, json: &Value, text: impl Display) {
         if self.json {
             println!("{json}");
         } else {
@@ -44,53 +44,46 @@ impl Operator {
         }
     }
 
+    /// Prints the result of a command as JSON, indented unless `--json` is given.
+    pub(crate) fn print_json(&self, json: &Value) {
+        self.print(json, format_args!("{json:#}"));
+    }
+
     /// The outputs and parameters of the deployed stack.
     pub(crate) async fn deployed(&self) -> Result<Deployed> {
         let client = aws_sdk_cloudformation::Client::new(&self.aws);
-        let answer = client
-            .describe_stacks()
-            .stack_name(&self.stack)
-            .send()
-            .await;
-        let answer = answer.with_context(|| {
+        let request = client.describe_stacks().stack_name(&self.stack);
+        let response = request.send().await.with_context(|| {
             format!(
-                "stack {} cannot be described: is it deployed in this region?",
+                "cannot read the stack {}: is it deployed in this region?",
                 self.stack
             )
         })?;
-        let stack = answer
-            .stacks
-            .unwrap_or_default()
-            .into_iter()
-            .next()
-            .context("no such stack")?;
+        let mut stacks = response.stacks.unwrap_or_default().into_iter();
+        let stack = stacks.next().context("the stack does not exist")?;
         let pair = |key: Option<String>, value: Option<String>| Some((key?, value?));
+        let outputs = stack.outputs.unwrap_or_default().into_iter();
+        let parameters = stack.parameters.unwrap_or_default().into_iter();
         Ok(Deployed {
             status: stack
                 .stack_status
                 .map(|status| status.as_str().to_owned())
                 .unwrap_or_default(),
-            outputs: stack
-                .outputs
-                .unwrap_or_default()
-                .into_iter()
+            outputs: outputs
                 .filter_map(|o| pair(o.output_key, o.output_value))
                 .collect(),
-            parameters: stack
-                .parameters
-                .unwrap_or_default()
-                .into_iter()
+            parameters: parameters
                 .filter_map(|p| pair(p.parameter_key, p.parameter_value))
                 .collect(),
         })
     }
 
-    /// The app of this id.
+    /// The app with this id.
     pub(crate) async fn app(&self, app: &str) -> Result<App> {
         self.store
             .app(app)
             .await?
-            .with_context(|| format!("there is no app {app}: pushctl app list"))
+            .with_context(|| format!("there is no app {app}, see pushctl app list"))
     }
 
     /// The service's key.
@@ -98,13 +91,13 @@ impl Operator {
         Ok(secrets::service_key(&self.aws, &self.secret()).await?)
     }
 
-    /// The name of the secret that holds it.
+    /// The name of the secret with the service's key.
     pub(crate) fn secret(&self) -> String {
         format!("{}-service-key", self.stack)
     }
 }
 
-/// What CloudFormation knows of the stack.
+/// The deployed stack, according to CloudFormation.
 pub(crate) struct Deployed {
     pub(crate) status: String,
     pub(crate) outputs: BTreeMap<String, String>,
@@ -116,16 +109,17 @@ impl Deployed {
         self.outputs
             .get(name)
             .map(String::as_str)
-            .with_context(|| format!("the stack has no output {name}: deploy this version of it"))
+            .with_context(|| format!("the stack has no output {name}: deploy this version"))
+    }
+
+    /// A parameter, unless it is empty.
+    pub(crate) fn parameter(&self, name: &str) -> Option<&String> {
+        self.parameters.get(name).filter(|value| !value.is_empty())
     }
 
     /// The relays that the listener watches.
     pub(crate) fn relays(&self) -> Vec<String> {
-        let relays = self
-            .parameters
-            .get("Relays")
-            .map(String::as_str)
-            .unwrap_or_default();
+        let relays = self.parameter("Relays").map_or("", String::as_str);
         relays
             .split(',')
             .map(|relay| relay.trim().to_owned())
@@ -134,7 +128,7 @@ impl Deployed {
     }
 }
 
-/// A pubkey as people write it: hex or npub.
+/// Parses a pubkey: 64 hex characters or an npub.
 pub(crate) fn pubkey(text: &str) -> Result<PublicKey, String> {
     PublicKey::parse(text).map_err(|_| "neither 64 hex characters nor an npub".to_owned())
 }

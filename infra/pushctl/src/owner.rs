@@ -1,13 +1,18 @@
-//! `pushctl owner show`: what is stored of a pubkey, under each app. Tokens are not: they are in
-//! SNS alone.
+//! `pushctl owner show`: what is stored about a pubkey, under each app. Tokens are only in SNS and
+//! are not shown.
 
 use anyhow::Result;
 use nostr::key::PublicKey;
 use nostr_push_aws::clients;
 use nostr_push_core::{
-    device,
+    Seconds,
+    app::App,
+    device::{Device, Registration},
+    device_store::owner_devices,
     owner::Owner,
-    ports::{MuteLists, OwnerSettings, Presences, Subscriptions, seconds},
+    ports::{MuteLists, OwnerSettings, Presences, Subscriptions},
+    presence::Presence,
+    subscription::Subscription,
 };
 use serde_json::{Value, json};
 
@@ -21,60 +26,79 @@ pub(crate) enum Command {
 
 #[derive(clap::Args)]
 pub(crate) struct Show {
-    /// In hex or as npub.
+    /// The pubkey: hex or npub.
     #[arg(value_parser = pubkey)]
     pubkey: PublicKey,
-    /// Under this app alone.
+    /// Shows this app only.
     #[arg(long)]
     app: Option<String>,
 }
 
 pub(crate) async fn run(operator: &Operator, command: &Command) -> Result<()> {
-    let Command::Show(arguments) = command;
-    let store = &operator.store;
-    let now = seconds(clients::now());
-    let mut apps = Vec::new();
-    for app in store.all_apps().await?.into_iter().filter(|app| {
-        arguments
-            .app
-            .as_ref()
-            .is_none_or(|wanted| *wanted == app.app)
-    }) {
-        let owner = Owner {
-            app: app.app.clone(),
-            pubkey: arguments.pubkey,
-        };
-        let view = device::view(store, &owner).await?;
-        let devices: Vec<Value> = view
-            .of_owner()
-            .map(|(device, registration)| {
-                json!({
-                    "device": device.id.token_hash.get(..8), "platform": registration.platform, "state": registration.state,
-                    "ended": registration.valid_until <= now, "valid_until": registration.valid_until, "by_settings": registration.by_settings,
-                })
-            })
-            .collect();
-        let subscriptions: Vec<Value> = store
-            .of_owner(&owner)
-            .await?
-            .iter()
-            .filter(|row| row.is_active(now))
-            .map(
-                |row| json!({"subscription": row.subscription, "filter": row.filter, "relays": row.relays, "valid_until": row.valid_until}),
-            )
-            .collect();
-        let settings = store.settings(&owner).await?;
-        let presence = store.presence(&owner).await?.map(|presence| {
-            let open = presence.online && presence.last_seen + app.presence_timeout() > now;
-            json!({"looks_open": open, "online": presence.online, "last_seen": presence.last_seen})
-        });
-        apps.push(json!({"app": app.app, "devices": devices, "subscriptions": subscriptions, "settings": settings, "presence": presence}));
+    let Command::Show(Show { pubkey, app }) = command;
+    let mut apps = operator.store.all_apps().await?;
+    if let Some(app) = app {
+        apps.retain(|row| row.app == *app);
     }
-    let muted = store
-        .mute_list(&arguments.pubkey)
-        .await?
-        .map_or(0, |list| list.entries.len());
-    let answer = json!({"pubkey": arguments.pubkey, "muted": muted, "apps": apps});
-    operator.answer(&answer, serde_json::to_string_pretty(&answer)?);
+    let now = clients::now().to_seconds();
+    let mut shown = Vec::new();
+    for app in &apps {
+        shown.push(show(operator, app, *pubkey, now).await?);
+    }
+    let mute_list = operator.store.mute_list(pubkey).await?;
+    let muted = mute_list.map_or(0, |list| list.entries.len());
+    operator.print_json(&json!({"pubkey": pubkey, "muted": muted, "apps": shown}));
     Ok(())
+}
+
+/// What is stored under one app.
+async fn show(operator: &Operator, app: &App, pubkey: PublicKey, now: Seconds) -> Result<Value> {
+    let store = &operator.store;
+    let owner = Owner {
+        app: app.app.clone(),
+        pubkey,
+    };
+    let stored = owner_devices(store, &owner).await?;
+    let devices = stored
+        .of_owner()
+        .map(|(device, registration)| show_device(device, registration, now));
+    let rows = store.of_owner(&owner).await?;
+    let active = rows.iter().filter(|row| row.is_active(now));
+    let presence = store.presence(&owner).await?;
+    Ok(json!({
+        "app": app.app,
+        "devices": devices.collect::<Vec<_>>(),
+        "subscriptions": active.map(show_subscription).collect::<Vec<_>>(),
+        "settings": store.settings(&owner).await?,
+        "presence": presence.map(|presence| show_presence(&presence, app, now)),
+    }))
+}
+
+fn show_device(device: &Device, registration: &Registration, now: Seconds) -> Value {
+    json!({
+        "device": device.id.token_hash.get(..8),
+        "platform": registration.platform,
+        "state": registration.state,
+        "ended": registration.valid_until <= now,
+        "valid_until": registration.valid_until,
+        "by_settings": registration.by_settings,
+    })
+}
+
+fn show_subscription(row: &Subscription) -> Value {
+    json!({
+        "subscription": row.identity,
+        "filter": row.filter,
+        "relays": row.relays,
+        "valid_until": row.valid_until,
+    })
+}
+
+fn show_presence(presence: &Presence, app: &App, now: Seconds) -> Value {
+    let looks_open = presence.online && presence.last_seen + app.presence_timeout() > now;
+    json!({
+        "looks_open": looks_open,
+        "online": presence.online,
+        "last_seen": presence.last_seen,
+    })
 }

@@ -1,4 +1,4 @@
-//! One question to a relay: publishing an event, or whether it answers a REQ.
+//! One request to a relay.
 
 use std::time::Duration;
 
@@ -9,49 +9,52 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_tungstenite::{connect_async, tungstenite::Message};
 
-/// How long a relay may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a relay may take to respond, including the connection.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Publishes an event. An error is why the relay did not take it.
+/// Publishes an event. The error is the reason why the relay did not accept it.
 pub(crate) async fn publish(url: &str, event: &Event) -> Result<()> {
-    let answer = ask(url, &json!(["EVENT", event]), |answer| answer[0] == "OK").await?;
-    if answer[2] == true {
+    let is_response = |message: &Value| message[0] == "OK";
+    let response = request(url, &json!(["EVENT", event]), is_response).await?;
+    if response[2] == true {
         Ok(())
     } else {
-        bail!("refused: {}", answer[3].as_str().unwrap_or_default())
+        bail!("refused: {}", response[3].as_str().unwrap_or_default())
     }
 }
 
-/// Whether the relay answers a REQ for control events to this pubkey (hex), as the listener asks
-/// it.
-pub(crate) async fn answers(url: &str, service: &str) -> Result<()> {
-    let req = json!(["REQ", "doctor", {"kinds": [3079], "#p": [service], "limit": 1}]);
-    let answer = ask(url, &req, |answer| {
-        answer[0] == "EOSE" || answer[0] == "CLOSED"
-    })
-    .await?;
-    if answer[0] == "EOSE" {
+/// Checks that the relay serves the listener's REQ for control events to this pubkey (hex).
+pub(crate) async fn check(url: &str, service: &str) -> Result<()> {
+    let filter = json!({"kinds": [3079], "#p": [service], "limit": 1});
+    let is_response = |message: &Value| message[0] == "EOSE" || message[0] == "CLOSED";
+    let response = request(url, &json!(["REQ", "doctor", filter]), is_response).await?;
+    if response[0] == "EOSE" {
         Ok(())
     } else {
-        bail!("refused: {}", answer[2].as_str().unwrap_or_default())
+        bail!("refused: {}", response[2].as_str().unwrap_or_default())
     }
 }
 
-/// Sends one message, and waits for the answer to it.
-async fn ask(url: &str, message: &Value, is_answer: impl Fn(&Value) -> bool) -> Result<Value> {
-    let asked = async {
-        let (mut socket, _) = connect_async(url).await.context("cannot be reached")?;
+/// Sends one message, and waits for the response.
+async fn request(
+    url: &str,
+    message: &Value,
+    is_response: impl Fn(&Value) -> bool,
+) -> Result<Value> {
+    let exchange = async {
+        let (mut socket, _) = connect_async(url).await.context("cannot connect")?;
         socket.send(Message::text(message.to_string())).await?;
         while let Some(frame) = socket.next().await {
-            let answer: Value =
-                serde_json::from_str(frame?.to_text().unwrap_or_default()).unwrap_or_default();
-            if is_answer(&answer) {
-                return Ok(answer);
+            let text = frame?;
+            let message: Value =
+                serde_json::from_str(text.to_text().unwrap_or_default()).unwrap_or_default();
+            if is_response(&message) {
+                return Ok(message);
             }
         }
-        bail!("closed the connection")
+        bail!("the relay closed the connection")
     };
-    timeout(PATIENCE, asked)
+    timeout(RESPONSE_TIMEOUT, exchange)
         .await
-        .unwrap_or_else(|_| bail!("no answer in {PATIENCE:?}"))
+        .unwrap_or_else(|_| bail!("no response after {RESPONSE_TIMEOUT:?}"))
 }

@@ -1,31 +1,34 @@
-//! `pushctl send-test`: a push to all devices of a pubkey, past every filter and limit.
+//! `pushctl send-test`: a push to all devices of a pubkey. It bypasses all filters and limits.
 
 use anyhow::{Result, ensure};
-use deliver::{apns, fcm, text::Text};
+use deliver::{push::PushBuilder, text::Text};
 use nostr::{
     event::{EventBuilder, FinalizeEvent, Kind},
     key::{Keys, PublicKey},
 };
 use nostr_push_aws::clients;
 use nostr_push_core::{
-    app::{Content, Platform},
-    device,
+    app::ContentDetail,
+    device_store::owner_devices,
     message::Delivery,
     owner::Owner,
-    ports::{Outcome, Publisher, seconds},
+    ports::{PublishOutcome, Publisher},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::operator::{Operator, pubkey};
+
+/// The result of a push that SNS accepted.
+const ACCEPTED: &str = "accepted by SNS";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The app's id.
     app: String,
-    /// In hex or as npub.
+    /// The pubkey: hex or npub.
     #[arg(value_parser = pubkey)]
     pubkey: PublicKey,
-    /// What it says.
+    /// The text of the push.
     #[arg(long, default_value = "This is a test.")]
     text: String,
 }
@@ -36,12 +39,47 @@ pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()
         app: app.app.clone(),
         pubkey: arguments.pubkey,
     };
-    let now = seconds(clients::now());
-    let view = device::view(&operator.store, &owner).await?;
-    // Signed by nobody that anybody knows: no app shall take it for a note of somebody's.
-    let event = EventBuilder::new(Kind::from_u16(1), &arguments.text).finalize(&Keys::generate())?;
-    let delivery = Delivery {
-        app: owner.app,
+    let now = clients::now().to_seconds();
+    let delivery = delivery(&owner, &arguments.text)?;
+    let pushes = PushBuilder::Event {
+        app: &app,
+        delivery: &delivery,
+        text: Text::of(&delivery, ContentDetail::Rich),
+        now,
+    };
+    let mut results = Vec::new();
+    for (device, registration) in owner_devices(&operator.store, &owner).await?.active(now) {
+        let outcome = match &registration.endpoint_arn {
+            Some(arn) => {
+                let push = pushes.build(registration.platform);
+                operator.sns.publish(arn, &push).await
+            }
+            None => PublishOutcome::Gone,
+        };
+        results.push(json!({
+            "device": device.id.token_hash.get(..8),
+            "platform": registration.platform,
+            "result": describe(outcome),
+        }));
+    }
+    ensure!(
+        !results.is_empty(),
+        "this pubkey has no device under {}: see pushctl owner show {}",
+        arguments.app,
+        arguments.pubkey
+    );
+    let lines: Vec<String> = results.iter().map(line).collect();
+    operator.print(&json!(results), lines.join("\n"));
+    let is_accepted = |result: &Value| result["result"] == ACCEPTED;
+    ensure!(results.iter().any(is_accepted), "SNS accepted no push");
+    Ok(())
+}
+
+/// A delivery of a note by a new key, so that no app takes the note for one of a known person.
+fn delivery(owner: &Owner, text: &str) -> Result<Delivery> {
+    let event = EventBuilder::new(Kind::from_u16(1), text).finalize(&Keys::generate())?;
+    Ok(Delivery {
+        app: owner.app.clone(),
         recipient: owner.pubkey,
         reasons: vec!["test".to_owned()],
         relay: String::new(),
@@ -49,50 +87,25 @@ pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()
         cut: false,
         waited: false,
         event,
-    };
-    let text = Text::of(&delivery, Content::Rich);
-    let mut results = Vec::new();
-    for (device, registration) in view.active(now) {
-        let push = match registration.platform {
-            Platform::Apns => apns::push("APNS", &app, &delivery, &text, now),
-            Platform::ApnsSandbox => apns::push("APNS_SANDBOX", &app, &delivery, &text, now),
-            Platform::Fcm => fcm::push(&delivery, &text, now),
-        };
-        let outcome = match &registration.endpoint_arn {
-            Some(arn) => operator.sns.publish(arn, &push).await,
-            None => Outcome::Gone,
-        };
-        let result = match outcome {
-            Outcome::Delivered => "accepted by SNS".to_owned(),
-            Outcome::Gone => "SNS says that the device is gone".to_owned(),
-            Outcome::Retry { reason, .. } => format!("failed for now: {reason}"),
-            Outcome::Rejected { why, .. } => format!("rejected: {why}"),
-        };
-        results.push(json!({"device": device.id.token_hash.get(..8), "platform": registration.platform, "result": result}));
+    })
+}
+
+fn describe(outcome: PublishOutcome) -> String {
+    match outcome {
+        PublishOutcome::Delivered => ACCEPTED.to_owned(),
+        PublishOutcome::Gone => "the endpoint is disabled or deleted".to_owned(),
+        PublishOutcome::Retry { reason, .. } => format!("failed for now: {}", reason.reason()),
+        PublishOutcome::Rejected { why, .. } => format!("rejected: {why}"),
     }
-    ensure!(
-        !results.is_empty(),
-        "this pubkey has no device under {}: pushctl owner show {}",
-        arguments.app,
-        arguments.pubkey
-    );
-    let lines: Vec<String> = results
-        .iter()
-        .map(|result| {
-            format!(
-                "{} ({}): {}",
-                result["device"].as_str().unwrap_or_default(),
-                result["platform"].as_str().unwrap_or_default(),
-                result["result"].as_str().unwrap_or_default()
-            )
-        })
-        .collect();
-    operator.answer(&json!(results), lines.join("\n"));
-    ensure!(
-        results
-            .iter()
-            .any(|result| result["result"] == "accepted by SNS"),
-        "no device got it"
-    );
-    Ok(())
+}
+
+/// One line of output.
+fn line(result: &Value) -> String {
+    let text = |field: &str| result[field].as_str().unwrap_or_default();
+    format!(
+        "{} ({}): {}",
+        text("device"),
+        text("platform"),
+        text("result")
+    )
 }

@@ -3,7 +3,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test says so when something is wrong"
+    reason = "a failed test panics"
 )]
 
 use std::{path::Path, time::Duration};
@@ -14,7 +14,7 @@ use nostr::{
     key::{Keys, PublicKey},
 };
 use nostr_push_aws::clients;
-use nostr_push_core::{DAY, app::App, ports::seconds};
+use nostr_push_core::{Seconds, app::App};
 use nostr_push_local::{
     aws::STACK,
     demo::publish,
@@ -31,7 +31,7 @@ struct Operator<'a> {
 }
 
 impl Operator<'_> {
-    /// Answers its exit code, its answer, and what it said besides.
+    /// Runs pushctl. Returns the exit code, the output as JSON, and the messages on standard error.
     async fn run(&self, arguments: &[&str]) -> (i32, Value, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pushctl"));
         let output = command
@@ -41,57 +41,238 @@ impl Operator<'_> {
             .output()
             .await
             .unwrap();
-        let answer = serde_json::from_slice(&output.stdout).unwrap_or_default();
         (
             output.status.code().unwrap(),
-            answer,
+            serde_json::from_slice(&output.stdout).unwrap_or_default(),
             String::from_utf8_lossy(&output.stderr).into_owned(),
         )
     }
 
-    async fn ok(&self, arguments: &[&str]) -> Value {
-        let (code, answer, said) = self.run(arguments).await;
-        assert_eq!(code, 0, "{arguments:?}: {said}");
-        answer
+    /// Runs a command that must succeed, and returns its output.
+    async fn succeeds(&self, arguments: &[&str]) -> Value {
+        let (code, output, messages) = self.run(arguments).await;
+        assert_eq!(code, 0, "{arguments:?}: {messages}");
+        output
     }
 
-    /// That it fails, and says so.
-    async fn fails(&self, arguments: &[&str], says: &str) {
-        let (code, _, said) = self.run(arguments).await;
+    /// Runs a command that must fail with this text in its messages.
+    async fn fails(&self, arguments: &[&str], text: &str) {
+        let (code, _, messages) = self.run(arguments).await;
         assert!(
-            code == 1 && said.contains(says),
-            "{arguments:?}: {code} {said}"
+            code == 1 && messages.contains(text),
+            "{arguments:?}: {code} {messages}"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_sets_up_looks_and_mends() {
+async fn every_command_works_on_the_local_stack() {
     let tools = Tools::install().await.unwrap();
     let data = tempfile::tempdir().unwrap();
     let options = Options::anywhere(data.path(), vec![App::named("demo")]);
     let stack = Stack::start(&tools, options).await.unwrap();
     let operator = Operator { stack: &stack };
-    apps(&operator, data.path()).await;
-    let shown = operator.ok(&["key", "show"]).await;
-    assert_eq!(shown["pubkey"], json!(stack.service_pubkey));
+    adds_changes_and_removes_apps(&operator, data.path()).await;
+    shows_the_key(&operator).await;
+    announces_the_service(&operator).await;
+    let (alice, token) = shows_an_owner(&operator).await;
+    explains_events(&operator, &alice).await;
+    sends_a_test_push(&operator, &alice, &token).await;
+    counts_shows_and_redrives_dead_letters(&operator).await;
+    diagnoses_the_stack(&operator).await;
+    let (code, ..) = operator.run(&["owner", "show", "nobody"]).await;
+    assert_eq!(code, 2, "not a pubkey");
+    stack.stop().await;
+}
+
+async fn adds_changes_and_removes_apps(operator: &Operator<'_>, data: &Path) {
+    let (key, account) = (data.join("key.p8"), data.join("account.json"));
+    let pem = "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n";
+    std::fs::write(&key, pem).unwrap();
+    std::fs::write(&account, r#"{"type": "service_account"}"#).unwrap();
+    let (key, account) = (key.to_str().unwrap(), account.to_str().unwrap());
+    let add = ["app", "add", "mine"];
+    operator.fails(&add, "needs --apns-key or --fcm").await;
+    let bad_account = [&add[..], &["--fcm-service-account", key]].concat();
+    operator.fails(&bad_account, "not JSON").await;
+    let fcm = ["--fcm-service-account", account];
+    let bad_option = [&add[..], &fcm, &["max_pushes=x"]].concat();
+    operator.fails(&bad_option, "wrong type").await;
+
+    let apns = "--apns-key-id K --apns-team-id T --apns-bundle-id com.example --apns-sandbox";
+    let apns: Vec<&str> = apns.split(' ').collect();
+    let credentials = [&["--apns-key", key], &apns[..], &fcm].concat();
+    let add = [&add[..], &credentials, &["content=minimal"]].concat();
+    let app = operator.succeeds(&add).await;
+    let platforms = app["platforms"].as_object().unwrap().keys();
+    assert_eq!(
+        platforms.collect::<Vec<_>>(),
+        ["apns", "apns_sandbox", "fcm"]
+    );
+    assert_eq!(app["content"], "minimal");
+    // New credentials do not replace the platform applications.
+    let again = operator.succeeds(&add).await;
+    assert_eq!(again["platforms"], app["platforms"]);
+    let set = ["app", "set", "mine", "max_pushes=5", "content=null"];
+    assert_eq!(operator.succeeds(&set).await["max_pushes"], 5);
+
+    let names = async || -> Vec<Value> {
+        let list = operator.succeeds(&["app", "list"]).await;
+        let rows = list.as_array().unwrap().iter();
+        rows.map(|app| app["app"].clone()).collect()
+    };
+    assert!(names().await.contains(&json!("mine")));
+    operator.fails(&["app", "remove", "mine"], "--yes").await;
+    operator.succeeds(&["app", "remove", "mine", "--yes"]).await;
+    assert_eq!(names().await, ["demo"]);
+    operator.fails(&set, "no app mine").await;
+}
+
+async fn shows_the_key(operator: &Operator<'_>) {
+    let shown = operator.succeeds(&["key", "show"]).await;
+    assert_eq!(shown["pubkey"], json!(operator.stack.service_pubkey));
     assert!(shown["npub"].as_str().unwrap().starts_with("npub1"));
     operator.fails(&["key", "new"], "--yes").await;
-    announces(&operator).await;
-    owners(&operator).await;
-    dead_letters(&operator).await;
-    // There is no image here, and the template's relays are not on this machine.
-    let (code, report, said) = operator.run(&["doctor"]).await;
-    assert_eq!(code, 3, "{said}");
-    let check = |name: &str| {
-        report["checks"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|check| check["check"] == name)
-            .unwrap()["ok"]
-            .clone()
+}
+
+async fn announces_the_service(operator: &Operator<'_>) {
+    let relay = &operator.stack.relays[0];
+    let announce = ["announce", "--name", "Mine", "--relay", relay];
+    let announced = operator.succeeds(&announce).await;
+    for result in announced["results"].as_array().unwrap() {
+        assert_eq!(result["taken"], true, "{announced}");
+    }
+    let (mut socket, _) = connect_async(relay).await.unwrap();
+    let filter = json!({"authors": [operator.stack.service_pubkey], "kinds": [0, 10_002, 31_990]});
+    let req = json!(["REQ", "x", filter]).to_string();
+    socket.send(Message::text(req)).await.unwrap();
+    let mut kinds = Vec::new();
+    while let Some(frame) = socket.next().await {
+        let message: Value = serde_json::from_str(frame.unwrap().to_text().unwrap()).unwrap();
+        if message[0] == "EOSE" {
+            break;
+        }
+        let event: Event = serde_json::from_value(message[2].clone()).unwrap();
+        event.verify().unwrap();
+        kinds.push(event.kind.as_u16());
+    }
+    kinds.sort_unstable();
+    assert_eq!(kinds, [0, 10_002, 31_990]);
+    // Nothing listens on the first relay, and the second one does not use TLS.
+    let without_tls = relay.replace("ws://", "wss://");
+    for relay in ["ws://127.0.0.1:9", &without_tls] {
+        let announce = ["announce", "--relay", relay];
+        operator.fails(&announce, "no relay accepted").await;
+    }
+}
+
+/// Registers a device and a filter, and shows their owner. Returns the owner and the token.
+async fn shows_an_owner(operator: &Operator<'_>) -> (Keys, String) {
+    let stack = operator.stack;
+    let alice = Keys::generate();
+    let pubkey = alice.public_key().to_hex();
+    let token = Keys::generate().public_key().to_hex();
+    let service = PublicKey::from_hex(&stack.service_pubkey).unwrap();
+    let now = now();
+    let expiration = (now + Seconds::from_days(1)).to_string();
+    let tags: [&[&str]; 2] = [&["app", "demo"], &["expiration", &expiration]];
+    for (kind, payload) in [
+        (3079, json!({"token": token})),
+        (3081, json!({"filter": {"kinds": [1], "#p": [pubkey]}})),
+    ] {
+        let event = control_event(&alice, service, kind, now.0, &tags, &payload.to_string());
+        publish(&stack.relays[0], &event).await.unwrap();
+    }
+    let mut owner = Value::Null;
+    let count = |owner: &Value, field: &str| owner[field].as_array().unwrap().len();
+    for _ in 0..300 {
+        let shown = operator.succeeds(&["owner", "show", &pubkey]).await;
+        owner = shown["apps"][0].clone();
+        // The subscriptions are the filter and the one that fetches the mute list.
+        if count(&owner, "devices") == 1 && count(&owner, "subscriptions") == 2 {
+            break;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    let device = &owner["devices"][0];
+    assert_eq!(device["platform"], "apns", "{owner}");
+    assert_eq!(device["state"], "active", "{owner}");
+    assert_eq!(device["device"].as_str().unwrap().len(), 8);
+    assert!(!owner.to_string().contains(&token));
+    (alice, token)
+}
+
+async fn explains_events(operator: &Operator<'_>, alice: &Keys) {
+    let bob = Keys::generate();
+    let pubkey = alice.public_key().to_hex();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let explain = async |author: &Keys, kind, content: &str| {
+        let event = event(author, kind, now().0, &[&["p", &pubkey]], content);
+        std::fs::write(file.path(), serde_json::to_string(&event).unwrap()).unwrap();
+        let path = file.path().to_str().unwrap();
+        operator.succeeds(&["explain", path]).await
     };
+    let explained = explain(&bob, 1, "hello").await;
+    let recipient = &explained["recipients"][0];
+    assert_eq!(recipient["recipient"], json!(pubkey), "{explained}");
+    assert_eq!(recipient["outcome"], "pushed", "{explained}");
+    assert_eq!(recipient["title"], "New mention", "{explained}");
+    assert_eq!(explain(&bob, 7, "+").await["dropped"], "no_match");
+    assert_eq!(explain(alice, 1, "me").await["own_event"], 1);
+    let pushes = operator.stack.aws.sns.pushes(0);
+    assert!(pushes.is_empty(), "explain sends nothing");
+}
+
+async fn sends_a_test_push(operator: &Operator<'_>, alice: &Keys, token: &str) {
+    let pubkey = alice.public_key().to_hex();
+    let send = ["send-test", "demo", &pubkey, "--text", "are you there?"];
+    let results = operator.succeeds(&send).await;
+    assert_eq!(results[0]["result"], "accepted by SNS");
+    let pushes = operator.stack.aws.sns.pushes(0);
+    assert_eq!(pushes.len(), 1);
+    assert_eq!(pushes[0].token, token);
+    assert_eq!(pushes[0].message["aps"]["alert"]["body"], "are you there?");
+    let unknown = Keys::generate().public_key().to_hex();
+    let send = ["send-test", "demo", &unknown];
+    operator.fails(&send, "no device").await;
+}
+
+async fn counts_shows_and_redrives_dead_letters(operator: &Operator<'_>) {
+    let environment = operator.stack.aws.environment();
+    let config = clients::at(&environment, "AWS_ENDPOINT_URL").await;
+    let sqs = aws_sdk_sqs::Client::new(&config);
+    let request = sqs
+        .get_queue_url()
+        .queue_name(format!("{STACK}-control-dead"));
+    let url = request.send().await.unwrap().queue_url.unwrap();
+    let add = async |body: String| {
+        let request = sqs.send_message().queue_url(&url).message_body(body);
+        request.send().await.unwrap();
+    };
+    // Control drops these messages as malformed, so they do not come back.
+    for n in 0..12 {
+        add(format!("broken {n}")).await;
+    }
+    assert_eq!(
+        operator.succeeds(&["dlq", "list"]).await,
+        json!({"control": 12, "event": 0, "delivery": 0, "feedback": 0})
+    );
+    let moved = operator.succeeds(&["dlq", "redrive", "control"]).await;
+    assert_eq!(moved, json!({"queue": "control", "moved": 12}));
+    assert_eq!(operator.succeeds(&["dlq", "list"]).await["control"], 0);
+    add("broken again".to_owned()).await;
+    let shown = operator.succeeds(&["dlq", "show", "control"]).await;
+    assert_eq!(shown[0]["body"], "broken again");
+    let purge = sqs.purge_queue().queue_url(&url);
+    purge.send().await.unwrap();
+}
+
+/// On the local stack there is no listener image, and the listener does not watch the relays of the
+/// template.
+async fn diagnoses_the_stack(operator: &Operator<'_>) {
+    let (code, report, messages) = operator.run(&["doctor"]).await;
+    assert_eq!(code, 3, "{messages}");
+    let checks = report["checks"].as_array().unwrap();
     for (name, ok) in [
         ("credentials and stack", true),
         ("service key", true),
@@ -101,277 +282,12 @@ async fn an_operator_sets_up_looks_and_mends() {
         ("dead letters of control", true),
         ("listener's image", false),
     ] {
-        assert_eq!(check(name), ok, "{name}: {said}");
+        let mut checks = checks.iter();
+        let check = checks.find(|check| check["check"] == name).unwrap();
+        assert_eq!(check["ok"], ok, "{name}: {messages}");
     }
-    let (code, ..) = operator.run(&["owner", "show", "nobody"]).await;
-    assert_eq!(code, 2, "called wrongly");
-    stack.stop().await;
 }
 
-async fn apps(operator: &Operator<'_>, data: &Path) {
-    let (key, account) = (data.join("key.p8"), data.join("account.json"));
-    std::fs::write(
-        &key,
-        "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n",
-    )
-    .unwrap();
-    std::fs::write(&account, r#"{"type": "service_account"}"#).unwrap();
-    let (key, account) = (key.to_str().unwrap(), account.to_str().unwrap());
-    operator
-        .fails(&["app", "add", "mine"], "needs --apns-key or --fcm")
-        .await;
-    operator
-        .fails(
-            &["app", "add", "mine", "--fcm-service-account", key],
-            "no JSON",
-        )
-        .await;
-    operator
-        .fails(
-            &[
-                "app",
-                "add",
-                "mine",
-                "--fcm-service-account",
-                account,
-                "max_pushes=x",
-            ],
-            "wrong kind",
-        )
-        .await;
-    let apns = [
-        "--apns-key",
-        key,
-        "--apns-key-id",
-        "K",
-        "--apns-team-id",
-        "T",
-        "--apns-bundle-id",
-        "com.example",
-        "--apns-sandbox",
-    ];
-    let add = [
-        &["app", "add", "mine"],
-        &apns[..],
-        &["--fcm-service-account", account, "content=minimal"],
-    ]
-    .concat();
-    let app = operator.ok(&add).await;
-    assert_eq!(
-        app["platforms"]
-            .as_object()
-            .unwrap()
-            .keys()
-            .collect::<Vec<_>>(),
-        ["apns", "apns_sandbox", "fcm"]
-    );
-    assert_eq!(app["content"], "minimal");
-    // New credentials for the same app, whose platform applications stay.
-    assert_eq!(operator.ok(&add).await["platforms"], app["platforms"]);
-    assert_eq!(
-        operator
-            .ok(&["app", "set", "mine", "max_pushes=5", "content=null"])
-            .await["max_pushes"],
-        5
-    );
-    let names = async || {
-        operator
-            .ok(&["app", "list"])
-            .await
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|app| app["app"].clone())
-            .collect::<Vec<_>>()
-    };
-    assert!(names().await.contains(&json!("mine")));
-    operator.fails(&["app", "remove", "mine"], "--yes").await;
-    operator.ok(&["app", "remove", "mine", "--yes"]).await;
-    assert_eq!(names().await, ["demo"]);
-    operator
-        .fails(&["app", "set", "mine", "max_pushes=5"], "no app mine")
-        .await;
-}
-
-async fn announces(operator: &Operator<'_>) {
-    let relay = &operator.stack.relays[0];
-    let announced = operator
-        .ok(&["announce", "--name", "Mine", "--relay", relay])
-        .await;
-    assert!(
-        announced["results"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|result| result["taken"] == true),
-        "{announced}"
-    );
-    let (mut socket, _) = connect_async(relay).await.unwrap();
-    let filter = json!({"authors": [operator.stack.service_pubkey], "kinds": [0, 10_002, 31_990]});
-    socket
-        .send(Message::text(json!(["REQ", "x", filter]).to_string()))
-        .await
-        .unwrap();
-    let mut kinds = Vec::new();
-    while let Some(frame) = socket.next().await {
-        let answer: Value = serde_json::from_str(frame.unwrap().to_text().unwrap()).unwrap();
-        if answer[0] == "EOSE" {
-            break;
-        }
-        let event: Event = serde_json::from_value(answer[2].clone()).unwrap();
-        event.verify().unwrap();
-        kinds.push(event.kind.as_u16());
-    }
-    kinds.sort_unstable();
-    assert_eq!(kinds, [0, 10_002, 31_990]);
-    operator
-        .fails(
-            &["announce", "--relay", "ws://127.0.0.1:9"],
-            "no relay took anything",
-        )
-        .await;
-    // It speaks no TLS.
-    operator
-        .fails(
-            &["announce", "--relay", &relay.replace("ws://", "wss://")],
-            "no relay took anything",
-        )
-        .await;
-}
-
-async fn owners(operator: &Operator<'_>) {
-    let stack = operator.stack;
-    let (alice, bob) = (Keys::generate(), Keys::generate());
-    let me = alice.public_key().to_hex();
-    let token = Keys::generate().public_key().to_hex();
-    let (service, now) = (
-        PublicKey::from_hex(&stack.service_pubkey).unwrap(),
-        seconds(clients::now()),
-    );
-    let expiration = (now + DAY).to_string();
-    let tags: [&[&str]; 2] = [&["app", "demo"], &["expiration", &expiration]];
-    for (kind, payload) in [
-        (3079, json!({"token": token})),
-        (3081, json!({"filter": {"kinds": [1], "#p": [me]}})),
-    ] {
-        publish(
-            &stack.relays[0],
-            &control_event(&alice, service, kind, now, &tags, &payload.to_string()),
-        )
-        .await
-        .unwrap();
-    }
-    let mut owner = Value::Null;
-    for _ in 0..300 {
-        owner = operator.ok(&["owner", "show", &me]).await["apps"][0].clone();
-        // The filter, and what brings the mute list.
-        if owner["devices"].as_array().unwrap().len() == 1
-            && owner["subscriptions"].as_array().unwrap().len() == 2
-        {
-            break;
-        }
-        sleep(Duration::from_millis(200)).await;
-    }
-    assert_eq!(
-        (
-            &owner["devices"][0]["platform"],
-            &owner["devices"][0]["state"]
-        ),
-        (&json!("apns"), &json!("active")),
-        "{owner}"
-    );
-    assert_eq!(owner["devices"][0]["device"].as_str().unwrap().len(), 8);
-    assert!(!owner.to_string().contains(&token));
-
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let explain = async |event: &Event| {
-        std::fs::write(file.path(), serde_json::to_string(event).unwrap()).unwrap();
-        operator
-            .ok(&["explain", file.path().to_str().unwrap()])
-            .await
-    };
-    let explained = explain(&event(&bob, 1, now, &[&["p", &me]], "hello")).await;
-    let recipient = &explained["recipients"][0];
-    assert_eq!(
-        (
-            &recipient["recipient"],
-            &recipient["outcome"],
-            &recipient["title"]
-        ),
-        (&json!(me), &json!("pushed"), &json!("New mention")),
-        "{explained}"
-    );
-    assert_eq!(
-        explain(&event(&bob, 7, now, &[&["p", &me]], "+")).await["dropped"],
-        "no_match"
-    );
-    assert_eq!(
-        explain(&event(&alice, 1, now, &[&["p", &me]], "me")).await["own_event"],
-        1
-    );
-    assert!(
-        stack.aws.sns.pushes(0).is_empty(),
-        "explaining sends nothing"
-    );
-
-    let sent = operator
-        .ok(&["send-test", "demo", &me, "--text", "are you there?"])
-        .await;
-    assert_eq!(sent[0]["result"], "accepted by SNS");
-    let pushes = stack.aws.sns.pushes(0);
-    assert_eq!(
-        (pushes.len(), pushes[0].token.as_str()),
-        (1, token.as_str())
-    );
-    assert_eq!(pushes[0].message["aps"]["alert"]["body"], "are you there?");
-    operator
-        .fails(
-            &["send-test", "demo", &bob.public_key().to_hex()],
-            "no device",
-        )
-        .await;
-}
-
-async fn dead_letters(operator: &Operator<'_>) {
-    let sqs = aws_sdk_sqs::Client::new(
-        &clients::at(&operator.stack.aws.environment(), "AWS_ENDPOINT_URL").await,
-    );
-    let url = async |name: &str| {
-        sqs.get_queue_url()
-            .queue_name(format!("{STACK}-{name}"))
-            .send()
-            .await
-            .unwrap()
-            .queue_url
-            .unwrap()
-    };
-    // A message that control will drop as malformed, and so be done with.
-    for n in 0..12 {
-        sqs.send_message()
-            .queue_url(url("control-dead").await)
-            .message_body(format!("broken {n}"))
-            .send()
-            .await
-            .unwrap();
-    }
-    assert_eq!(
-        operator.ok(&["dlq", "list"]).await,
-        json!({"control": 12, "event": 0, "delivery": 0, "feedback": 0})
-    );
-    let moved = operator.ok(&["dlq", "redrive", "control"]).await;
-    assert_eq!(moved, json!({"queue": "control", "moved": 12}));
-    assert_eq!(operator.ok(&["dlq", "list"]).await["control"], 0);
-    sqs.send_message()
-        .queue_url(url("control-dead").await)
-        .message_body("broken once more")
-        .send()
-        .await
-        .unwrap();
-    let shown = operator.ok(&["dlq", "show", "control"]).await;
-    assert_eq!(shown[0]["body"], "broken once more");
-    sqs.purge_queue()
-        .queue_url(url("control-dead").await)
-        .send()
-        .await
-        .unwrap();
+fn now() -> Seconds {
+    clients::now().to_seconds()
 }

@@ -1,5 +1,5 @@
-//! A function that does what each message says: `panic`, `fail`, or anything else for success. For
-//! `tests/bootstrap.rs`, which runs it as Lambda does.
+//! A function that does what each message says: it panics on `panic`, fails on `fail`, and succeeds
+//! on any other message. `tests/bootstrap.rs` runs it as Lambda does.
 
 use nostr_push_aws::{
     batch::{self, Record, Retry},
@@ -11,19 +11,17 @@ use nostr_push_aws::{
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
     let telemetry = Telemetry::init("obedient");
-    let visibility = Visibility::new(
-        &clients::config("obedient").await,
-        "http://127.0.0.1:9/0/none".to_owned(),
-    );
+    let config = clients::config("obedient").await;
+    let visibility = Visibility::new(&config, "http://127.0.0.1:9/0/none".to_owned());
     batch::run(telemetry, visibility, async |record: Record<String>| {
-        obey(&record.message)
+        handle(&record.message)
     })
     .await
 }
 
-fn obey(order: &str) -> Result<(), Retry> {
-    assert_ne!(order, "panic", "as ordered");
-    if order == "fail" {
+fn handle(message: &str) -> Result<(), Retry> {
+    assert_ne!(message, "panic", "the message asks for a panic");
+    if message == "fail" {
         Err(Retry::default())
     } else {
         Ok(())

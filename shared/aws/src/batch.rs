@@ -1,46 +1,78 @@
-//! The partial-batch loop of every Lambda: each record is handled on its own, and only those that
-//! must come again are reported back (`ReportBatchItemFailures`).
+//! The partial-batch loop of every Lambda. Each record is handled on its own, and only the records
+//! to retry are reported back (`ReportBatchItemFailures`,
+//! <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html>).
 //!
-//! - A record that cannot be read is dropped and counted (`malformed_message`): it would fail for
-//!   ever. One of a newer version fails, and waits for the deployment that knows it.
-//! - A record whose handler panics fails alone, and its dead-letter queue keeps it in the end.
-//! - A record that fails is hidden for a while that grows with each try (with jitter), or as long
-//!   as the handler says.
+//! - A malformed record is dropped and counted, because it would fail at every attempt.
+//! - A record of a newer version fails. It waits for the deployment that knows the version.
+//! - A record whose handler panics fails alone. After the last attempt it is in the dead-letter
+//!   queue.
+//! - A record that fails is hidden until its retry, either for a time that the handler gives, or
+//!   for one that grows with each attempt, with jitter.
 
-use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, str::FromStr, time::Duration};
 
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use futures_util::{FutureExt, StreamExt, stream};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nostr_push_core::{
     Millis,
-    message::{self, Unreadable},
+    counter::Counter,
+    message::{self, DecodeError},
     ports::backoff,
 };
 use serde::de::DeserializeOwned;
 
 use crate::{sqs::Visibility, telemetry::Telemetry};
 
-/// How many records of a batch are handled at once. They mostly wait for DynamoDB and SNS.
+/// The most records of a batch that are handled at once. Most of their time they wait for DynamoDB
+/// and SNS.
 const CONCURRENCY: usize = 10;
 
-/// One record, read.
+/// What the loop itself counts, in every stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::VariantArray)]
+pub enum BatchCounter {
+    /// A record was malformed and dropped.
+    MalformedMessage,
+    /// A record has a newer version than this deployment knows.
+    UnknownVersion,
+    /// The handler of a record panicked.
+    Panic,
+}
+
+impl Counter for BatchCounter {
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::MalformedMessage => "dropped",
+            Self::UnknownVersion | Self::Panic => "retried",
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Self::MalformedMessage => "malformed_message",
+            Self::UnknownVersion => "unknown_version",
+            Self::Panic => "panic",
+        }
+    }
+}
+
+/// One decoded record.
 #[derive(Debug)]
 pub struct Record<T> {
-    /// What the stage before wrote.
+    /// The message.
     pub message: T,
-    /// The SQS message id: the same whenever this message is received.
+    /// The SQS message id. It is the same at every receipt of this message.
     pub message_id: String,
-    /// How often it has been received, this time included.
+    /// The number of receipts of this message so far, this one included.
     pub receive_count: u32,
-    /// When it was sent.
+    /// When the message was sent.
     pub sent_at: Millis,
 }
 
-/// The record must come again.
+/// A request to receive the record again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Retry {
-    /// Not before this time is over; by default as [`backoff`] says.
+    /// The shortest time until then. `None` means the usual [`backoff`].
     pub after: Option<Duration>,
 }
 
@@ -74,12 +106,12 @@ where
     .await
 }
 
-/// Handles one batch, whose bodies `read` reads.
+/// Handles one batch. `decode` decodes the bodies of its records.
 pub async fn process<T, F, Fut>(
     telemetry: Telemetry,
     visibility: &Visibility,
     event: SqsEvent,
-    read: fn(&str) -> Result<T, Unreadable>,
+    decode: fn(&str) -> Result<T, DecodeError>,
     handle: &F,
 ) -> SqsBatchResponse
 where
@@ -88,7 +120,7 @@ where
     Fut: Future<Output = Result<(), Retry>> + Send,
 {
     let outcomes = stream::iter(event.records)
-        .map(|record| async move { attempt(telemetry, visibility, record, read, handle).await });
+        .map(|record| async move { attempt(telemetry, visibility, record, decode, handle).await });
     let failed: Vec<Option<String>> = outcomes.buffer_unordered(CONCURRENCY).collect().await;
     let mut response = SqsBatchResponse::default();
     response.batch_item_failures = failed
@@ -103,12 +135,12 @@ where
     response
 }
 
-/// Handles one record. Answers its id if it must come again.
+/// Handles one record. Returns its id if it must be received again.
 async fn attempt<T, F, Fut>(
     telemetry: Telemetry,
     visibility: &Visibility,
     record: SqsMessage,
-    read: fn(&str) -> Result<T, Unreadable>,
+    decode: fn(&str) -> Result<T, DecodeError>,
     handle: &F,
 ) -> Option<String>
 where
@@ -116,65 +148,32 @@ where
     F: Fn(Record<T>) -> Fut + Send + Sync,
     Fut: Future<Output = Result<(), Retry>> + Send,
 {
-    let stage = telemetry.stage();
     let message_id = record.message_id.clone().unwrap_or_default();
-    let receive_count = record
-        .attributes
-        .get("ApproximateReceiveCount")
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(1);
-    let sent_at = record
-        .attributes
-        .get("SentTimestamp")
-        .and_then(|n| n.parse().ok())
-        .unwrap_or_default();
-    let retry = match read(record.body.as_deref().unwrap_or_default()) {
-        Err(error @ Unreadable::Malformed) => {
-            telemetry.count("dropped", "malformed_message", 1);
-            tracing::error!(
-                stage,
-                outcome = "dropped",
-                reason = "malformed_message",
-                message_id,
-                "{stage} dropped a message: {error}"
-            );
-            return None;
-        }
-        Err(error @ Unreadable::Version(_)) => {
-            telemetry.count("retried", "unknown_version", 1);
-            tracing::error!(
-                stage,
-                outcome = "retried",
-                reason = "unknown_version",
-                message_id,
-                "{stage} cannot read a message: {error}"
-            );
-            Retry::default()
-        }
+    let receive_count = attribute(&record, "ApproximateReceiveCount").unwrap_or(1);
+    let fail = |counter, error: &dyn std::fmt::Display| {
+        report(telemetry, counter, &message_id, error);
+        Retry::default()
+    };
+    let retry = match decode(record.body.as_deref().unwrap_or_default()) {
         Ok(message) => {
             let handled = AssertUnwindSafe(handle(Record {
                 message,
                 message_id: message_id.clone(),
                 receive_count,
-                sent_at,
+                sent_at: Millis(attribute(&record, "SentTimestamp").unwrap_or_default()),
             }))
             .catch_unwind();
             match handled.await {
                 Ok(Ok(())) => return None,
                 Ok(Err(retry)) => retry,
-                Err(_) => {
-                    telemetry.count("retried", "panic", 1);
-                    tracing::error!(
-                        stage,
-                        outcome = "retried",
-                        reason = "panic",
-                        message_id,
-                        "{stage} panicked on a message"
-                    );
-                    Retry::default()
-                }
+                Err(_) => fail(BatchCounter::Panic, &"the handler panicked"),
             }
         }
+        Err(error @ DecodeError::Malformed) => {
+            fail(BatchCounter::MalformedMessage, &error);
+            return None;
+        }
+        Err(error @ DecodeError::Version(_)) => fail(BatchCounter::UnknownVersion, &error),
     };
     let after = retry
         .after
@@ -183,8 +182,29 @@ where
     Some(message_id)
 }
 
-/// From 0 to 1, different for each message and try: what fails together must not come back
-/// together.
+/// An attribute that SQS adds to a message.
+fn attribute<T: FromStr>(record: &SqsMessage, name: &str) -> Option<T> {
+    record.attributes.get(name)?.parse().ok()
+}
+
+fn report(
+    telemetry: Telemetry,
+    counter: BatchCounter,
+    message_id: &str,
+    error: &dyn std::fmt::Display,
+) {
+    telemetry.count(counter, 1);
+    let (stage, outcome, reason) = (telemetry.stage(), counter.outcome(), counter.reason());
+    tracing::error!(
+        stage,
+        outcome,
+        reason,
+        message_id,
+        "{stage} {outcome} a message: {error}"
+    );
+}
+
+/// A random number from 0 to 1. Messages that fail together must not all be retried at once.
 fn jitter(message_id: &str, receive_count: u32) -> f64 {
     use std::hash::{BuildHasher, RandomState};
     let random = RandomState::new().hash_one((message_id, receive_count));

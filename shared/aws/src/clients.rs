@@ -1,5 +1,5 @@
-//! How the SDK is configured: region, credentials and endpoint from the environment, as AWS
-//! documents them.
+//! The configuration of the SDK: region, credentials and endpoint from the environment, as AWS
+//! documents them (<https://docs.aws.amazon.com/sdkref/latest/guide/environment-variables.html>).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,19 +9,18 @@ pub use aws_config::SdkConfig;
 use aws_config::{AppName, BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use nostr_push_core::{Millis, ports::Unavailable};
 
-/// The longest a single request may take before it is tried again. Well below the functions'
-/// timeout.
+/// The timeout of one attempt of a request. It is well below the functions' timeout.
 const ATTEMPT: Duration = Duration::from_secs(4);
 
-/// The longest a request may take with all its retries.
+/// The timeout of a request with all its retries.
 const OPERATION: Duration = Duration::from_secs(12);
 
-/// The SDK's configuration of this program, whose name every request says (`app/…` in what an audit
-/// trail calls `userAgent`). Requests are retried by the SDK's standard strategy (3 attempts,
-/// exponential backoff with jitter); what fails after that goes back to its queue.
+/// The SDK's configuration for this program. Every request names the program (`app/…` in the
+/// `userAgent` of an audit trail). The SDK retries requests with its standard strategy (3 attempts,
+/// exponential backoff with jitter).
 pub async fn config(program: &'static str) -> SdkConfig {
     let mut defaults = aws_config::defaults(BehaviorVersion::latest());
-    // No name is better than no service; ours are all valid.
+    // All our names are valid. With an invalid one the program would still run, without a name.
     if let Ok(name) = AppName::new(program) {
         defaults = defaults.app_name(name);
     }
@@ -37,8 +36,8 @@ pub async fn config(program: &'static str) -> SdkConfig {
         .await
 }
 
-/// The configuration that these variables describe instead of the process's own, with the endpoint
-/// that the variable `endpoint` names (`AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SNS`). For the local
+/// The SDK's configuration from `variables` instead of the process's environment. `endpoint` is the
+/// variable with the endpoint's URL (`AWS_ENDPOINT_URL` or `AWS_ENDPOINT_URL_SNS`). For the local
 /// stack and tests.
 pub async fn at(variables: &HashMap<String, String>, endpoint: &str) -> SdkConfig {
     let get = |name: &str| variables.get(name).cloned().unwrap_or_default();
@@ -57,15 +56,16 @@ pub async fn at(variables: &HashMap<String, String>, endpoint: &str) -> SdkConfi
         .await
 }
 
-/// Milliseconds since the Unix epoch. Handlers are given it; nothing below them asks.
+/// The current time. Only `main.rs` and long-running loops ask; everything else gets it as an
+/// argument.
 pub fn now() -> Millis {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+    Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// An SDK error as the ports know it.
+/// Converts an SDK error to the error of the ports.
 pub(crate) fn unavailable<E>(dependency: &'static str) -> impl Fn(E) -> Unavailable
 where
     E: std::error::Error,
@@ -76,7 +76,7 @@ where
     }
 }
 
-/// The error and its causes on one line: the SDK's own text says only "service error".
+/// The error and its causes on one line. The SDK's own text is only "service error".
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,5 +1,5 @@
-//! The tables, one file each. [`Store`] implements the ports of all of them; which a function may
-//! really use is in its policy in `template.yaml`.
+//! The tables, one file each. [`Store`] implements the ports of all tables. Which of them a
+//! function may use is defined by its policy in `template.yaml`.
 
 mod apps;
 mod claims;
@@ -24,7 +24,7 @@ use moka::future::Cache;
 use nostr_push_core::{
     app::App,
     order::Order,
-    ports::{Answer, Unavailable},
+    ports::{PortResult, Unavailable},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -33,13 +33,19 @@ use crate::clients::unavailable;
 /// One stored row.
 pub(crate) type Item = std::collections::HashMap<String, AttributeValue>;
 
-/// The attribute DynamoDB's TTL goes by, in every table. Reads never trust it.
+/// The TTL attribute of every table. No read relies on DynamoDB's deletion of expired rows.
 pub(crate) const EXPIRES_AT: &str = "expires_at";
 
-/// "No row, or one written by an older event": the condition of every write that an event orders.
-pub(crate) const SUPERSEDES: &str = "attribute_not_exists(created_at) OR created_at < :created_at OR (created_at = :created_at AND event_id > :event_id)";
+/// The condition of every write that an event orders: there is no row, or an older event wrote it.
+pub(crate) const SUPERSEDES: &str = "attribute_not_exists(created_at) \
+    OR created_at < :created_at \
+    OR (created_at = :created_at AND event_id > :event_id)";
 
-/// How often a batch read asks again for what DynamoDB left out.
+/// The most keys of a batch read
+/// (<https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>).
+const MAX_BATCH_KEYS: usize = 100;
+
+/// The most attempts of a batch read for keys that DynamoDB leaves unprocessed.
 const BATCH_ATTEMPTS: u32 = 6;
 
 /// The tables of one deployment.
@@ -66,7 +72,7 @@ struct Tables {
 }
 
 impl Store {
-    /// The tables whose names begin with `prefix` (the stack's name).
+    /// The tables of the stack named `prefix`, which all table names start with.
     pub fn new(config: &SdkConfig, prefix: &str) -> Self {
         let name = |table: &str| format!("{prefix}-{table}");
         Self {
@@ -90,14 +96,14 @@ impl Store {
         }
     }
 
-    /// Reads a row by its key, consistently.
+    /// Reads a row by its key with a consistent read.
     async fn get_row<T: DeserializeOwned>(
         &self,
         dependency: &'static str,
         table: &str,
         key: &str,
         value: String,
-    ) -> Answer<Option<T>> {
+    ) -> PortResult<Option<T>> {
         let request = self
             .client
             .get_item()
@@ -113,14 +119,14 @@ impl Store {
             .transpose()
     }
 
-    /// Writes a row unless one is stored that it does not supersede. Answers whether it wrote.
+    /// Writes a row, unless the stored one is as new or newer. Returns `true` if it was written.
     async fn put_newer<T: Serialize>(
         &self,
         dependency: &'static str,
         table: &str,
         row: &T,
         order: &Order,
-    ) -> Answer<bool> {
+    ) -> PortResult<bool> {
         let mut request = self
             .client
             .put_item()
@@ -135,69 +141,70 @@ impl Store {
         )
     }
 
-    /// Reads rows by their keys, consistently, in requests of 100 (a DynamoDB limit).
+    /// Reads rows by their keys with consistent reads.
     async fn batch_get<T: DeserializeOwned>(
         &self,
         dependency: &'static str,
         table: &str,
         keys: Vec<Item>,
-    ) -> Answer<Vec<T>> {
+    ) -> PortResult<Vec<T>> {
         let mut rows = Vec::with_capacity(keys.len());
-        for chunk in keys.chunks(100) {
-            let mut left = chunk.to_vec();
-            for attempt in 0..BATCH_ATTEMPTS {
-                if attempt > 0 {
-                    // DynamoDB answers in part when it throttles or at 16 MiB.
-                    tokio::time::sleep(Duration::from_millis(20 << attempt)).await;
-                }
-                let request = KeysAndAttributes::builder()
-                    .set_keys(Some(left))
-                    .consistent_read(true)
-                    .build()
-                    .map_err(unavailable(dependency))?;
-                let answer = self
-                    .client
-                    .batch_get_item()
-                    .request_items(table, request)
-                    .send()
-                    .await
-                    .map_err(unavailable(dependency))?;
-                for item in answer
-                    .responses
-                    .into_iter()
-                    .flatten()
-                    .flat_map(|(_, items)| items)
-                {
-                    rows.push(read(dependency, item)?);
-                }
-                left = answer
-                    .unprocessed_keys
-                    .into_iter()
-                    .flatten()
-                    .flat_map(|(_, keys)| keys.keys)
-                    .collect();
-                if left.is_empty() {
-                    break;
-                }
-            }
-            if !left.is_empty() {
-                return Err(Unavailable {
-                    dependency,
-                    why: format!("{} keys were not read", left.len()),
-                });
+        for chunk in keys.chunks(MAX_BATCH_KEYS) {
+            let items = self.batch_get_chunk(dependency, table, chunk.to_vec());
+            for item in items.await? {
+                rows.push(read(dependency, item)?);
             }
         }
         Ok(rows)
     }
+
+    /// Reads at most [`MAX_BATCH_KEYS`] rows. DynamoDB leaves keys unprocessed when it throttles,
+    /// or beyond 16 MiB; these are read again after a pause.
+    async fn batch_get_chunk(
+        &self,
+        dependency: &'static str,
+        table: &str,
+        mut keys: Vec<Item>,
+    ) -> PortResult<Vec<Item>> {
+        let mut items = Vec::with_capacity(keys.len());
+        for attempt in 0..BATCH_ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(Duration::from_millis(20 << attempt)).await;
+            }
+            let request = KeysAndAttributes::builder()
+                .set_keys(Some(keys))
+                .consistent_read(true)
+                .build()
+                .map_err(unavailable(dependency))?;
+            let response = self
+                .client
+                .batch_get_item()
+                .request_items(table, request)
+                .send()
+                .await
+                .map_err(unavailable(dependency))?;
+            let read = response.responses.unwrap_or_default();
+            items.extend(read.into_values().flatten());
+            let left = response.unprocessed_keys.unwrap_or_default();
+            keys = left.into_values().flat_map(|left| left.keys).collect();
+            if keys.is_empty() {
+                return Ok(items);
+            }
+        }
+        Err(Unavailable {
+            dependency,
+            why: format!("{} keys were not read", keys.len()),
+        })
+    }
 }
 
-/// A row as its struct.
-fn read<T: DeserializeOwned>(dependency: &'static str, item: Item) -> Answer<T> {
+/// Converts a row to a struct.
+fn read<T: DeserializeOwned>(dependency: &'static str, item: Item) -> PortResult<T> {
     serde_dynamo::from_item(item).map_err(unavailable(dependency))
 }
 
-/// A struct as a row.
-fn write<T: Serialize>(dependency: &'static str, row: &T) -> Answer<Item> {
+/// Converts a struct to a row.
+fn write<T: Serialize>(dependency: &'static str, row: &T) -> PortResult<Item> {
     serde_dynamo::to_item(row).map_err(unavailable(dependency))
 }
 
@@ -214,12 +221,12 @@ fn n(value: u64) -> AttributeValue {
 /// The values of [`SUPERSEDES`].
 fn order_values(order: &Order) -> [(&'static str, AttributeValue); 2] {
     [
-        (":created_at", n(order.created_at)),
+        (":created_at", n(order.created_at.0)),
         (":event_id", s(order.event_id.to_hex())),
     ]
 }
 
-/// The answer of a conditional write: yes, no, or a failure.
+/// The result of a conditional write: `true` if the condition held.
 fn conditional<
     T,
     E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -227,7 +234,7 @@ fn conditional<
 >(
     dependency: &'static str,
     result: Result<T, SdkError<E, R>>,
-) -> Answer<bool> {
+) -> PortResult<bool> {
     match result {
         Ok(_) => Ok(true),
         Err(error) if error.code() == Some("ConditionalCheckFailedException") => Ok(false),

@@ -1,15 +1,15 @@
-//! Reading environment variables. A stage's `config.rs` asks for all it needs and is told of every
-//! bad one at once.
+//! Environment variables. A stage's `config.rs` reads all that it needs, and gets one error that
+//! names every missing or bad variable.
 
 use std::fmt::Display;
 
-/// The variables as read so far, and what was wrong with them.
+/// A reader of environment variables that collects the problems it finds.
 #[derive(Default)]
 pub struct Environment {
     problems: Vec<String>,
 }
 
-/// Which variables are missing or bad.
+/// The variables that are missing or bad.
 #[derive(Debug)]
 pub struct BadEnvironment(Vec<String>);
 
@@ -22,7 +22,7 @@ impl Display for BadEnvironment {
 impl std::error::Error for BadEnvironment {}
 
 impl Environment {
-    /// A variable that must be there.
+    /// A required variable.
     pub fn required(&mut self, name: &str) -> String {
         match std::env::var(name) {
             Ok(value) if !value.is_empty() => value,
@@ -33,7 +33,7 @@ impl Environment {
         }
     }
 
-    /// A variable that may be missing, read by `parse`.
+    /// An optional variable, parsed by `parse`.
     pub fn optional<T, E: Display>(
         &mut self,
         name: &str,
@@ -49,20 +49,20 @@ impl Environment {
         }
     }
 
-    /// A number with a default.
+    /// An optional number.
     pub fn number(&mut self, name: &str, default: u64) -> u64 {
         self.optional(name, default, str::parse)
     }
 
-    /// Notes a value that is there but wrong.
+    /// Records a problem with a value.
     pub fn problem(&mut self, text: String) {
         self.problems.push(text);
     }
 
-    /// `config`, if nothing was wrong.
+    /// Returns `config` if there was no problem.
     ///
     /// # Errors
-    /// All that was.
+    /// All problems.
     pub fn finish<T>(self, config: T) -> Result<T, BadEnvironment> {
         if self.problems.is_empty() {
             Ok(config)

@@ -1,15 +1,15 @@
-//! The only place that names an AWS SDK. One file per table and per service, each implementing the
-//! ports of `nostr_push_core::ports`.
+//! The AWS adapters of the stages: one file per table and per service, each implementing ports of
+//! `nostr_push_core::ports`. No stage depends on an AWS SDK itself.
 //!
-//! - [`clients`]: how the SDK is configured
-//! - [`dynamodb`]: the [`dynamodb::Store`], and what its tables share
+//! - [`clients`]: the configuration of the SDK
+//! - [`dynamodb`]: the [`dynamodb::Store`] and what its tables have in common
 //!   - `apps`, `devices`, `subscriptions`, `filter_index`, `claims` …: one table each
 //! - [`sqs`]: the queues between the stages
 //! - [`sns`]: platform endpoints and publishing
 //! - [`secrets`]: the service key
 //! - [`stream`]: the stream of `devices`
 //! - [`batch`]: the partial-batch loop of every Lambda
-//! - [`environment`]: reading variables, all bad ones named at once
+//! - [`environment`]: environment variables
 //! - [`telemetry`]: logs and metrics
 
 pub mod batch;

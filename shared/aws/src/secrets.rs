@@ -10,7 +10,7 @@ use crate::clients::unavailable;
 /// Reads the service's secret key: 64 hex characters, or an `nsec`.
 ///
 /// # Errors
-/// Secrets Manager failed, or what it holds is no key. The value is in no message.
+/// Secrets Manager failed, or the secret is not a key. No error message contains the value.
 pub async fn service_key(config: &SdkConfig, secret_id: &str) -> Result<Keys, Unavailable> {
     const DEPENDENCY: &str = "secretsmanager.get_secret_value";
     let client = aws_sdk_secretsmanager::Client::new(config);

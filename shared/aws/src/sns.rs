@@ -1,5 +1,5 @@
-//! SNS: platform endpoints, and publishing to them. Publishing is never retried here: what fails
-//! goes back to the queue.
+//! SNS: platform endpoints, and publishing to them. A failed publish is not retried here: the
+//! message goes back to its queue.
 //!
 //! Errors are those of <https://docs.aws.amazon.com/sns/latest/api/API_Publish.html> and
 //! <https://docs.aws.amazon.com/sns/latest/api/API_CreatePlatformEndpoint.html>.
@@ -14,7 +14,10 @@ use aws_sdk_sns::{
     types::MessageAttributeValue,
 };
 use nostr_push_core::app::Platform;
-use nostr_push_core::ports::{Answer, Endpoints, Ensured, Outcome, Publisher, Push, Unavailable};
+use nostr_push_core::ports::{
+    Endpoints, EnsuredEndpoint, PortResult, PublishOutcome, Publisher, Push, RejectReason,
+    RetryReason, Unavailable,
+};
 
 use crate::clients::unavailable;
 
@@ -22,16 +25,16 @@ use crate::clients::unavailable;
 #[derive(Debug, Clone)]
 pub struct Sns {
     client: Client,
-    /// Without the SDK's retries: those would sleep in the function, and are paid for.
+    /// A client without retries. Retries would sleep in the function, which costs money.
     publisher: Client,
 }
 
-/// What SNS says of a platform application.
+/// The state of a platform application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlatformApplication {
-    /// Whether it takes pushes. SNS disables it when its credentials are refused.
+    /// `false` if SNS has disabled it because the platform refused its credentials.
     pub enabled: bool,
-    /// The topic that it tells of its endpoints.
+    /// The topic for events of its endpoints.
     pub topic: Option<String>,
 }
 
@@ -40,12 +43,12 @@ pub struct PlatformApplication {
 pub struct EndpointsPage {
     /// Their ARNs.
     pub arns: Vec<String>,
-    /// Where to go on; `None` at the end.
+    /// The token of the next page; `None` at the end.
     pub next: Option<String>,
 }
 
 impl Sns {
-    /// SNS, as configured.
+    /// SNS with this configuration.
     pub fn new(config: &SdkConfig) -> Self {
         let publisher = aws_sdk_sns::config::Builder::from(config)
             .retry_config(RetryConfig::disabled())
@@ -56,24 +59,19 @@ impl Sns {
         }
     }
 
-    /// Makes a platform application, or gives the one with this ARN new attributes: its endpoints
-    /// stay. Answers its ARN.
+    /// Creates a platform application, or sets the attributes of the one with this ARN, whose
+    /// endpoints stay. Returns the ARN.
     ///
     /// # Errors
-    /// SNS failed, or refuses the credentials.
+    /// SNS failed or refused the credentials.
     pub async fn platform_application(
         &self,
         name: &str,
         platform: Platform,
         arn: Option<&String>,
         attributes: HashMap<String, String>,
-    ) -> Answer<String> {
+    ) -> PortResult<String> {
         const CREATE: &str = "sns.create_platform_application";
-        let key = match platform {
-            Platform::Apns => "APNS",
-            Platform::ApnsSandbox => "APNS_SANDBOX",
-            Platform::Fcm => "GCM",
-        };
         if let Some(arn) = arn {
             let request = self
                 .client
@@ -94,7 +92,7 @@ impl Sns {
             .client
             .create_platform_application()
             .name(name)
-            .platform(key)
+            .platform(platform.sns_name())
             .set_attributes(Some(attributes));
         let answer = request.send().await.map_err(unavailable(CREATE))?;
         answer
@@ -102,14 +100,14 @@ impl Sns {
             .ok_or_else(|| no(CREATE, "no ARN"))
     }
 
-    /// What SNS says of a platform application; `None` when there is none.
+    /// The state of a platform application. `None` if it does not exist.
     ///
     /// # Errors
     /// SNS failed.
     pub async fn platform_application_state(
         &self,
         arn: &str,
-    ) -> Answer<Option<PlatformApplication>> {
+    ) -> PortResult<Option<PlatformApplication>> {
         match self
             .client
             .get_platform_application_attributes()
@@ -119,7 +117,7 @@ impl Sns {
         {
             Ok(answer) => {
                 let attributes = answer.attributes.unwrap_or_default();
-                // Enabled unless SNS says otherwise: new ones may not have the attribute.
+                // A new platform application may lack the attribute and is enabled.
                 let enabled = !is(&attributes, "Enabled", "false");
                 Ok(Some(PlatformApplication {
                     enabled,
@@ -133,11 +131,11 @@ impl Sns {
         }
     }
 
-    /// Deletes a platform application, and with it all its endpoints.
+    /// Deletes a platform application with all its endpoints.
     ///
     /// # Errors
     /// SNS failed.
-    pub async fn delete_platform_application(&self, arn: &str) -> Answer<()> {
+    pub async fn delete_platform_application(&self, arn: &str) -> PortResult<()> {
         let request = self
             .client
             .delete_platform_application()
@@ -157,7 +155,7 @@ impl Sns {
         &self,
         platform_application: &str,
         next: Option<String>,
-    ) -> Answer<EndpointsPage> {
+    ) -> PortResult<EndpointsPage> {
         let request = self
             .client
             .list_endpoints_by_platform_application()
@@ -179,7 +177,7 @@ impl Sns {
         })
     }
 
-    async fn create(&self, platform_application: &str, token: &str) -> Answer<Ensured> {
+    async fn create(&self, platform_application: &str, token: &str) -> PortResult<EnsuredEndpoint> {
         let request = self
             .client
             .create_platform_endpoint()
@@ -189,25 +187,25 @@ impl Sns {
             Ok(answer) => {
                 return answer
                     .endpoint_arn
-                    .map(Ensured::Endpoint)
+                    .map(EnsuredEndpoint::Ready)
                     .ok_or_else(|| no("sns.create_platform_endpoint", "no ARN"));
             }
             Err(error) => error,
         };
         let text = error.message().unwrap_or_default();
-        // The endpoint is there with other attributes (disabled, or user data of another program):
-        // its ARN is named.
+        // The endpoint exists with other attributes (disabled, or another program's user data). The
+        // message contains its ARN.
         if let Some(arn) = endpoint_in(text) {
-            return Ok(Ensured::Endpoint(arn));
+            return Ok(EnsuredEndpoint::Ready(arn));
         }
         if error.code() == Some("InvalidParameter") && text.contains("Token") {
-            return Ok(Ensured::BadToken);
+            return Ok(EnsuredEndpoint::BadToken);
         }
         Err(unavailable("sns.create_platform_endpoint")(error))
     }
 
-    /// The endpoint's attributes; `None` when it is gone.
-    async fn attributes(&self, arn: &str) -> Answer<Option<HashMap<String, String>>> {
+    /// The endpoint's attributes. `None` if it does not exist.
+    async fn attributes(&self, arn: &str) -> PortResult<Option<HashMap<String, String>>> {
         match self
             .client
             .get_endpoint_attributes()
@@ -221,8 +219,8 @@ impl Sns {
         }
     }
 
-    /// Whether the endpoint is enabled and has this very token; `None` when it is gone.
-    async fn in_order(&self, arn: &str, token: &str) -> Answer<Option<bool>> {
+    /// Returns `true` if the endpoint is enabled and has this token. `None` if it does not exist.
+    async fn is_usable(&self, arn: &str, token: &str) -> PortResult<Option<bool>> {
         let attributes = self.attributes(arn).await?;
         Ok(attributes.map(|attributes| {
             is(&attributes, "Enabled", "true")
@@ -230,8 +228,8 @@ impl Sns {
         }))
     }
 
-    /// Enables the endpoint with this token. Answers whether it was still there.
-    async fn enable(&self, arn: &str, token: &str) -> Answer<bool> {
+    /// Enables the endpoint and sets its token. Returns `false` if it does not exist.
+    async fn enable(&self, arn: &str, token: &str) -> PortResult<bool> {
         let request = self
             .client
             .set_endpoint_attributes()
@@ -247,36 +245,36 @@ impl Sns {
 }
 
 impl Endpoints for Sns {
-    async fn ensure(&self, platform_application: &str, token: &str) -> Answer<Ensured> {
-        // Twice: an endpoint that is deleted between two calls is made anew.
+    async fn ensure(&self, platform_application: &str, token: &str) -> PortResult<EnsuredEndpoint> {
+        // Two attempts: an endpoint that is deleted between two requests is created again.
         for _ in 0..2 {
             let arn = match self.create(platform_application, token).await? {
-                Ensured::Endpoint(arn) => arn,
-                Ensured::BadToken => return Ok(Ensured::BadToken),
+                EnsuredEndpoint::Ready(arn) => arn,
+                EnsuredEndpoint::BadToken => return Ok(EnsuredEndpoint::BadToken),
             };
-            let there = match self.in_order(&arn, token).await? {
+            let is_usable = match self.is_usable(&arn, token).await? {
                 Some(true) => true,
                 Some(false) => self.enable(&arn, token).await?,
                 None => false,
             };
-            if there {
-                return Ok(Ensured::Endpoint(arn));
+            if is_usable {
+                return Ok(EnsuredEndpoint::Ready(arn));
             }
         }
         Err(no(
             "sns.create_platform_endpoint",
-            "the endpoint vanished twice",
+            "the endpoint was deleted twice",
         ))
     }
 
-    async fn is_enabled(&self, endpoint_arn: &str) -> Answer<bool> {
+    async fn is_enabled(&self, endpoint_arn: &str) -> PortResult<bool> {
         Ok(self
             .attributes(endpoint_arn)
             .await?
             .is_some_and(|attributes| is(&attributes, "Enabled", "true")))
     }
 
-    async fn delete(&self, endpoint_arn: &str) -> Answer<()> {
+    async fn delete(&self, endpoint_arn: &str) -> PortResult<()> {
         match self
             .client
             .delete_endpoint()
@@ -291,7 +289,7 @@ impl Endpoints for Sns {
 }
 
 impl Publisher for Sns {
-    async fn publish(&self, endpoint_arn: &str, push: &Push) -> Outcome {
+    async fn publish(&self, endpoint_arn: &str, push: &Push) -> PublishOutcome {
         let mut request = self
             .publisher
             .publish()
@@ -306,30 +304,30 @@ impl Publisher for Sns {
             {
                 Ok(attribute) => request = request.message_attributes(*name, attribute),
                 Err(error) => {
-                    return Outcome::Rejected {
-                        reason: "invalid_message",
+                    return PublishOutcome::Rejected {
+                        reason: RejectReason::InvalidMessage,
                         why: error.to_string(),
                     };
                 }
             }
         }
         match request.send().await {
-            Ok(_) => Outcome::Delivered,
+            Ok(_) => PublishOutcome::Delivered,
             Err(error) => outcome(&error),
         }
     }
 }
 
-/// How long a push waits for the operator to mend what keeps it: the alarm has told them.
-const OPERATOR: Duration = Duration::from_secs(300);
+/// The delay before a retry if only the operator can fix the cause. An alarm tells the operator.
+const OPERATOR_RETRY_DELAY: Duration = Duration::from_secs(300);
 
-/// What an error of `Publish` means for the device. No answer, or none that can be read: it may
-/// have been accepted, and the collapse id covers the repeat.
-fn outcome(error: &SdkError<PublishError>) -> Outcome {
+/// The outcome of a failed `Publish`. Without a readable response SNS may have accepted the
+/// message. The collapse id then covers the repeat.
+fn outcome(error: &SdkError<PublishError>) -> PublishOutcome {
     let Some(service) = error.as_service_error() else {
-        return Outcome::Retry {
+        return PublishOutcome::Retry {
             after: None,
-            reason: "no_answer",
+            reason: RetryReason::NoAnswer,
         };
     };
     let status = error
@@ -342,45 +340,45 @@ fn outcome(error: &SdkError<PublishError>) -> Outcome {
     )
 }
 
-/// What each error code means that SNS documents for `Publish`, and that AWS documents for every
-/// action: <https://docs.aws.amazon.com/sns/latest/api/API_Publish.html>,
-/// <https://docs.aws.amazon.com/sns/latest/api/CommonErrors.html>. With and without `Exception`:
-/// SNS speaks the query protocol, whose codes differ from the names in its model.
-fn classify(code: &str, message: &str, status: u16) -> Outcome {
-    let retry = |reason| Outcome::Retry {
+/// The outcome of each error code that SNS documents for `Publish`
+/// (<https://docs.aws.amazon.com/sns/latest/api/API_Publish.html>) and for every action
+/// (<https://docs.aws.amazon.com/sns/latest/api/CommonErrors.html>). Codes come with and without
+/// the suffix `Exception`, because SNS uses the query protocol, whose codes differ from the names
+/// in the model.
+fn classify(code: &str, message: &str, status: u16) -> PublishOutcome {
+    let retry = |reason| PublishOutcome::Retry {
         after: None,
         reason,
     };
-    let operator = |reason| Outcome::Retry {
-        after: Some(OPERATOR),
+    let operator = |reason| PublishOutcome::Retry {
+        after: Some(OPERATOR_RETRY_DELAY),
         reason,
     };
-    let rejected = |reason| Outcome::Rejected {
+    let rejected = |reason| PublishOutcome::Rejected {
         reason,
         why: format!("{code}: {message}"),
     };
     match code.strip_suffix("Exception").unwrap_or(code) {
-        // The device, and only the device.
-        "EndpointDisabled" | "NotFound" => Outcome::Gone,
-        // What SNS really says of an endpoint that was deleted.
-        "InvalidParameter" if message.contains("No endpoint found") => Outcome::Gone,
-        // The message: it would be refused for ever.
+        // Only this device is affected.
+        "EndpointDisabled" | "NotFound" => PublishOutcome::Gone,
+        // This is what SNS returns for a deleted endpoint.
+        "InvalidParameter" if message.contains("No endpoint found") => PublishOutcome::Gone,
+        // The message would be refused at every attempt.
         "InvalidParameter"
         | "InvalidParameterValue"
         | "ParameterValueInvalid"
         | "Validation"
-        | "ValidationError" => rejected("invalid_message"),
+        | "ValidationError" => rejected(RejectReason::InvalidMessage),
         "InvalidAction"
         | "InvalidParameterCombination"
         | "InvalidQueryParameter"
         | "MalformedQueryString"
         | "MissingAction"
         | "MissingParameter"
-        | "MalformedHttpRequest" => rejected("invalid_request"),
-        // The platform application's key or certificate: no device is to blame, and all of them are
-        // affected.
-        "PlatformApplicationDisabled" => operator("bad_credentials"),
-        // The function's permissions, its credentials, the account, or a KMS key.
+        | "MalformedHttpRequest" => rejected(RejectReason::InvalidRequest),
+        // The credentials of the platform application: all its devices are affected.
+        "PlatformApplicationDisabled" => operator(RetryReason::BadCredentials),
+        // The function's permissions or credentials, the account, or a KMS key.
         "AuthorizationError"
         | "AccessDenied"
         | "NotAuthorized"
@@ -396,19 +394,19 @@ fn classify(code: &str, message: &str, status: u16) -> Outcome {
         | "KMSDisabled"
         | "KMSInvalidState"
         | "KMSNotFound"
-        | "KMSOptInRequired" => operator("not_allowed"),
+        | "KMSOptInRequired" => operator(RetryReason::NotAllowed),
         "Throttled"
         | "Throttling"
         | "TooManyRequests"
         | "RequestLimitExceeded"
-        | "KMSThrottling" => retry("throttled"),
+        | "KMSThrottling" => retry(RetryReason::Throttled),
         "InternalError" | "InternalFailure" | "ServiceUnavailable" | "RequestExpired"
-        | "RequestTimeout" | "RequestAborted" => retry("unavailable"),
-        _ if status == 429 => retry("throttled"),
-        _ if status >= 500 => retry("unavailable"),
-        // New, or undocumented. It is tried again, and in the end the dead-letter queue keeps it:
-        // nothing is lost.
-        _ => retry("unknown_error"),
+        | "RequestTimeout" | "RequestAborted" => retry(RetryReason::Unavailable),
+        _ if status == 429 => retry(RetryReason::Throttled),
+        _ if status >= 500 => retry(RetryReason::Unavailable),
+        // An undocumented error is retried. After the last attempt the message is in the
+        // dead-letter queue, so nothing is lost.
+        _ => retry(RetryReason::UnknownError),
     }
 }
 
@@ -445,22 +443,45 @@ fn no(dependency: &'static str, why: &str) -> Unavailable {
 mod tests {
     use super::*;
 
+    fn retry(reason: RetryReason, after: Option<Duration>) -> PublishOutcome {
+        PublishOutcome::Retry { after, reason }
+    }
+
     #[test]
-    fn every_documented_error_has_its_outcome() {
-        let gone = [
+    fn classifies_errors_of_a_device_as_gone() {
+        for code in [
             "EndpointDisabled",
             "EndpointDisabledException",
             "NotFound",
             "NotFoundException",
-        ];
-        let rejected = [
+        ] {
+            assert_eq!(classify(code, "", 400), PublishOutcome::Gone, "{code}");
+        }
+        let deleted =
+            "Invalid parameter: TargetArn Reason: No endpoint found for the target arn specified";
+        let outcome = classify("InvalidParameter", deleted, 400);
+        assert_eq!(outcome, PublishOutcome::Gone);
+    }
+
+    #[test]
+    fn classifies_errors_of_a_request_as_rejected() {
+        for code in [
             "InvalidParameter",
             "ParameterValueInvalid",
             "InvalidParameterValueException",
             "ValidationException",
             "MissingAction",
-        ];
-        let operators = [
+        ] {
+            let outcome = classify(code, "", 400);
+            let is_rejected = matches!(outcome, PublishOutcome::Rejected { .. });
+            assert!(is_rejected, "{code}");
+        }
+    }
+
+    #[test]
+    fn classifies_errors_of_the_operator_as_retries_after_a_while() {
+        let after = Some(OPERATOR_RETRY_DELAY);
+        for code in [
             "AuthorizationError",
             "AuthorizationErrorException",
             "InvalidSecurity",
@@ -476,82 +497,51 @@ mod tests {
             "MissingAuthenticationToken",
             "NotAuthorized",
             "OptInRequired",
-        ];
-        let throttled = [
-            "KMSThrottling",
-            "Throttled",
-            "ThrottlingException",
-            "RequestLimitExceeded",
-        ];
-        let unavailable = [
-            "InternalError",
-            "InternalFailure",
-            "ServiceUnavailable",
-            "RequestExpired",
-        ];
-        let of = |code: &str| classify(code, "", 400);
-        assert!(gone.iter().all(|code| of(code) == Outcome::Gone));
-        assert!(
-            rejected
-                .iter()
-                .all(|code| matches!(of(code), Outcome::Rejected { .. }))
-        );
-        let retried = |code: &str, wanted: &str, wait: bool| matches!(of(code), Outcome::Retry { after, reason } if reason == wanted && after.is_some() == wait);
-        assert!(
-            operators
-                .iter()
-                .all(|code| retried(code, "not_allowed", true))
-        );
-        assert!(retried(
+        ] {
+            let expected = retry(RetryReason::NotAllowed, after);
+            assert_eq!(classify(code, "", 400), expected, "{code}");
+        }
+        for code in [
             "PlatformApplicationDisabled",
-            "bad_credentials",
-            true
-        ));
-        assert!(retried(
             "PlatformApplicationDisabledException",
-            "bad_credentials",
-            true
-        ));
-        assert!(
-            throttled
-                .iter()
-                .all(|code| retried(code, "throttled", false))
-        );
-        assert!(
-            unavailable
-                .iter()
-                .all(|code| retried(code, "unavailable", false))
-        );
-        assert!(retried("SomethingNew", "unknown_error", false));
-        assert!(matches!(
-            classify("", "", 503),
-            Outcome::Retry {
-                reason: "unavailable",
-                ..
-            }
-        ));
-        assert!(matches!(
-            classify("", "", 429),
-            Outcome::Retry {
-                reason: "throttled",
-                ..
-            }
-        ));
-        let deleted =
-            "Invalid parameter: TargetArn Reason: No endpoint found for the target arn specified";
-        assert_eq!(classify("InvalidParameter", deleted, 400), Outcome::Gone);
+        ] {
+            let expected = retry(RetryReason::BadCredentials, after);
+            assert_eq!(classify(code, "", 400), expected, "{code}");
+        }
     }
 
     #[test]
-    fn the_endpoint_is_found_in_the_error_that_names_it() {
+    fn classifies_errors_of_sns_as_retries() {
+        for (code, status, reason) in [
+            ("KMSThrottling", 400, RetryReason::Throttled),
+            ("Throttled", 400, RetryReason::Throttled),
+            ("ThrottlingException", 400, RetryReason::Throttled),
+            ("RequestLimitExceeded", 400, RetryReason::Throttled),
+            ("", 429, RetryReason::Throttled),
+            ("InternalError", 400, RetryReason::Unavailable),
+            ("InternalFailure", 400, RetryReason::Unavailable),
+            ("ServiceUnavailable", 400, RetryReason::Unavailable),
+            ("RequestExpired", 400, RetryReason::Unavailable),
+            ("", 503, RetryReason::Unavailable),
+            ("SomethingNew", 400, RetryReason::UnknownError),
+        ] {
+            let outcome = classify(code, "", status);
+            assert_eq!(outcome, retry(reason, None), "{code} {status}");
+        }
+    }
+
+    #[test]
+    fn finds_the_endpoint_in_the_error_message() {
         let arn = "arn:aws:sns:us-east-1:1:endpoint/APNS/demo/1-2";
         let text = format!(
-            "Invalid parameter: Token Reason: Endpoint {arn} already exists with the same Token, but different attributes."
+            "Invalid parameter: Token Reason: Endpoint {arn} already exists with the same Token, \
+             but different attributes."
         );
         assert_eq!(endpoint_in(&text).as_deref(), Some(arn));
         assert_eq!(
             endpoint_in(
-                "Invalid parameter: Token Reason: iOS device tokens must be no more than 400 hexadecimal characters"
+                "Invalid parameter: Token Reason: iOS device tokens must be no more than 400 \
+                 hexadecimal characters"
             ),
             None
         );

@@ -7,20 +7,21 @@ use aws_lambda_events::sqs::SqsMessage;
 use aws_sdk_sqs::{Client, types::SendMessageBatchRequestEntry};
 use nostr_push_core::{
     message,
-    ports::{self, Answer, MAX_DELAY, Unavailable},
+    ports::{self, MAX_DELAY, PortResult, Unavailable},
 };
 use serde::Serialize;
 
 use crate::clients::unavailable;
 
-/// The most messages in one request (an SQS limit).
+/// The most messages in one request
+/// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>).
 const MAX_BATCH: usize = 10;
 
-/// The most bytes of all bodies in one request. SQS takes 1 MiB (1,048,576 bytes); the rest is for
-/// the ids.
+/// The most bytes of all bodies in one request. SQS accepts 1 MiB, of which 4 KiB are left for the
+/// ids.
 const MAX_BATCH_BYTES: usize = 1024 * 1024 - 4096;
 
-/// How often entries that SQS refused by its own fault are sent again at once.
+/// The most attempts for entries that SQS failed to accept.
 const ATTEMPTS: usize = 3;
 
 /// A queue to which messages of type `T` are sent.
@@ -32,7 +33,7 @@ pub struct Queue<T> {
 }
 
 impl<T> Queue<T> {
-    /// The queue with this URL.
+    /// A queue by its URL.
     pub fn new(config: &SdkConfig, url: String) -> Self {
         Self {
             client: Client::new(config),
@@ -43,7 +44,7 @@ impl<T> Queue<T> {
 }
 
 impl<T: Serialize + Send + Sync> ports::Queue<T> for Queue<T> {
-    async fn send(&self, messages: &[T]) -> Answer<()> {
+    async fn send(&self, messages: &[T]) -> PortResult<()> {
         let encoded: Result<Vec<String>, _> = messages.iter().map(message::encode).collect();
         let bodies = encoded.map_err(|error| failed(error.to_string()))?;
         for batch in batches(bodies) {
@@ -54,7 +55,7 @@ impl<T: Serialize + Send + Sync> ports::Queue<T> for Queue<T> {
 }
 
 impl<T: Serialize + Send + Sync> ports::DelayQueue<T> for Queue<T> {
-    async fn send_after(&self, message: &T, delay: Duration) -> Answer<()> {
+    async fn send_after(&self, message: &T, delay: Duration) -> PortResult<()> {
         const SEND: &str = "sqs.send_message";
         let body = message::encode(message).map_err(|error| Unavailable {
             dependency: SEND,
@@ -72,7 +73,7 @@ impl<T: Serialize + Send + Sync> ports::DelayQueue<T> for Queue<T> {
 }
 
 impl<T> Queue<T> {
-    async fn send_batch(&self, bodies: Vec<String>) -> Answer<()> {
+    async fn send_batch(&self, bodies: Vec<String>) -> PortResult<()> {
         let mut left: Vec<(String, String)> = bodies
             .into_iter()
             .enumerate()
@@ -97,7 +98,7 @@ impl<T> Queue<T> {
             match answer.failed().first() {
                 None => return Ok(()),
                 Some(entry) => {
-                    why = format!("{}: {}", entry.code(), entry.message().unwrap_or_default())
+                    why = format!("{}: {}", entry.code(), entry.message().unwrap_or_default());
                 }
             }
         }
@@ -112,7 +113,7 @@ fn failed(why: String) -> Unavailable {
     }
 }
 
-/// Splits bodies into requests within the limits of SQS, keeping their order.
+/// Splits bodies into requests within the limits of SQS. Their order stays.
 fn batches(bodies: Vec<String>) -> Vec<Vec<String>> {
     let mut batches: Vec<Vec<String>> = Vec::new();
     let mut size = 0;
@@ -131,7 +132,7 @@ fn batches(bodies: Vec<String>) -> Vec<Vec<String>> {
     batches
 }
 
-/// Hides messages of the queue that invokes us.
+/// Changes the visibility of messages in the queue that invokes the function.
 #[derive(Debug, Clone)]
 pub struct Visibility {
     client: Client,
@@ -139,7 +140,7 @@ pub struct Visibility {
 }
 
 impl Visibility {
-    /// For the queue with this URL.
+    /// The visibility of messages in the queue with this URL.
     pub fn new(config: &SdkConfig, url: String) -> Self {
         Self {
             client: Client::new(config),
@@ -147,8 +148,8 @@ impl Visibility {
         }
     }
 
-    /// Hides the message for this time from now. Should that fail, it stays hidden for the queue's
-    /// own time.
+    /// Hides the message for `time` from now. If the request fails, the message stays hidden for
+    /// the queue's visibility timeout.
     pub(crate) async fn hide(&self, message: &SqsMessage, time: Duration) {
         let seconds = i32::try_from(time.as_secs())
             .unwrap_or(i32::MAX)
@@ -161,7 +162,7 @@ impl Visibility {
         if let Err(error) = request.visibility_timeout(seconds).send().await {
             tracing::warn!(
                 error = crate::clients::chain(&error),
-                "message not hidden: it comes again when the queue's visibility timeout is over"
+                "cannot change the visibility: the queue's visibility timeout applies"
             );
         }
     }
@@ -172,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_keep_the_order_and_the_limits() {
+    fn batches_keep_order_and_limits() {
         let bodies: Vec<String> = (0..25).map(|n| n.to_string()).collect();
         let small = batches(bodies.clone());
         assert_eq!(small.iter().map(Vec::len).collect::<Vec<_>>(), [10, 10, 5]);

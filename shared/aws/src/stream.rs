@@ -1,22 +1,22 @@
-//! The stream of the `devices` table: which of its records leave something to clean up.
+//! The stream of the `devices` table, and its records that need a clean-up.
 //!
 //! <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Streams.html>
 
 use aws_lambda_events::dynamodb::{Event, EventRecord};
-use nostr_push_core::{device::State, message::Retired};
+use nostr_push_core::{device::DeviceState, message::RetiredDevice};
 
 use crate::dynamodb::devices;
 
-/// The source of the stream's records, as Lambda names it.
+/// The event source of the stream's records.
 pub const SOURCE: &str = "aws:dynamodb";
 
-/// The devices that ended by themselves (DynamoDB's TTL, or by hand), and those that deliver gave
-/// up. Rosters, and devices without an endpoint, leave nothing.
-pub fn retired(event: Event) -> Vec<Retired> {
+/// The devices whose rows were deleted, by DynamoDB's TTL or by hand, and those whose token the
+/// platform has rejected. Rosters and devices without an endpoint need no clean-up.
+pub fn retired(event: Event) -> Vec<RetiredDevice> {
     event.records.into_iter().filter_map(retired_in).collect()
 }
 
-fn retired_in(record: EventRecord) -> Option<Retired> {
+fn retired_in(record: EventRecord) -> Option<RetiredDevice> {
     let removed = record.event_name == "REMOVE";
     let image = if removed {
         record.change.old_image
@@ -26,8 +26,8 @@ fn retired_in(record: EventRecord) -> Option<Retired> {
     let device = devices::in_stream(image)?;
     let registration = device
         .registration
-        .filter(|r| r.endpoint_arn.is_some() && (removed || r.state == State::Gone))?;
-    Some(Retired {
+        .filter(|r| r.endpoint_arn.is_some() && (removed || r.state == DeviceState::Gone))?;
+    Some(RetiredDevice {
         app: device.id.app,
         token_hash: device.id.token_hash,
         registration,
@@ -41,14 +41,16 @@ mod tests {
 
     use super::*;
 
-    /// A record as Lambda gives it, of a row as it is stored.
+    /// A record of the stream in the form that Lambda passes.
     fn record(name: &str, state: &str, arn: Option<&str>) -> Value {
         let owner = format!("demo#{}", Keys::generate().public_key().to_hex());
         let endpoint = arn.map_or(json!({"NULL": true}), |arn| json!({"S": arn}));
         let image = json!({
-            "device": {"S": "demo#hash"}, "removals": {"M": {}}, "expires_at": {"N": "9"}, "version": {"N": "3"},
+            "device": {"S": "demo#hash"}, "removals": {"M": {}}, "expires_at": {"N": "9"},
+            "version": {"N": "3"},
             "registration": {"M": {
-                "owner": {"S": owner}, "platform": {"S": "fcm"}, "state": {"S": state}, "valid_until": {"N": "5"},
+                "owner": {"S": owner}, "platform": {"S": "fcm"}, "state": {"S": state},
+                "valid_until": {"N": "5"},
                 "order": {"M": {"created_at": {"N": "1"}, "event_id": {"S": "ab".repeat(32)}}},
                 "endpoint_arn": endpoint,
             }},
@@ -59,13 +61,17 @@ mod tests {
             "NewImage"
         };
         json!({
-            "eventID": "1", "eventName": name, "eventVersion": "1.1", "eventSource": SOURCE, "awsRegion": "us-east-1",
-            "dynamodb": {"Keys": {"device": {"S": "demo#hash"}}, which: image, "SequenceNumber": "1", "SizeBytes": 1, "StreamViewType": "NEW_AND_OLD_IMAGES"},
+            "eventID": "1", "eventName": name, "eventVersion": "1.1", "eventSource": SOURCE,
+            "awsRegion": "us-east-1",
+            "dynamodb": {
+                "Keys": {"device": {"S": "demo#hash"}}, which: image, "SequenceNumber": "1",
+                "SizeBytes": 1, "StreamViewType": "NEW_AND_OLD_IMAGES",
+            },
         })
     }
 
     #[test]
-    fn what_leaves_an_endpoint_behind_is_found_and_nothing_else() {
+    fn finds_exactly_the_devices_that_leave_an_endpoint() {
         let mut roster = record("REMOVE", "active", None);
         roster["dynamodb"]["OldImage"] =
             json!({"device": {"S": "owner:demo#x"}, "devices": {"L": []}});

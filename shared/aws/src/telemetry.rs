@@ -1,19 +1,21 @@
-//! Logs and metrics. Logs: `tracing` as JSON lines. Metrics: CloudWatch embedded metric format,
-//! also JSON lines.
+//! Logs and metrics. Logs are JSON lines of `tracing`. Metrics are JSON lines in the CloudWatch
+//! embedded metric format
+//! (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>).
 //!
-//! One counter serves all stages: `Events`, by `Stage`, `Outcome` and `Reason`. By `Stage` alone:
-//! `Latency` in milliseconds, from the relay's delivery to this stage's outcome; `PushFailures`, 1
-//! for each push that failed and 0 for each that did not; `RelaysWatched` and `RelaysConnected`.
+//! All stages share the counter `Events` with the dimensions `Stage`, `Outcome` and `Reason`. The
+//! other metrics have the dimension `Stage` alone: `Latency`, the milliseconds from the relay's
+//! delivery to the stage's outcome; `PushFailures`, 1 for each failed push and 0 for each other;
+//! `RelaysWatched` and `RelaysConnected`.
 
 use metrics_cloudwatch_embedded::{Builder, Collector};
-use nostr_push_core::Millis;
+use nostr_push_core::{Millis, counter::Counter};
 use tracing_subscriber::EnvFilter;
 
-/// The CloudWatch namespace of all metrics, unless `TABLE_PREFIX` names a stack: two in one account
-/// are counted apart.
+/// The CloudWatch namespace of all metrics, unless `TABLE_PREFIX` names a stack. Two stacks in one
+/// account then have separate metrics.
 const NAMESPACE: &str = "nostr-push";
 
-/// Where a stage counts what became of its input.
+/// The logs and metrics of one stage.
 #[derive(Clone, Copy)]
 pub struct Telemetry {
     stage: &'static str,
@@ -21,11 +23,10 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Sets up logging (level by `LOG_LEVEL`, default `info`) and metrics for this process. Once
-    /// per process.
+    /// Sets up logging (at level `LOG_LEVEL`, default `info`) and metrics for this process.
     ///
     /// # Panics
-    /// When called twice.
+    /// If it is called twice.
     #[expect(
         clippy::expect_used,
         reason = "two recorders in one process is a programming error"
@@ -51,38 +52,39 @@ impl Telemetry {
         Self { stage, collector }
     }
 
-    /// Counts `n` outcomes.
-    pub fn count(&self, outcome: &'static str, reason: &'static str, n: u64) {
+    /// Adds `n` to a counter.
+    pub fn count(&self, counter: impl Counter, n: u64) {
+        let (outcome, reason) = (counter.outcome(), counter.reason());
         metrics::counter!("Events", "Outcome" => outcome, "Reason" => reason).increment(n);
     }
 
-    /// Notes how long it took from the relay's delivery to now.
+    /// Records the time from the relay's delivery to now.
     pub fn latency(&self, received_at: Millis, now: Millis) {
         #[expect(
             clippy::cast_precision_loss,
             reason = "latencies are far below 2^52 ms"
         )]
-        metrics::histogram!("Latency").record(now.saturating_sub(received_at) as f64);
+        metrics::histogram!("Latency").record((now - received_at).0 as f64);
     }
 
-    /// Notes whether a push failed, for the share of those that do.
+    /// Records whether a push failed. The average of the metric is the share of failures.
     pub fn push(&self, failed: bool) {
         metrics::histogram!("PushFailures").record(f64::from(u8::from(failed)));
     }
 
-    /// Notes how many relays a task of the listener is to watch, and is connected to.
+    /// Records how many relays a task of the listener watches, and to how many it is connected.
     pub fn relays(&self, watched: usize, connected: usize) {
         for (name, n) in [("RelaysWatched", watched), ("RelaysConnected", connected)] {
             metrics::gauge!(name).set(u32::try_from(n).unwrap_or(u32::MAX));
         }
     }
 
-    /// The stage this process is.
+    /// The stage of this process.
     pub fn stage(&self) -> &'static str {
         self.stage
     }
 
-    /// Writes the metrics gathered so far to stdout.
+    /// Writes the metrics recorded so far to stdout.
     pub fn flush(&self) {
         if let Err(error) = self.collector.flush(std::io::stdout()) {
             tracing::warn!(stage = self.stage, %error, "metrics not written");

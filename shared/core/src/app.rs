@@ -1,4 +1,4 @@
-//! What the operator configured for a client application.
+//! The operator's configuration of a client application.
 
 use std::collections::BTreeMap;
 
@@ -12,15 +12,27 @@ use crate::{
     presence,
 };
 
-/// The kinds that settings of dialect H ask for when they name none and the app has no default of
-/// its own: notes, messages, reposts, reactions, wraps and zaps.
+/// The kinds of settings of dialect H that name none, if the app has no default of its own: notes,
+/// messages, reposts, reactions, wraps and zaps.
 const DEFAULT_KINDS: [u16; 6] = [1, 4, 6, 7, 1059, 9735];
 
-/// The most pushes a minute to one recipient, unless the app says otherwise.
+/// The most pushes per minute to one recipient, by default.
 const DEFAULT_MAX_PUSHES: u32 = 30;
 
-/// A push platform, as a registration names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A push platform.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Platform {
     /// Apple Push Notification service, production.
@@ -32,7 +44,18 @@ pub enum Platform {
 }
 
 impl Platform {
-    /// Its name in payloads, rows and logs.
+    /// The name that SNS uses for the platform, both to create a platform application and as the
+    /// key of its part of a message
+    /// (<https://docs.aws.amazon.com/sns/latest/dg/sns-send-custom-platform-specific-payloads-mobile-devices.html>).
+    pub fn sns_name(self) -> &'static str {
+        match self {
+            Self::Apns => "APNS",
+            Self::ApnsSandbox => "APNS_SANDBOX",
+            Self::Fcm => "GCM",
+        }
+    }
+
+    /// The platform's name in payloads, rows and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Apns => "apns",
@@ -42,13 +65,14 @@ impl Platform {
     }
 }
 
-/// How much of a public event's own words stands in title and body. Private kinds never show any.
+/// How much of a public event's content appears in title and body. The content of private kinds
+/// never appears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Content {
-    /// What happened, and from whom.
+pub enum ContentDetail {
+    /// What happened, and who caused it.
     Minimal,
-    /// What was said, too.
+    /// Also the event's text.
     #[default]
     Rich,
 }
@@ -60,25 +84,26 @@ pub struct App {
     pub app: String,
     /// The ARN of the SNS platform application per platform.
     pub platforms: BTreeMap<Platform, String>,
-    /// Filter templates that become subscriptions of every owner with a device; `"$owner"` stands
-    /// for the pubkey.
+    /// Filter templates that become subscriptions of every owner with a device. `"$owner"` stands
+    /// for the owner's pubkey.
     #[serde(default)]
     pub triggers: Vec<Value>,
-    /// Whether filters with no `ids`, `authors` or tag are allowed (they match the whole network).
+    /// `true` if filters with no `ids`, `authors` or tags are allowed. They match events of the
+    /// whole network.
     #[serde(default)]
     pub allow_broad_filters: bool,
-    /// How much of an event's own words stands in title and body.
+    /// How much of an event's content appears in title and body.
     #[serde(default)]
-    pub content: Content,
-    /// Whether the iOS app ships the phrases of `docs/protocol.md` in its `Localizable.strings`, so
-    /// that iOS itself translates them. Without them iOS would show the bare keys.
+    pub content: ContentDetail,
+    /// `true` if the iOS app has the phrases of `docs/protocol.md` in its `Localizable.strings`, so
+    /// that iOS translates them. Without the phrases iOS would show their keys.
     #[serde(default)]
     pub localized: bool,
-    /// The most pushes a minute to one recipient, above which the rest becomes one summary; at
-    /// least 1. Default 30.
+    /// The most pushes per minute to one recipient; at least 1, default 30. Further events become
+    /// one summary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_pushes: Option<u32>,
-    /// Events that mention more people than this do not notify. Off by default.
+    /// Events that mention more people than this do not notify. There is no limit by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_mentions: Option<u16>,
     /// Dialect H: seconds without a heartbeat after which the app counts as closed. Default 210.
@@ -87,17 +112,17 @@ pub struct App {
     /// Dialect H: the kinds of settings that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_kinds: Option<Vec<u16>>,
-    /// Dialect H: whether `authors` (a contact list) restricts who may notify by a mention.
+    /// Dialect H: `true` if `authors` (a contact list) restricts who may notify by a mention.
     #[serde(default)]
     pub contacts_only: bool,
-    /// Dialect H: what clients write before an APNs token in `deviceId`, such as the app's bundle
-    /// id.
+    /// Dialect H: prefixes that clients put before an APNs token in `deviceId`, such as the app's
+    /// bundle id.
     #[serde(default)]
     pub token_prefixes: Vec<String>,
 }
 
 impl App {
-    /// An app with this id, and neither platforms nor options.
+    /// An app with this id and no platforms or options.
     pub fn named(app: &str) -> Self {
         Self {
             app: app.to_owned(),
@@ -105,7 +130,7 @@ impl App {
         }
     }
 
-    /// The most pushes a minute to one recipient.
+    /// The most pushes per minute to one recipient.
     pub fn max_pushes(&self) -> u32 {
         self.max_pushes.unwrap_or(DEFAULT_MAX_PUSHES).max(1)
     }
@@ -126,8 +151,9 @@ impl App {
         kinds
     }
 
-    /// The platform of a token that named none: the app's only one, else 64 or more hex characters
-    /// alone are an APNs token and anything else FCM. `None` when the app has no such platform.
+    /// The platform of a token: the one that the registration names, else the app's only one, else
+    /// APNs for 64 or more hex characters and FCM for anything else. `None` if the app does not
+    /// have that platform.
     pub fn platform_of(&self, named: Option<Platform>, token: &str) -> Option<Platform> {
         let looks_like_apns = is_apns_token(token);
         let platform = match named {
@@ -145,8 +171,8 @@ impl App {
     /// The fixed triggers, as filters of this owner.
     ///
     /// # Errors
-    /// A template that is no filter: the operator's mistake, named when the app is configured and
-    /// again here.
+    /// A template is not a filter. `pushctl` refuses such a template, so this is the operator's
+    /// mistake.
     pub fn triggers_for(&self, owner: PublicKey) -> Result<Vec<Filter>, BadFilter> {
         let read = |template| {
             Ok(Filter::from_json(&with_owner(template, &owner.to_hex()))?.addressed(owner))
@@ -155,12 +181,12 @@ impl App {
     }
 }
 
-/// Whether the text has the form of an APNs token: 64 or more hex characters and nothing else.
+/// Returns `true` if the text has the form of an APNs token: 64 or more hex characters.
 pub fn is_apns_token(text: &str) -> bool {
     text.len() >= 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// The template with every `"$owner"` replaced.
+/// The template with the owner's pubkey in place of every `"$owner"`.
 fn with_owner(template: &Value, owner: &str) -> Value {
     match template {
         Value::String(text) if text == "$owner" => Value::String(owner.to_owned()),
@@ -188,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_without_a_platform_goes_to_the_only_one_or_by_its_form() {
+    fn guesses_the_platform_of_a_token() {
         let hex = "a".repeat(64);
         assert_eq!(
             app(&[Platform::Fcm]).platform_of(None, &hex),
@@ -208,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_platform_the_app_does_not_have_is_none() {
+    fn has_no_platform_that_the_app_lacks() {
         assert_eq!(
             app(&[Platform::Fcm]).platform_of(Some(Platform::Apns), "t"),
             None

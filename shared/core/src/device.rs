@@ -1,34 +1,23 @@
-//! Push tokens: the rows that hold them, and the rules by which they are registered and removed.
+//! Push tokens: the rows that hold them, and the rules for registering and removing them.
 //!
-//! The rules are pure: they take the rows as read and say what to write. The store writes only if
-//! the rows are still as they were read (their `version`), and otherwise the caller reads and
-//! decides again. So two writers racing come to the state that one after the other would have
-//! reached, and the rules below are all there is to prove.
+//! The rules are pure. They take the rows as read and return the rows to write. The store writes
+//! only if the rows have not changed since (their `version`); otherwise the caller reads and
+//! decides again. So two concurrent writers reach the state that they would have reached one after
+//! the other, and only the rules below need to be proven.
 //!
-//! What they keep: the latest registration of a token decides whose it is; it is in force unless
-//! its owner removed that token, or all tokens, later. Whatever order the events arrive in, and
-//! however often.
+//! The rules keep this: the latest registration of a token decides who its owner is. It is in force
+//! unless that owner removed the token, or all of their tokens, later. The order in which events
+//! arrive, and how often, makes no difference.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
 
-use hkdf::Hkdf;
-use hmac::{Hmac, KeyInit, Mac};
 use nostr::key::PublicKey;
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 
-use crate::{
-    Seconds,
-    app::Platform,
-    filter::hex,
-    order::Order,
-    owner::Owner,
-    ports::{Answer, Devices, Endpoints},
-    subscription::REMOVAL_KEPT,
-};
+use crate::{Seconds, app::Platform, order::Order, owner::Owner, subscription::TOMBSTONE_TTL};
 
 /// The most devices of one (owner, app).
 pub const MAX_DEVICES: usize = 20;
@@ -36,50 +25,13 @@ pub const MAX_DEVICES: usize = 20;
 /// The longest token, in bytes.
 pub const MAX_TOKEN: usize = 4 * 1024;
 
-/// How long whoever removes a device has to delete its endpoint before a registration of the same
-/// token goes ahead. Longer than a function can run, so nobody deletes an endpoint that somebody
-/// has just taken over.
-pub const REMOVING_LEASE: Seconds = 120;
+/// How long a registration of a token waits for a removal that is deleting its endpoint. It is
+/// longer than a function can run, so no removal deletes an endpoint that a new registration uses.
+pub const REMOVING_LEASE: Seconds = Seconds(120);
 
-/// How many owners' removals a device row remembers. One suffices but for tokens that change hands.
+/// The most owners whose removals a device row remembers. More than one occurs only if a token
+/// changes owners.
 const MAX_REMOVALS: usize = 20;
-
-/// Hashes tokens under a key derived from the service secret, so that a leaked table names no
-/// token.
-#[derive(Clone)]
-pub struct TokenHasher(Hmac<Sha256>);
-
-impl TokenHasher {
-    /// Derives the key (HKDF-SHA256) from the service's secret key.
-    ///
-    /// # Panics
-    /// Never: HMAC takes a key of any length.
-    pub fn new(service_secret: &[u8]) -> Self {
-        let mut key = [0; 32];
-        // 32 bytes is far below HKDF's limit of 255 blocks, and HMAC takes a key of any length.
-        let filled =
-            Hkdf::<Sha256>::new(None, service_secret).expand(b"nostr-push token hash v1", &mut key);
-        debug_assert!(filled.is_ok());
-        #[expect(clippy::expect_used, reason = "see Panics")]
-        Self(Hmac::new_from_slice(&key).expect("any key length"))
-    }
-
-    /// The device of this token under this app.
-    pub fn device(&self, app: &str, token: &str) -> DeviceId {
-        let mut mac = self.0.clone();
-        mac.update(token.as_bytes());
-        DeviceId {
-            app: app.to_owned(),
-            token_hash: hex(&mac.finalize().into_bytes()),
-        }
-    }
-}
-
-impl fmt::Debug for TokenHasher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenHasher(redacted)")
-    }
-}
 
 /// One push token under one app. Written `app#token_hash`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,66 +48,68 @@ impl fmt::Display for DeviceId {
     }
 }
 
-/// What has become of a token's latest registration.
+/// The state of a token's latest registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum DeviceState {
     /// In force until `valid_until`.
     Active,
-    /// Removed by its owner; the SNS endpoint is being deleted until the given time at the latest.
+    /// Being removed: a process is deleting the SNS endpoint.
     Removing {
-        /// When the lease of whoever deletes the endpoint is over.
+        /// When the lease of that process ends.
         until: Seconds,
     },
-    /// Removed by its owner; no endpoint is left.
+    /// Removed. The endpoint is deleted.
     Removed,
-    /// The platform said the token is dead. Only a newer registration revives it.
+    /// The platform has rejected the token. Only a newer registration revives it.
     Gone,
 }
 
 /// The latest registration of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registration {
-    /// Who registered it.
+    /// The owner who registered the token.
     pub owner: Owner,
-    /// By which event.
+    /// The order of the event that registered it.
     pub order: Order,
-    /// For which platform.
+    /// The platform of the token.
     pub platform: Platform,
-    /// Whether by settings of dialect H, and so until the next settings name another.
+    /// `true` if settings of dialect H registered the token. It then lasts until newer settings
+    /// name another token.
     #[serde(default)]
     pub by_settings: bool,
-    /// When it came into force, by the clock of whoever applied it: what SNS said of the endpoint
-    /// before is old news.
+    /// When the registration was applied, by the clock of control. Older reports about the endpoint
+    /// are ignored.
     #[serde(default)]
     pub registered_at: Seconds,
-    /// Events that mention more people than this are not for this device: settings of dialect H
-    /// asked for that.
+    /// The most people that an event may mention and still be pushed to this device, if settings of
+    /// dialect H asked for a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_mentions: Option<u16>,
-    /// Whose it was before, if another's: what followed from it there must be brought in line.
+    /// The previous owner, if the token changed owners. That owner's derived subscriptions must be
+    /// reconciled.
     #[serde(default)]
     pub taken_from: Option<Owner>,
     /// The SNS endpoint, until it is deleted.
     pub endpoint_arn: Option<String>,
-    /// What has become of it.
-    pub state: State,
-    /// When it ends.
+    /// The state of the registration.
+    pub state: DeviceState,
+    /// When the registration ends.
     pub valid_until: Seconds,
 }
 
-/// One row of `devices`: one token under one app, whoever it belongs to.
+/// One row of `devices`: one token under one app, whoever owns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     /// The token.
     pub id: DeviceId,
-    /// The latest registration; `None` when only removals have been seen.
+    /// The latest registration. `None` if only removals have arrived so far.
     pub registration: Option<Registration>,
     /// The latest removal of this token by each owner.
     pub removals: BTreeMap<String, Order>,
     /// When DynamoDB may drop the row.
     pub expires_at: Seconds,
-    /// Grows by one with each write.
+    /// The number of writes so far.
     pub version: u64,
 }
 
@@ -165,16 +119,36 @@ impl Device {
             id,
             registration: None,
             removals: BTreeMap::new(),
-            expires_at: 0,
+            expires_at: Seconds(0),
             version: 0,
         }
     }
 
-    /// The registration, when it is this owner's and in force now.
+    /// The registration, if it belongs to this owner and is in force at `now`.
     pub fn active_for(&self, owner: &Owner, now: Seconds) -> Option<&Registration> {
         self.registration
             .as_ref()
-            .filter(|r| r.owner == *owner && r.state == State::Active && r.valid_until > now)
+            .filter(|r| r.owner == *owner && r.state == DeviceState::Active && r.valid_until > now)
+    }
+
+    /// The row after its endpoint has been deleted.
+    #[must_use]
+    pub fn removed(mut self) -> Self {
+        if let Some(registration) = &mut self.registration {
+            registration.state = DeviceState::Removed;
+            registration.endpoint_arn = None;
+        }
+        self
+    }
+
+    /// The row after the platform has rejected the token. Meant for the row as it was read before
+    /// the publish: the store's version check protects a newer registration.
+    #[must_use]
+    pub fn gone(mut self) -> Self {
+        if let Some(registration) = &mut self.registration {
+            registration.state = DeviceState::Gone;
+        }
+        self
     }
 
     fn remember_removal(&mut self, owner: PublicKey, order: Order, now: Seconds) {
@@ -189,38 +163,39 @@ impl Device {
         {
             self.removals.remove(&oldest);
         }
-        self.expires_at = self.expires_at.max(now + REMOVAL_KEPT);
+        self.expires_at = self.expires_at.max(now + TOMBSTONE_TTL);
     }
 }
 
-/// The devices of one owner under one app, and when they were last all removed.
+/// The devices of one owner under one app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roster {
-    /// Whose it is.
+    /// The owner.
     pub owner: Owner,
-    /// Token hashes. Some may have passed to another owner or ended since: the device rows decide.
+    /// Token hashes. Some of these tokens may have ended or passed to another owner since: the
+    /// device rows decide.
     pub devices: BTreeSet<String>,
-    /// The latest event that removed all of them.
+    /// The order of the latest event that removed all of the owner's devices.
     pub removed_all: Option<Order>,
     /// When DynamoDB may drop the row.
     pub expires_at: Seconds,
-    /// Grows by one with each write.
+    /// The number of writes so far.
     pub version: u64,
 }
 
 impl Roster {
-    /// The roster of an owner nobody has heard of.
+    /// The roster of an owner who has none yet.
     pub fn new(owner: Owner) -> Self {
         Self {
             owner,
             devices: BTreeSet::new(),
             removed_all: None,
-            expires_at: 0,
+            expires_at: Seconds(0),
             version: 0,
         }
     }
 
-    /// The devices it names.
+    /// The devices in the roster.
     pub fn device_ids(&self) -> impl Iterator<Item = DeviceId> + '_ {
         self.devices.iter().map(|hash| DeviceId {
             app: self.owner.app.clone(),
@@ -229,17 +204,17 @@ impl Roster {
     }
 }
 
-/// The rows a decision is made on, as read.
+/// An owner's roster and devices, as read. Decisions are made on these rows.
 #[derive(Debug, Clone)]
-pub struct View {
+pub struct OwnerDevices {
     /// The owner's roster.
     pub roster: Roster,
     /// The rows of the devices in the roster.
     pub devices: Vec<Device>,
 }
 
-impl View {
-    /// The devices whose latest registration is the owner's, whatever has become of it.
+impl OwnerDevices {
+    /// The devices whose latest registration belongs to the owner, in any state.
     pub fn of_owner(&self) -> impl Iterator<Item = (&Device, &Registration)> {
         let registrations = self
             .devices
@@ -248,7 +223,7 @@ impl View {
         registrations.filter(|(_, registration)| registration.owner == self.roster.owner)
     }
 
-    /// The owner's devices in force now.
+    /// The owner's devices that are in force at `now`.
     pub fn active(&self, now: Seconds) -> impl Iterator<Item = (&Device, &Registration)> {
         self.devices
             .iter()
@@ -256,142 +231,149 @@ impl View {
     }
 }
 
-/// Reads the owner's devices as they are now. Consistently: a token that has just passed to another
-/// owner must not count as this one's.
-///
-/// # Errors
-/// The store failed.
-pub async fn view(store: &impl Devices, owner: &Owner) -> Answer<View> {
-    let roster = store
-        .roster(owner)
-        .await?
-        .unwrap_or_else(|| Roster::new(owner.clone()));
-    let ids: Vec<DeviceId> = roster.device_ids().collect();
-    let devices = store.devices(&ids).await?;
-    Ok(View { roster, devices })
-}
-
-/// A registration, as an event asks for it.
+/// A registration that an event asks for.
 #[derive(Debug, Clone)]
-pub struct Register {
-    /// Who registers.
+pub struct RegistrationRequest {
+    /// The device to register.
+    pub device: DeviceId,
+    /// The owner who registers it.
     pub owner: Owner,
-    /// By which event.
+    /// The order of the event.
     pub order: Order,
-    /// For which platform.
+    /// The platform of the token.
     pub platform: Platform,
     /// See [`Registration::by_settings`].
     pub by_settings: bool,
     /// See [`Registration::max_mentions`].
     pub max_mentions: Option<u16>,
-    /// When it shall end.
+    /// When the registration is to end.
     pub valid_until: Seconds,
 }
 
-/// What comes of a registration.
+/// The decision on a registration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Registered {
-    /// Nothing to write: this very event has been applied.
-    Already,
-    /// Nothing to write: a later registration of the token is there.
+pub enum RegistrationDecision {
+    /// Nothing to write: the same event has been applied before.
+    Duplicate,
+    /// Nothing to write: a later registration of the token is stored.
     Superseded,
-    /// The owner has as many devices as allowed.
+    /// The owner has the maximum number of devices.
     OverQuota,
     /// The endpoint of the removed registration is being deleted: try again later.
-    Wait,
-    /// The token moves to another platform: write this row, delete the endpoint it had there, and
-    /// register again.
+    Busy,
+    /// The token moves to another platform: write this row, delete the endpoint on the earlier
+    /// platform, and decide again.
     Retire(Box<Device>),
-    /// Write these rows. The device lacks its endpoint when the registration is in force.
-    Write(Box<(Device, Roster)>),
+    /// Write these rows. If the registration is in force, its endpoint must be created first.
+    Commit(Box<(Device, Roster)>),
 }
 
-/// Decides on a registration of a token, given its row (if any) and what the owner has.
+/// Decides on a registration of a token, given the token's row, if there is one, and the owner's
+/// devices.
 pub fn register(
-    event: &Register,
-    id: &DeviceId,
+    request: &RegistrationRequest,
     row: Option<&Device>,
-    view: &View,
+    owned: &OwnerDevices,
     now: Seconds,
-) -> Registered {
-    let current = row.and_then(|row| row.registration.as_ref());
-    if let Some(current) = current {
-        if current.order == event.order {
-            return Registered::Already;
-        }
-        if !event.order.supersedes(&current.order) {
-            return Registered::Superseded;
-        }
-        if matches!(current.state, State::Removing { until } if until > now) {
-            return Registered::Wait;
-        }
-        if current.platform != event.platform
-            && let Some(retiring) = row.and_then(|row| retire(row, now))
-        {
-            return Registered::Retire(Box::new(retiring));
-        }
+) -> RegistrationDecision {
+    if let Some(decision) = row.and_then(|row| decide_by_current(request, row, now)) {
+        return decision;
     }
-    let mut device = row.cloned().unwrap_or_else(|| Device::new(id.clone()));
-    let removal = device.removals.get(&event.owner.pubkey.to_hex());
+    let mut device = row
+        .cloned()
+        .unwrap_or_else(|| Device::new(request.device.clone()));
+    let removal = device.removals.get(&request.owner.pubkey.to_hex());
     let removed = removal
         .into_iter()
-        .chain(&view.roster.removed_all)
-        .any(|removal| removal.supersedes(&event.order));
-    let others = view
+        .chain(&owned.roster.removed_all)
+        .any(|removal| removal.supersedes(&request.order));
+    let others = owned
         .active(now)
-        .filter(|(other, _)| other.id != *id)
-        .count();
-    if !removed && others >= MAX_DEVICES {
-        return Registered::OverQuota;
+        .filter(|(other, _)| other.id != request.device);
+    if !removed && others.count() >= MAX_DEVICES {
+        return RegistrationDecision::OverQuota;
     }
-    let mut roster = view.roster.clone();
-    // An endpoint that is left from an earlier registration is deleted on the way, as for any
-    // removal.
-    let left = current.and_then(|current| current.endpoint_arn.clone());
-    device.registration = Some(Registration {
-        owner: event.owner.clone(),
-        order: event.order,
-        platform: event.platform,
-        by_settings: event.by_settings,
-        registered_at: now,
-        max_mentions: event.max_mentions,
-        taken_from: current
-            .map(|current| current.owner.clone())
-            .filter(|owner| *owner != event.owner),
-        state: match (removed, &left) {
-            (false, _) => State::Active,
-            (true, Some(_)) => State::Removing {
-                until: now + REMOVING_LEASE,
-            },
-            (true, None) => State::Removed,
-        },
-        endpoint_arn: left,
-        valid_until: event.valid_until,
-    });
-    device.expires_at = device
-        .expires_at
-        .max(event.valid_until)
-        .max(now + REMOVAL_KEPT);
+    let previous = device.registration.take();
+    device.registration = Some(registration(request, previous, removed, now));
+    let expires_at = request.valid_until.max(now + TOMBSTONE_TTL);
+    device.expires_at = device.expires_at.max(expires_at);
+    let mut roster = owned.roster.clone();
     if !removed {
-        // Those whose removal is not finished stay: whoever takes it over finds them here.
-        let kept = view.of_owner().filter(|(_, r)| {
-            r.valid_until > now && matches!(r.state, State::Active | State::Removing { .. })
+        // A device whose removal is not finished stays in the roster, so that a process that takes
+        // the removal over finds it.
+        let kept = owned.of_owner().filter(|(_, r)| {
+            let is_kept = matches!(r.state, DeviceState::Active | DeviceState::Removing { .. });
+            is_kept && r.valid_until > now
         });
         roster.devices = kept
             .map(|(device, _)| device.id.token_hash.clone())
             .collect();
-        roster.devices.insert(id.token_hash.clone());
-        roster.expires_at = roster
-            .expires_at
-            .max(event.valid_until)
-            .max(now + REMOVAL_KEPT);
+        roster.devices.insert(request.device.token_hash.clone());
+        roster.expires_at = roster.expires_at.max(expires_at);
     }
-    Registered::Write(Box::new((device, roster)))
+    RegistrationDecision::Commit(Box::new((device, roster)))
 }
 
-/// Decides on the removal of one token by `owner`: the row to write. Only its owner's registration,
-/// and only an older one, is removed; the removal is remembered in any case, for the registration
-/// that is still on its way.
+/// The decision, if the token's current registration alone makes it.
+fn decide_by_current(
+    request: &RegistrationRequest,
+    row: &Device,
+    now: Seconds,
+) -> Option<RegistrationDecision> {
+    let current = row.registration.as_ref()?;
+    if current.order == request.order {
+        return Some(RegistrationDecision::Duplicate);
+    }
+    if !request.order.supersedes(&current.order) {
+        return Some(RegistrationDecision::Superseded);
+    }
+    if matches!(current.state, DeviceState::Removing { until } if until > now) {
+        return Some(RegistrationDecision::Busy);
+    }
+    if current.platform == request.platform {
+        return None;
+    }
+    retire(row, now).map(|retiring| RegistrationDecision::Retire(Box::new(retiring)))
+}
+
+/// The registration to write. If it is `removed`, the endpoint of the previous registration is
+/// deleted as in any removal.
+fn registration(
+    request: &RegistrationRequest,
+    previous: Option<Registration>,
+    removed: bool,
+    now: Seconds,
+) -> Registration {
+    let (previous_owner, endpoint_arn) = match previous {
+        Some(previous) => (Some(previous.owner), previous.endpoint_arn),
+        None => (None, None),
+    };
+    let state = match (removed, &endpoint_arn) {
+        (false, _) => DeviceState::Active,
+        (true, Some(_)) => DeviceState::Removing {
+            until: now + REMOVING_LEASE,
+        },
+        (true, None) => DeviceState::Removed,
+    };
+    Registration {
+        owner: request.owner.clone(),
+        order: request.order,
+        platform: request.platform,
+        by_settings: request.by_settings,
+        registered_at: now,
+        max_mentions: request.max_mentions,
+        taken_from: previous_owner.filter(|owner| *owner != request.owner),
+        endpoint_arn,
+        state,
+        valid_until: request.valid_until,
+    }
+}
+
+/// Decides on the removal of one token by `owner`. Returns the row to write, or `None` for a
+/// repeat.
+///
+/// Only an older registration by the same owner is removed. The removal is remembered in any case,
+/// because the registration may arrive later.
 pub fn remove(
     owner: &Owner,
     order: Order,
@@ -402,25 +384,24 @@ pub fn remove(
     let mut device = row.cloned().unwrap_or_else(|| Device::new(id.clone()));
     device.remember_removal(owner.pubkey, order, now);
     start_removing(&mut device, owner, order, now);
-    // Nothing new to remember and nothing to remove: a repeat.
     (row != Some(&device)).then_some(device)
 }
 
-/// Decides on the removal of all of the owner's tokens: the roster to write before the devices are
-/// removed one by one with [`remove_in_roster`]. `None` for a repeat.
+/// Decides on the removal of all of the owner's tokens. Returns the roster to write before the
+/// devices are removed one by one with [`remove_in_roster`], or `None` for a repeat.
 pub fn remove_all(order: Order, roster: &Roster, now: Seconds) -> Option<Roster> {
     let removed_all = roster
         .removed_all
         .map_or(order, |earlier| earlier.latest(order));
     (roster.removed_all != Some(removed_all)).then(|| Roster {
         removed_all: Some(removed_all),
-        expires_at: roster.expires_at.max(now + REMOVAL_KEPT),
+        expires_at: roster.expires_at.max(now + TOMBSTONE_TTL),
         ..roster.clone()
     })
 }
 
-/// The row to write for one device of a roster whose devices were all removed at `order`; `None`
-/// when there is nothing to do.
+/// Decides on one device of a roster whose devices were all removed at `order`. Returns the row to
+/// write, or `None` if there is nothing to do.
 pub fn remove_in_roster(owner: &Owner, order: Order, row: &Device, now: Seconds) -> Option<Device> {
     let mut device = row.clone();
     start_removing(&mut device, owner, order, now);
@@ -436,123 +417,33 @@ fn start_removing(device: &mut Device, owner: &Owner, order: Order, now: Seconds
         return;
     };
     current.state = match current.state {
-        State::Active | State::Gone => State::Removing {
+        DeviceState::Active | DeviceState::Gone => DeviceState::Removing {
             until: now + REMOVING_LEASE,
         },
-        // Whoever began it died: take it over.
-        State::Removing { until } if until <= now => State::Removing {
+        // The process that began the removal has died: take the removal over.
+        DeviceState::Removing { until } if until <= now => DeviceState::Removing {
             until: now + REMOVING_LEASE,
         },
         other => other,
     };
-    device.expires_at = device.expires_at.max(now + REMOVAL_KEPT);
+    device.expires_at = device.expires_at.max(now + TOMBSTONE_TTL);
 }
 
-/// The row of a device whose endpoint is to go, whatever its owner said: it has ended, the platform
-/// gave it up, or it moves to another one. `None` when it has no endpoint, or somebody is just
-/// deleting it.
+/// Decides on the removal of a device that its owner has not removed: it has ended, the platform
+/// has rejected its token, or the token moves to another platform. Returns the row to write, or
+/// `None` if the device has no endpoint or a process is deleting it.
 pub fn retire(row: &Device, now: Seconds) -> Option<Device> {
     let mut device = row.clone();
     let current = device
         .registration
         .as_mut()
         .filter(|r| r.endpoint_arn.is_some())?;
-    if matches!(current.state, State::Removing { until } if until > now) {
+    if matches!(current.state, DeviceState::Removing { until } if until > now) {
         return None;
     }
-    current.state = State::Removing {
+    current.state = DeviceState::Removing {
         until: now + REMOVING_LEASE,
     };
-    device.expires_at = device.expires_at.max(now + REMOVAL_KEPT);
+    device.expires_at = device.expires_at.max(now + TOMBSTONE_TTL);
     Some(device)
-}
-
-/// Writes the row of a device that is being removed, if it is still as it was read, and deletes the
-/// endpoint. Answers whether it wrote.
-///
-/// # Errors
-/// The store or SNS failed. The lease that may have been written keeps others away until it is
-/// over.
-pub async fn remove_endpoint(
-    store: &impl Devices,
-    sns: &impl Endpoints,
-    mut device: Device,
-) -> Answer<bool> {
-    let written = store.commit(Some(&device), None).await?;
-    if written {
-        device.version += 1;
-        finish_removal(store, sns, device).await?;
-    }
-    Ok(written)
-}
-
-/// Deletes the endpoint of a device that is being removed. For whoever wrote that state, and nobody
-/// else.
-///
-/// # Errors
-/// The store or SNS failed.
-pub async fn finish_removal(
-    store: &impl Devices,
-    sns: &impl Endpoints,
-    device: Device,
-) -> Answer<()> {
-    let Some(registration) = device
-        .registration
-        .as_ref()
-        .filter(|r| matches!(r.state, State::Removing { .. }))
-    else {
-        return Ok(());
-    };
-    if let Some(arn) = &registration.endpoint_arn {
-        sns.delete(arn).await?;
-    }
-    // If the row has changed, somebody newer has taken it over, and it is theirs to keep right.
-    store
-        .commit(Some(&finish_removing(&device)), None)
-        .await
-        .map(drop)
-}
-
-/// The row after its endpoint has been deleted.
-fn finish_removing(row: &Device) -> Device {
-    let mut device = row.clone();
-    if let Some(registration) = &mut device.registration {
-        registration.state = State::Removed;
-        registration.endpoint_arn = None;
-    }
-    device
-}
-
-/// The row after the platform said that the token is dead. Meant for the row as it was when it was
-/// published to: the store's version check keeps a newer registration out of it.
-pub fn gone(row: &Device) -> Device {
-    let mut device = row.clone();
-    if let Some(registration) = &mut device.registration {
-        registration.state = State::Gone;
-    }
-    device
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hash_depends_on_the_key_and_the_token_and_hides_the_token() {
-        let hasher = TokenHasher::new(b"secret");
-        let device = hasher.device("demo", "token");
-        assert_eq!(device, TokenHasher::new(b"secret").device("demo", "token"));
-        assert_ne!(
-            device.token_hash,
-            TokenHasher::new(b"other")
-                .device("demo", "token")
-                .token_hash
-        );
-        assert_ne!(
-            device.token_hash,
-            hasher.device("demo", "token2").token_hash
-        );
-        assert_eq!(device.token_hash.len(), 64);
-        assert_eq!(format!("{hasher:?}"), "TokenHasher(redacted)");
-    }
 }

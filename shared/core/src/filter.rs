@@ -1,8 +1,9 @@
-//! A stored filter: a NIP-01 filter in canonical form, so that equal filters have one identity, and
-//! matched exactly.
+//! Stored filters: NIP-01 filters in canonical form, so that equal filters have one identity, and
+//! their exact matching.
 //!
-//! `since`, `until`, `limit` and `search` say which past events to send; a push is about the next
-//! one, so they are left out. Unknown fields are ignored.
+//! `since`, `until`, `limit` and `search` select past events. A push is about the next event, so
+//! these fields are ignored, as are unknown ones. See
+//! <https://github.com/nostr-protocol/nips/blob/master/01.md>.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -12,30 +13,26 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    MUTE_LIST,
-    index_key::{IndexKey, TagValue},
-    is_private,
+    MUTE_LIST_KIND, hex,
+    index_key::{IndexKey, MAX_TAG_VALUE, TagValue, TagValueRef},
+    is_private_kind,
 };
 
-/// The longest tag value a filter may hold, in bytes: an index key must fit a DynamoDB partition
-/// key (2,048 bytes).
-pub const MAX_TAG_VALUE: usize = 512;
-
-/// Why a filter was refused. Every one of them is `bad_payload` to the client.
+/// Why a filter was refused. The client sees `bad_payload` for each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadFilter {
-    /// It is not a JSON object.
+    /// The filter is not a JSON object.
     #[error("a filter is a JSON object")]
     NotAnObject,
-    /// A field is not a non-empty array of what it should hold.
+    /// A field is not a non-empty array of valid values.
     #[error("`{0}` is not a non-empty array of valid values")]
     BadField(String),
 }
 
-/// Ids and pubkeys, sorted and without repeats.
+/// Ids or pubkeys, sorted and without duplicates.
 type Keys = Vec<[u8; 32]>;
 
-/// A filter in canonical form: every list sorted and without repeats, no list empty.
+/// A filter in canonical form: every list is sorted, has no duplicates and is not empty.
 #[derive(Clone, PartialEq, Eq, Default, Hash)]
 pub struct Filter {
     /// Event ids.
@@ -45,17 +42,17 @@ pub struct Filter {
     /// Kinds.
     pub kinds: Option<Vec<u16>>,
     /// Values of single-letter tags.
-    pub tags: BTreeMap<char, Vec<String>>,
+    pub tags: BTreeMap<char, Vec<TagValue>>,
 }
 
 impl Filter {
     /// Reads a NIP-01 filter.
     ///
     /// # Errors
-    /// [`BadFilter`] on anything but an object whose known fields are non-empty arrays: ids,
-    /// pubkeys and the values of `#e` and `#p` exact lowercase 64-hex, kinds 0 to 65535, other tag
-    /// values at most [`MAX_TAG_VALUE`] bytes. (An empty list would match nothing: no client means
-    /// that.)
+    /// [`BadFilter`], unless the JSON is an object whose known fields are non-empty arrays. Ids,
+    /// pubkeys and the values of `#e` and `#p` must be exactly 64 lowercase hex characters, kinds
+    /// 0 to 65535, and other tag values at most [`MAX_TAG_VALUE`] bytes. An empty array would match
+    /// nothing, which no client wants.
     pub fn from_json(json: &Value) -> Result<Self, BadFilter> {
         let fields = json.as_object().ok_or(BadFilter::NotAnObject)?;
         let mut filter = Self::default();
@@ -64,10 +61,7 @@ impl Filter {
             match field.as_str() {
                 "ids" => filter.ids = Some(list(value, hex_key).ok_or_else(bad)?),
                 "authors" => filter.authors = Some(list(value, hex_key).ok_or_else(bad)?),
-                "kinds" => {
-                    filter.kinds =
-                        Some(list(value, |v| u16::try_from(v.as_u64()?).ok()).ok_or_else(bad)?)
-                }
+                "kinds" => filter.kinds = Some(list(value, kind).ok_or_else(bad)?),
                 _ => {
                     let Some(letter) = tag_letter(field) else {
                         continue;
@@ -82,39 +76,41 @@ impl Filter {
         Ok(filter)
     }
 
-    /// A filter over private kinds alone with no `#p` means "addressed to me", so it gets `#p:
-    /// [owner]`.
+    /// Adds `#p: [owner]` to a filter that has only private kinds and no `#p`: its owner wants the
+    /// events addressed to them.
     #[must_use]
     pub fn addressed(mut self, owner: PublicKey) -> Self {
         let private = self
             .kinds
             .as_ref()
-            .is_some_and(|kinds| kinds.iter().all(|kind| is_private(*kind)));
+            .is_some_and(|kinds| kinds.iter().all(|kind| is_private_kind(*kind)));
         if private && !self.tags.contains_key(&'p') {
-            self.tags.insert('p', vec![owner.to_hex()]);
+            self.tags
+                .insert('p', vec![TagValue::Hex(*owner.as_bytes())]);
         }
         self
     }
 
-    /// Whether it names no ids, authors or tag, and so would match the whole network.
+    /// Returns `true` if the filter has no ids, authors or tags, and so would match events of the
+    /// whole network.
     pub fn is_broad(&self) -> bool {
         self.ids.is_none() && self.authors.is_none() && self.tags.is_empty()
     }
 
-    /// SHA-256 over the canonical form, in hex: the subscription's identity.
+    /// The identity of a subscription with this filter: SHA-256 over the canonical form, in hex.
     pub fn identity(&self) -> String {
-        hex(&Sha256::digest(self.to_json()))
+        hex::encode(&Sha256::digest(self.to_json()))
     }
 
-    /// The canonical form: keys sorted, lists sorted and without repeats.
+    /// The canonical form: keys sorted, lists sorted and without duplicates.
     pub fn to_json(&self) -> String {
         // A map of strings and numbers cannot fail to serialise.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Under which keys it is indexed: one dimension, the most selective it has (`ids`, else the
-    /// tag with the fewest values, else `authors`, and of mute lists alone theirs, else `kinds`),
-    /// one key per value. None only for the empty filter.
+    /// The keys under which the filter is indexed, one per value of its most selective dimension:
+    /// `ids`, else the tag with the fewest values, else `authors`, else `kinds`. A filter for mute
+    /// lists alone is indexed by their authors. Only the empty filter has no keys.
     pub fn index_keys(&self) -> Vec<IndexKey> {
         let tag = self.tags.iter().min_by_key(|(_, values)| values.len());
         if let Some(ids) = &self.ids {
@@ -122,10 +118,10 @@ impl Filter {
         } else if let Some((letter, values)) = tag {
             values
                 .iter()
-                .map(|value| IndexKey::Tag(*letter, TagValue::from(value.as_str())))
+                .map(|value| IndexKey::Tag(*letter, value.clone()))
                 .collect()
         } else if let Some(authors) = &self.authors {
-            let key = if self.kinds.as_deref() == Some(&[MUTE_LIST]) {
+            let key = if self.kinds.as_deref() == Some(&[MUTE_LIST_KIND]) {
                 IndexKey::MuteList
             } else {
                 IndexKey::Author
@@ -141,9 +137,10 @@ impl Filter {
         }
     }
 
-    /// Whether the event matches, and may reach `recipient`: an event of a private kind reaches
-    /// only whom it names in a `p` tag, unless the filter asks for other addressees by `#p` itself
-    /// (an owner's alias keys).
+    /// Returns `true` if the event matches and may be delivered to `recipient`.
+    ///
+    /// An event of a private kind is delivered only to a recipient in one of its `p` tags, unless
+    /// the filter has a `#p` of its own (an owner's alias keys).
     pub fn matches_for(&self, event: &Event, recipient: &PublicKey) -> bool {
         let named = || {
             event
@@ -152,10 +149,10 @@ impl Filter {
                 .any(|tag| is_p_tag_of(tag.as_slice(), recipient))
         };
         self.matches(event)
-            && (!is_private(event.kind.as_u16()) || self.tags.contains_key(&'p') || named())
+            && (!is_private_kind(event.kind.as_u16()) || self.tags.contains_key(&'p') || named())
     }
 
-    /// Whether the event matches, as NIP-01 says.
+    /// Returns `true` if the event matches as NIP-01 defines it.
     pub fn matches(&self, event: &Event) -> bool {
         let holds = |list: &Option<Keys>, key: &[u8; 32]| {
             list.as_ref()
@@ -170,9 +167,7 @@ impl Filter {
                 .is_none_or(|kinds| kinds.binary_search(&kind).is_ok())
             && self.tags.iter().all(|(letter, wanted)| {
                 event.tags.iter().any(|tag| match tag.as_slice() {
-                    [name, value, ..] => {
-                        is_letter(name, *letter) && wanted.binary_search(value).is_ok()
-                    }
+                    [name, value, ..] => is_letter(name, *letter) && contains(wanted, value),
                     _ => false,
                 })
             })
@@ -187,10 +182,9 @@ impl fmt::Debug for Filter {
 
 impl Serialize for Filter {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let hexes = |keys: &Keys| keys.iter().map(|key| hex(key)).collect::<Vec<_>>();
+        let hexes = |keys: &Keys| keys.iter().map(|key| hex::encode(key)).collect::<Vec<_>>();
         let mut map = serializer.serialize_map(None)?;
-        // In the order of their bytes: '#' stands before every letter, and upper case before lower
-        // case.
+        // In byte order: '#' comes before every letter, and upper case before lower case.
         for (letter, values) in &self.tags {
             map.serialize_entry(&format!("#{letter}"), values)?;
         }
@@ -220,12 +214,19 @@ fn tag_letter(field: &str) -> Option<char> {
     rest.next().is_none().then_some(letter)
 }
 
-fn tag_value(letter: char, value: &str) -> Option<String> {
-    let valid = match letter {
-        'e' | 'p' => decode_hex(value).is_some(),
-        _ => value.len() <= MAX_TAG_VALUE,
-    };
-    valid.then(|| value.to_owned())
+fn tag_value(letter: char, value: &str) -> Option<TagValue> {
+    match TagValue::from(value) {
+        TagValue::Text(_) if matches!(letter, 'e' | 'p') || value.len() > MAX_TAG_VALUE => None,
+        value => Some(value),
+    }
+}
+
+/// Returns `true` if the sorted list contains the value of a tag.
+fn contains(sorted: &[TagValue], value: &str) -> bool {
+    let value = TagValueRef::from(value);
+    sorted
+        .binary_search_by(|candidate| candidate.borrowed().cmp(&value))
+        .is_ok()
 }
 
 fn is_letter(name: &str, letter: char) -> bool {
@@ -234,10 +235,11 @@ fn is_letter(name: &str, letter: char) -> bool {
 }
 
 fn is_p_tag_of(tag: &[String], pubkey: &PublicKey) -> bool {
-    matches!(tag, [name, value, ..] if name == "p" && decode_hex(value).is_some_and(|key| key == *pubkey.as_bytes()))
+    matches!(tag, [name, value, ..]
+        if name == "p" && hex::decode_32(value).as_ref() == Some(pubkey.as_bytes()))
 }
 
-/// A non-empty JSON array, each value read, sorted, without repeats.
+/// Reads each value of a non-empty JSON array. The result is sorted and has no duplicates.
 fn list<T: Ord>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
     let mut items = value
         .as_array()?
@@ -249,45 +251,12 @@ fn list<T: Ord>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Vec
     (!items.is_empty()).then_some(items)
 }
 
+fn kind(value: &Value) -> Option<u16> {
+    u16::try_from(value.as_u64()?).ok()
+}
+
 fn hex_key(value: &Value) -> Option<[u8; 32]> {
-    decode_hex(value.as_str()?)
-}
-
-/// The bytes of exactly 64 lowercase hex characters, as NIP-01 writes ids and pubkeys.
-pub fn decode_hex(text: &str) -> Option<[u8; 32]> {
-    let text: &[u8; 64] = text.as_bytes().try_into().ok()?;
-    let mut bytes = [0; 32];
-    let mut invalid = 0;
-    for (byte, pair) in bytes.iter_mut().zip(text.as_chunks::<2>().0) {
-        let (high, low) = (NIBBLE[usize::from(pair[0])], NIBBLE[usize::from(pair[1])]);
-        // No branch per character: every event's every tag comes through here in the listener.
-        invalid |= (high | low) & 0xf0;
-        *byte = high << 4 | (low & 0x0f);
-    }
-    (invalid == 0).then_some(bytes)
-}
-
-/// The value of each lowercase hex character; 0xf0 for every other byte.
-const NIBBLE: [u8; 256] = {
-    let mut table = [0xf0; 256];
-    let mut digit = 0;
-    while digit < 16 {
-        table[b"0123456789abcdef"[digit as usize] as usize] = digit;
-        digit += 1;
-    }
-    table
-};
-
-/// Lowercase hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    hex::decode_32(value.as_str()?)
 }
 
 #[cfg(test)]
@@ -301,12 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn one_identity_whatever_the_order_the_repeats_and_the_ignored_fields() {
+    fn identity_ignores_order_duplicates_and_unused_fields() {
         let key = "ab".repeat(32);
         let a = filter(&json!({"kinds": [7, 1, 7], "#p": [key], "#t": ["b", "a"]}));
-        let b = filter(
-            &json!({"#t": ["a", "b", "a"], "limit": 3, "since": 5, "until": 9, "search": "x", "#p": [key], "kinds": [1, 7], "foo": 1}),
-        );
+        let b = filter(&json!({
+            "#t": ["a", "b", "a"], "limit": 3, "since": 5, "until": 9, "search": "x",
+            "#p": [key], "kinds": [1, 7], "foo": 1,
+        }));
         assert_eq!(a.identity(), b.identity());
         assert_eq!(
             a.to_json(),
@@ -319,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_the_wrong_form_are_refused() {
+    fn refuses_values_of_the_wrong_form() {
         let upper = "AB".repeat(32);
         for bad in [
             json!([]),
@@ -344,10 +314,10 @@ mod tests {
     }
 
     #[test]
-    fn private_kinds_alone_are_addressed_to_the_owner() {
+    fn addresses_filters_over_private_kinds_to_the_owner() {
         let owner = nostr::key::Keys::generate().public_key();
         let addressed = filter(&json!({"kinds": [1059, 4]})).addressed(owner);
-        assert_eq!(addressed.tags[&'p'], [owner.to_hex()]);
+        assert_eq!(addressed.tags[&'p'], [TagValue::Hex(*owner.as_bytes())]);
         assert_eq!(
             addressed.identity(),
             filter(&json!({"kinds": [4, 1059], "#p": [owner.to_hex()]})).identity()
@@ -362,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_selective_dimension_is_indexed() {
+    fn indexes_the_most_selective_dimension() {
         let (a, b) = ("ab".repeat(32), "cd".repeat(32));
         let keys = |json: Value| {
             filter(&json)
@@ -385,20 +355,5 @@ mod tests {
         );
         assert_eq!(keys(json!({"kinds": [7, 1]})), ["kind:1", "kind:7"]);
         assert_eq!(keys(json!({})), [""; 0]);
-    }
-
-    #[test]
-    fn hex_is_exact() {
-        assert_eq!(decode_hex(&"0f".repeat(32)), Some([0x0f; 32]));
-        for bad in [
-            "",
-            "0f",
-            &"0F".repeat(32),
-            &"0g".repeat(32),
-            &"é0".repeat(32),
-            &"0f".repeat(33),
-        ] {
-            assert_eq!(decode_hex(bad), None);
-        }
     }
 }

@@ -1,9 +1,10 @@
 //! The values by which an event finds a subscription.
 //!
-//! Both an owned key and a borrowed one exist, with the same hash: the listener asks about every
-//! tag of every event a relay sends, and must not allocate for the answer "nobody".
+//! There is an owned key and a borrowed one with the same hash. The listener looks up every tag of
+//! every event that a relay sends, and must not allocate when nobody is interested.
 
 use std::{
+    cmp::Ordering,
     fmt,
     hash::{Hash, Hasher},
     str::FromStr,
@@ -13,13 +14,17 @@ use hashbrown::Equivalent;
 use nostr::event::Event;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::{
-    MUTE_LIST,
-    filter::{MAX_TAG_VALUE, decode_hex, hex},
-};
+use crate::{MUTE_LIST_KIND, hex};
 
-/// The value of a single-letter tag: 32 bytes when it is an id or a pubkey, text otherwise.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// The longest tag value of a filter, in bytes. An index key must fit into a DynamoDB partition key
+/// of at most 2,048 bytes
+/// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>).
+pub const MAX_TAG_VALUE: usize = 512;
+
+/// The value of a single-letter tag: 32 bytes if it is an id or a pubkey, text otherwise.
+///
+/// Values are ordered as their text is. The identity of a filter depends on that order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TagValue {
     /// Exactly 64 lowercase hex characters.
     Hex([u8; 32]),
@@ -27,9 +32,100 @@ pub enum TagValue {
     Text(Box<str>),
 }
 
+/// A [`TagValue`] that borrows its text from the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TagValueRef<'a> {
+    /// See [`TagValue::Hex`].
+    Hex([u8; 32]),
+    /// See [`TagValue::Text`].
+    Text(&'a str),
+}
+
+impl TagValue {
+    /// The value without its ownership of the text.
+    pub fn borrowed(&self) -> TagValueRef<'_> {
+        match self {
+            Self::Hex(bytes) => TagValueRef::Hex(*bytes),
+            Self::Text(text) => TagValueRef::Text(text),
+        }
+    }
+}
+
 impl From<&str> for TagValue {
     fn from(value: &str) -> Self {
-        decode_hex(value).map_or_else(|| Self::Text(value.into()), Self::Hex)
+        TagValueRef::from(value).to_owned()
+    }
+}
+
+impl<'a> From<&'a str> for TagValueRef<'a> {
+    fn from(value: &'a str) -> Self {
+        hex::decode_32(value).map_or(Self::Text(value), Self::Hex)
+    }
+}
+
+impl TagValueRef<'_> {
+    /// The value with a copy of its text.
+    pub fn to_owned(self) -> TagValue {
+        match self {
+            Self::Hex(bytes) => TagValue::Hex(bytes),
+            Self::Text(text) => TagValue::Text(text.into()),
+        }
+    }
+}
+
+impl Ord for TagValueRef<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Hex(a), Self::Hex(b)) => a.cmp(b),
+            (Self::Text(a), Self::Text(b)) => a.cmp(b),
+            (Self::Hex(a), Self::Text(b)) => hex::encode(a).as_str().cmp(b),
+            (Self::Text(a), Self::Hex(b)) => (*a).cmp(hex::encode(b).as_str()),
+        }
+    }
+}
+
+impl PartialOrd for TagValueRef<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for TagValue {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.borrowed().cmp(&other.borrowed())
+    }
+}
+
+impl PartialOrd for TagValue {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for TagValueRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hex(bytes) => f.write_str(&hex::encode(bytes)),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl fmt::Display for TagValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.borrowed().fmt(f)
+    }
+}
+
+impl Serialize for TagValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TagValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::from(String::deserialize(deserializer)?.as_str()))
     }
 }
 
@@ -40,8 +136,8 @@ pub enum IndexKey {
     Id([u8; 32]),
     /// `author:<hex>`: the event's pubkey.
     Author([u8; 32]),
-    /// `mute_list:<hex>`: the pubkey of a mute list (kind 10000). Every owner's is in use, and
-    /// would bring all they write if it were their `author:`.
+    /// `mute_list:<hex>`: the author of a mute list (kind 10000). Every owner has this key in use.
+    /// An `author:` key in its place would match everything that the owner writes.
     MuteList([u8; 32]),
     /// `#<letter>:<value>`: the value of a single-letter tag.
     Tag(char, TagValue),
@@ -66,8 +162,7 @@ impl IndexKey {
             Self::Id(id) => KeyRef::Id(id),
             Self::Author(author) => KeyRef::Author(author),
             Self::MuteList(author) => KeyRef::MuteList(author),
-            Self::Tag(letter, TagValue::Hex(bytes)) => KeyRef::TagHex(*letter, *bytes),
-            Self::Tag(letter, TagValue::Text(text)) => KeyRef::TagText(*letter, text),
+            Self::Tag(letter, value) => KeyRef::Tag(*letter, value.borrowed()),
             Self::Kind(kind) => KeyRef::Kind(*kind),
         }
     }
@@ -88,10 +183,8 @@ pub enum KeyRef<'a> {
     Author(&'a [u8; 32]),
     /// See [`IndexKey::MuteList`].
     MuteList(&'a [u8; 32]),
-    /// See [`TagValue::Hex`].
-    TagHex(char, [u8; 32]),
-    /// See [`TagValue::Text`].
-    TagText(char, &'a str),
+    /// See [`IndexKey::Tag`].
+    Tag(char, TagValueRef<'a>),
     /// See [`IndexKey::Kind`].
     Kind(u16),
 }
@@ -103,8 +196,7 @@ impl KeyRef<'_> {
             Self::Id(id) => IndexKey::Id(*id),
             Self::Author(author) => IndexKey::Author(*author),
             Self::MuteList(author) => IndexKey::MuteList(*author),
-            Self::TagHex(letter, bytes) => IndexKey::Tag(letter, TagValue::Hex(bytes)),
-            Self::TagText(letter, text) => IndexKey::Tag(letter, TagValue::Text(text.into())),
+            Self::Tag(letter, value) => IndexKey::Tag(letter, value.to_owned()),
             Self::Kind(kind) => IndexKey::Kind(kind),
         }
     }
@@ -116,15 +208,15 @@ impl Equivalent<IndexKey> for KeyRef<'_> {
     }
 }
 
-/// The index keys of an event: its id, author, kind, whose mute list it is, and the first value of
-/// each single-letter tag. A key may come more than once when the event repeats a tag.
+/// The index keys of an event: its id, author and kind, the author again if it is a mute list, and
+/// the first value of each single-letter tag. A key occurs twice if the event repeats a tag.
 pub fn keys_of(event: &Event) -> impl Iterator<Item = KeyRef<'_>> {
     let tags = event.tags.iter().filter_map(|tag| match tag.as_slice() {
         [name, value, ..] => tag_key(name, value),
         _ => None,
     });
     let (author, kind) = (event.pubkey.as_bytes(), event.kind.as_u16());
-    let mute_list = (kind == MUTE_LIST).then_some(KeyRef::MuteList(author));
+    let mute_list = (kind == MUTE_LIST_KIND).then_some(KeyRef::MuteList(author));
     [
         KeyRef::Id(event.id.as_bytes()),
         KeyRef::Author(author),
@@ -135,33 +227,29 @@ pub fn keys_of(event: &Event) -> impl Iterator<Item = KeyRef<'_>> {
     .chain(tags)
 }
 
-/// No filter can hold a longer value, so a longer one is no key.
+/// The key of a tag. `None` if the name is not one letter, or if the value is longer than any
+/// filter's.
 fn tag_key<'a>(name: &str, value: &'a str) -> Option<KeyRef<'a>> {
     let [letter @ (b'a'..=b'z' | b'A'..=b'Z')] = name.as_bytes() else {
         return None;
     };
     let letter = char::from(*letter);
-    match decode_hex(value) {
-        Some(bytes) => Some(KeyRef::TagHex(letter, bytes)),
-        None if value.len() <= MAX_TAG_VALUE => Some(KeyRef::TagText(letter, value)),
-        None => None,
-    }
+    (value.len() <= MAX_TAG_VALUE).then(|| KeyRef::Tag(letter, value.into()))
 }
 
 impl fmt::Display for IndexKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Id(id) => write!(f, "id:{}", hex(id)),
-            Self::Author(author) => write!(f, "author:{}", hex(author)),
-            Self::MuteList(author) => write!(f, "mute_list:{}", hex(author)),
-            Self::Tag(letter, TagValue::Hex(bytes)) => write!(f, "#{letter}:{}", hex(bytes)),
-            Self::Tag(letter, TagValue::Text(text)) => write!(f, "#{letter}:{text}"),
+            Self::Id(id) => write!(f, "id:{}", hex::encode(id)),
+            Self::Author(author) => write!(f, "author:{}", hex::encode(author)),
+            Self::MuteList(author) => write!(f, "mute_list:{}", hex::encode(author)),
+            Self::Tag(letter, value) => write!(f, "#{letter}:{value}"),
             Self::Kind(kind) => write!(f, "kind:{kind}"),
         }
     }
 }
 
-/// The text is no index key.
+/// The text is not an index key.
 #[derive(Debug, thiserror::Error)]
 #[error("not an index key")]
 pub struct NotAnIndexKey;
@@ -172,9 +260,9 @@ impl FromStr for IndexKey {
     fn from_str(text: &str) -> Result<Self, NotAnIndexKey> {
         let (dimension, value) = text.split_once(':').ok_or(NotAnIndexKey)?;
         match dimension {
-            "id" => decode_hex(value).map(Self::Id),
-            "author" => decode_hex(value).map(Self::Author),
-            "mute_list" => decode_hex(value).map(Self::MuteList),
+            "id" => hex::decode_32(value).map(Self::Id),
+            "author" => hex::decode_32(value).map(Self::Author),
+            "mute_list" => hex::decode_32(value).map(Self::MuteList),
             "kind" => value.parse().ok().map(Self::Kind),
             tag => tag
                 .strip_prefix('#')
@@ -201,10 +289,12 @@ impl<'de> Deserialize<'de> for IndexKey {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
-    fn text_and_back_is_the_same_key() {
+    fn parses_what_it_prints() {
         let hex = "ab".repeat(32);
         for text in [
             format!("id:{hex}"),
@@ -219,6 +309,23 @@ mod tests {
         }
         for bad in ["", "id", "id:ab", "kind:x", "#pp:x", "#1:x", "other:x"] {
             assert!(bad.parse::<IndexKey>().is_err(), "{bad}");
+        }
+    }
+
+    fn value() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[0-9a-f]{64}",
+            "[0-9a-f]{62,66}",
+            "[ -~]{0,4}",
+            "[0-9a-f]{0,3}é?"
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn tag_values_are_ordered_as_their_text(a in value(), b in value()) {
+            prop_assert_eq!(TagValue::from(&*a).cmp(&TagValue::from(&*b)), a.cmp(&b));
+            prop_assert_eq!(TagValue::from(&*a).to_string(), a);
         }
     }
 }

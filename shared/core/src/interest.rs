@@ -1,9 +1,9 @@
-//! The set of all index keys in use: what the listener asks about every event before it checks a
+//! The set of all index keys in use. The listener looks up every event here before it checks the
 //! signature.
 //!
-//! It is made for a million subscriptions in little memory: rows stand in slabs and are found
-//! through tables of their numbers, a subscription is known by a hash of its name, and equal lists
-//! of kinds are one.
+//! A million subscriptions must fit into little memory. So entries are stored in slabs and found
+//! through tables of 32-bit numbers, a subscription is known by a hash of its owner and identity,
+//! and equal lists of kinds are shared.
 
 use std::{collections::HashSet, hash::BuildHasher, sync::Arc};
 
@@ -14,57 +14,61 @@ use sha2::{Digest, Sha256};
 use slab::Slab;
 
 use crate::{
-    MUTE_LIST, Seconds,
+    MUTE_LIST_KIND, Seconds,
     index_key::{IndexKey, KeyRef, keys_of},
-    subscription::{State, Subscription},
+    subscription::Subscription,
 };
 
-/// How long a removal is remembered: far longer than the change feed can still bring an older row.
-const REMOVAL_KEPT: Seconds = 10 * 60;
+/// How long the entry of a removed subscription is kept. It is far longer than the change feed can
+/// still bring an older row.
+const REMOVED_ENTRY_TTL: Seconds = Seconds::from_minutes(10);
 
-/// Which index keys and kinds are in use, and by how many subscriptions.
+/// The index keys and kinds in use, with the number of subscriptions that use each.
 ///
-/// Fed with rows of the change feed in any order and any number of times: the row with the later
-/// order wins.
+/// It is built from the rows of the change feed. They may come in any order and repeatedly: the row
+/// with the later order wins.
 #[derive(Debug, Default)]
 pub struct Interest {
-    subscriptions: Slab<Held>,
-    by_name: HashTable<u32>,
-    keys: Slab<Key>,
+    entries: Slab<Entry>,
+    by_id: HashTable<u32>,
+    keys: Slab<KeyUse>,
     by_key: HashTable<u32>,
     kinds: HashMap<u16, u32, RandomState>,
-    /// Subscriptions that name no kinds, and so want every kind.
+    /// The number of subscriptions without kinds, which want every kind.
     any_kind: u32,
-    /// Keys of mute lists. Theirs is none of the kinds in use: of that kind, only these are wanted.
+    /// The number of keys of mute lists. The kind of mute lists is not among `kinds`, because only
+    /// these authors' lists are wanted.
     mute_lists: u32,
     kind_lists: HashSet<Arc<[u16]>>,
     hasher: RandomState,
     version: u64,
 }
 
+/// An index key and the number of subscriptions that use it.
 #[derive(Debug)]
-struct Key {
+struct KeyUse {
     key: IndexKey,
     uses: u32,
 }
 
-/// 128 bits of the SHA-256 of owner and identity: no two subscriptions share them.
-type Name = [u64; 2];
+/// The id of an entry: 128 bits of the SHA-256 of owner and identity.
+type EntryId = [u64; 2];
 
+/// One subscription.
 #[derive(Debug)]
-struct Held {
-    name: Name,
-    /// The order, as far as it is needed: the time, and the first bytes of the event's id.
+struct Entry {
+    id: EntryId,
+    /// The order: its time and the first bytes of its event id.
     order: (Seconds, u64),
     valid_until: Seconds,
-    /// Empty once removed: the order alone must stay for a while, or an older row read late would
-    /// bring the keys back.
+    /// Empty if the subscription is removed. The entry stays for a while, so that an older row that
+    /// is read late cannot restore the keys.
     keys: Keys,
-    /// `None`: every kind.
+    /// `None` means every kind.
     kinds: Option<Arc<[u16]>>,
 }
 
-/// Numbers in [`Interest::keys`]. Most subscriptions have one.
+/// Numbers of keys in [`Interest::keys`]. Most subscriptions have one key.
 #[derive(Debug)]
 enum Keys {
     One(u32),
@@ -81,78 +85,76 @@ impl Keys {
 }
 
 impl Interest {
-    /// Takes in one row. Answers whether the keys or kinds in use changed.
+    /// Applies one row. Returns `true` if the keys or kinds in use changed.
     pub fn apply(&mut self, row: &Subscription, now: Seconds) -> bool {
-        let name = name_of(row);
-        let active = row.state == State::Active && row.valid_until > now;
-        let held = self.find(name);
-        if let Some(held) = held.and_then(|held| self.subscriptions.get_mut(held as usize)) {
+        let id = entry_id(row);
+        let active = row.is_active(now);
+        let number = self.find(id);
+        if let Some(entry) = number.and_then(|number| self.entries.get_mut(number as usize)) {
             let order = order_of(row);
             let supersedes =
-                order.0 > held.order.0 || (order.0 == held.order.0 && order.1 < held.order.1);
+                order.0 > entry.order.0 || (order.0 == entry.order.0 && order.1 < entry.order.1);
             if !supersedes {
                 return false;
             }
-            if active && !held.keys.as_slice().is_empty() {
-                // The same identity is the same filter: only the lifetime is new.
-                held.order = order;
-                held.valid_until = row.valid_until;
+            if active && !entry.keys.as_slice().is_empty() {
+                // An identity stands for one filter, so only the lifetime can be new.
+                entry.order = order;
+                entry.valid_until = row.valid_until;
                 return false;
             }
         }
         let before = self.version;
         let new = if active {
-            self.hold(row, name)
+            self.new_entry(row, id)
         } else {
-            removed(row, name, now)
+            removed_entry(row, id, now)
         };
-        match held {
-            Some(held) => {
-                let old = std::mem::replace(&mut self.subscriptions[held as usize], new);
-                self.let_go(&old);
+        match number {
+            Some(number) => {
+                let old = std::mem::replace(&mut self.entries[number as usize], new);
+                self.release(&old);
             }
             None => self.insert(new),
         }
         self.version != before
     }
 
-    /// Forgets the subscriptions that are over, among `count` of them from the number `from` on.
-    /// Answers where to go on, `None` at the end: a million are looked through in parts, so that
-    /// nobody waits for all of them.
+    /// Removes the subscriptions that have ended among `count` entries from number `from` on.
+    /// Returns the number to continue from, or `None` at the end. The work is done in parts, so
+    /// that nothing waits until a million entries have been visited.
     pub fn expire(&mut self, now: Seconds, from: usize, count: usize) -> Option<usize> {
-        let end = self
-            .subscriptions
-            .capacity()
-            .min(from.saturating_add(count));
+        let end = self.entries.capacity().min(from.saturating_add(count));
         for number in from..end {
             if self
-                .subscriptions
+                .entries
                 .get(number)
-                .is_some_and(|held| held.valid_until <= now)
+                .is_some_and(|entry| entry.valid_until <= now)
             {
-                let held = self.subscriptions.remove(number);
-                if let Ok(entry) = self
-                    .by_name
-                    .find_entry(held.name[0], |n| *n as usize == number)
+                let ended = self.entries.remove(number);
+                if let Ok(slot) = self
+                    .by_id
+                    .find_entry(ended.id[0], |n| *n as usize == number)
                 {
-                    entry.remove();
+                    slot.remove();
                 }
-                self.let_go(&held);
+                self.release(&ended);
             }
         }
-        (end < self.subscriptions.capacity()).then_some(end)
+        (end < self.entries.capacity()).then_some(end)
     }
 
-    fn hold(&mut self, row: &Subscription, name: Name) -> Held {
+    /// The entry of an active subscription. Counts its keys and kinds as used.
+    fn new_entry(&mut self, row: &Subscription, id: EntryId) -> Entry {
         let keys = row.filter.index_keys();
-        let of_mute_lists = matches!(keys.first(), Some(IndexKey::MuteList(_)));
+        let is_of_mute_lists = matches!(keys.first(), Some(IndexKey::MuteList(_)));
         let mut numbers: Vec<u32> = keys.into_iter().map(|key| self.use_key(key)).collect();
         let keys = if numbers.len() == 1 {
             Keys::One(numbers.remove(0))
         } else {
             Keys::Many(numbers.into())
         };
-        let kinds = if of_mute_lists {
+        let kinds = if is_of_mute_lists {
             Some(&[][..])
         } else {
             row.filter.kinds.as_deref()
@@ -171,8 +173,8 @@ impl Interest {
                 }
             }
         }
-        Held {
-            name,
+        Entry {
+            id,
             order: order_of(row),
             valid_until: row.valid_until,
             keys,
@@ -180,32 +182,34 @@ impl Interest {
         }
     }
 
-    fn let_go(&mut self, held: &Held) {
-        if held.keys.as_slice().is_empty() {
+    /// Counts the keys and kinds of an entry as no longer used by it.
+    fn release(&mut self, entry: &Entry) {
+        if entry.keys.as_slice().is_empty() {
             return;
         }
-        for number in held.keys.as_slice() {
-            self.drop_key(*number);
+        for number in entry.keys.as_slice() {
+            self.release_key(*number);
         }
-        match &held.kinds {
-            None => {
-                self.any_kind -= 1;
-                self.version += u64::from(self.any_kind == 0);
-            }
-            Some(kinds) => {
-                for kind in kinds.iter() {
-                    if let Some(uses) = self.kinds.get_mut(kind) {
-                        *uses -= 1;
-                        if *uses == 0 {
-                            self.kinds.remove(kind);
-                            self.version += 1;
-                        }
-                    }
-                }
-                // This one, and the list's own.
-                if Arc::strong_count(kinds) == 2 {
-                    self.kind_lists.remove(kinds);
-                }
+        let Some(kinds) = &entry.kinds else {
+            self.any_kind -= 1;
+            self.version += u64::from(self.any_kind == 0);
+            return;
+        };
+        for kind in kinds.iter() {
+            self.release_kind(*kind);
+        }
+        // The two references are the entry's and that of `kind_lists`.
+        if Arc::strong_count(kinds) == 2 {
+            self.kind_lists.remove(kinds);
+        }
+    }
+
+    fn release_kind(&mut self, kind: u16) {
+        if let Some(uses) = self.kinds.get_mut(&kind) {
+            *uses -= 1;
+            if *uses == 0 {
+                self.kinds.remove(&kind);
+                self.version += 1;
             }
         }
     }
@@ -219,24 +223,22 @@ impl Interest {
         list
     }
 
-    fn find(&self, name: Name) -> Option<u32> {
-        self.by_name
-            .find(name[0], |n| {
-                self.subscriptions
+    fn find(&self, id: EntryId) -> Option<u32> {
+        self.by_id
+            .find(id[0], |n| {
+                self.entries
                     .get(*n as usize)
-                    .is_some_and(|held| held.name == name)
+                    .is_some_and(|entry| entry.id == id)
             })
             .copied()
     }
 
-    fn insert(&mut self, held: Held) {
-        let name = held.name;
-        let number = number(self.subscriptions.insert(held));
-        let subscriptions = &self.subscriptions;
-        self.by_name.insert_unique(name[0], number, |n| {
-            subscriptions
-                .get(*n as usize)
-                .map_or(0, |held| held.name[0])
+    fn insert(&mut self, entry: Entry) {
+        let id = entry.id;
+        let number = number(self.entries.insert(entry));
+        let entries = &self.entries;
+        self.by_id.insert_unique(id[0], number, |n| {
+            entries.get(*n as usize).map_or(0, |entry| entry.id[0])
         });
     }
 
@@ -251,7 +253,7 @@ impl Interest {
             return *number;
         }
         self.mute_lists += u32::from(matches!(key, IndexKey::MuteList(_)));
-        let number = number(self.keys.insert(Key { key, uses: 1 }));
+        let number = number(self.keys.insert(KeyUse { key, uses: 1 }));
         let (keys, hasher) = (&self.keys, &self.hasher);
         self.by_key.insert_unique(hash, number, |n| {
             keys.get(*n as usize)
@@ -261,7 +263,7 @@ impl Interest {
         number
     }
 
-    fn drop_key(&mut self, number: u32) {
+    fn release_key(&mut self, number: u32) {
         let entry = &mut self.keys[number as usize];
         entry.uses -= 1;
         if entry.uses == 0 {
@@ -275,12 +277,13 @@ impl Interest {
         }
     }
 
-    /// Which of the event's index keys are in use, each once. Empty: nobody wants it.
+    /// The event's index keys that are in use, each once. Empty if nobody is interested in the
+    /// event.
     pub fn hits(&self, event: &Event) -> Vec<IndexKey> {
         let mut hits: Vec<IndexKey> = Vec::new();
         let kind = event.kind.as_u16();
         let wanted = self.wants_kind(kind);
-        if wanted || kind == MUTE_LIST {
+        if wanted || kind == MUTE_LIST_KIND {
             let considered =
                 keys_of(event).filter(|key| wanted || matches!(key, KeyRef::MuteList(_)));
             for key in considered.filter(|key| self.holds(key)) {
@@ -306,55 +309,55 @@ impl Interest {
         self.by_key.find(self.hasher.hash_one(key), same).is_some()
     }
 
-    /// Whether this index key is in use.
+    /// Returns `true` if this index key is in use.
     pub fn contains(&self, key: &IndexKey) -> bool {
         self.holds(&key.borrowed())
     }
 
-    /// The index keys in use, in no order.
+    /// The index keys in use, in no particular order.
     pub fn keys(&self) -> impl Iterator<Item = &IndexKey> {
         self.keys.iter().map(|(_, entry)| &entry.key)
     }
 
-    /// How many index keys are in use.
+    /// The number of index keys in use.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether none is.
+    /// Returns `true` if no index key is in use.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Whether mute lists are wanted, which are none of the kinds in use.
+    /// Returns `true` if mute lists are wanted. Their kind is not among [`Interest::kinds`].
     pub fn wants_mute_lists(&self) -> bool {
         self.mute_lists > 0
     }
 
-    /// The kinds in use, sorted; `None` when a subscription wants every kind.
+    /// The kinds in use, sorted. `None` if a subscription wants every kind.
     pub fn kinds(&self) -> Option<Vec<u16>> {
         let mut kinds: Vec<u16> = self.kinds.keys().copied().collect();
         kinds.sort_unstable();
         (self.any_kind == 0).then_some(kinds)
     }
 
-    /// Grows whenever the keys or kinds in use change.
+    /// A number that grows whenever the keys or kinds in use change.
     pub fn version(&self) -> u64 {
         self.version
     }
 }
 
 fn number(slab: usize) -> u32 {
-    // Four billion subscriptions would need a hundred gigabytes before.
+    // Four billion entries would need a hundred gigabytes of memory.
     u32::try_from(slab).unwrap_or(u32::MAX)
 }
 
-fn removed(row: &Subscription, name: Name, now: Seconds) -> Held {
+fn removed_entry(row: &Subscription, id: EntryId, now: Seconds) -> Entry {
     let keys = Keys::Many(Box::default());
-    Held {
-        name,
+    Entry {
+        id,
         order: order_of(row),
-        valid_until: now + REMOVAL_KEPT,
+        valid_until: now + REMOVED_ENTRY_TTL,
         keys,
         kinds: None,
     }
@@ -370,11 +373,11 @@ fn order_of(row: &Subscription) -> (Seconds, u64) {
     )
 }
 
-fn name_of(row: &Subscription) -> Name {
+fn entry_id(row: &Subscription) -> EntryId {
     let digest = Sha256::new()
         .chain_update(row.owner.to_string())
         .chain_update("#")
-        .chain_update(&row.subscription)
+        .chain_update(&row.identity)
         .finalize();
     let word = |from: usize| {
         digest

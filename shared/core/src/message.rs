@@ -1,5 +1,5 @@
-//! What stands in the queues between the stages. Every message says its version: a stage that meets
-//! a newer one than it knows leaves it in the queue for the deployment that does.
+//! The messages in the queues between the stages. Every message carries a version. A stage leaves a
+//! message of a newer version in the queue, for the deployment that knows it.
 
 use nostr::{event::Event, key::PublicKey};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::{Millis, Seconds, device::Registration, index_key::IndexKey, owner::Owner};
 
-/// The largest event that is taken, in bytes of JSON.
+/// The largest event that is accepted, in bytes of JSON.
 pub const MAX_EVENT: usize = 256 * 1024;
 
 /// The most tags an event may have.
@@ -16,45 +16,45 @@ pub const MAX_TAGS: usize = 2_000;
 /// The longest relay URL, in bytes.
 pub const MAX_RELAY_URL: usize = 512;
 
-/// Content longer than this is cut in a [`Delivery`], in bytes: no push can carry it (4,096 bytes
-/// in all).
+/// The most bytes of an event's content in a [`Delivery`]. No push can carry more: its payload has
+/// at most 4,096 bytes.
 pub const MAX_DELIVERED_CONTENT: usize = 4_096;
 
 /// The version of every message below.
 pub const VERSION: u32 = 1;
 
-/// Listener to control: one control event, as the relay sent it.
+/// From the listener to control: one control event, as the relay sent it.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Control {
+pub struct ControlMessage {
     /// The relay that sent it first.
     pub relay: String,
     /// When the listener received it.
     pub received_at: Millis,
-    /// The event. Not yet parsed: control answers for every malformation by its reason.
+    /// The event. Control parses it, so that every malformed event is refused with a reason.
     pub event: Box<RawValue>,
 }
 
-/// Listener to matcher: one verified content event that hits the interest.
+/// From the listener to the matcher: one verified content event that hits the interest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Content {
+pub struct ContentMessage {
     /// The relay that sent it first.
     pub relay: String,
     /// When the listener received it.
     pub received_at: Millis,
-    /// Whether it came before EOSE.
+    /// `true` if the event came before EOSE.
     pub backfill: bool,
-    /// Which of its index keys are in use: only these are looked up.
+    /// The event's index keys that are in use. The matcher looks up only these.
     pub hits: Vec<IndexKey>,
-    /// Where to go on, when an earlier invocation did part of the fan-out.
+    /// Where to continue, if an earlier invocation did part of the fan-out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub position: Option<Position>,
+    pub position: Option<FanOutPosition>,
     /// The event.
     pub event: Event,
 }
 
-/// A place in an event's fan-out.
+/// A position in an event's fan-out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
+pub struct FanOutPosition {
     /// The hit index key that is being read.
     pub hit: usize,
     /// The last row read under it.
@@ -62,43 +62,43 @@ pub struct Position {
     pub after: Option<String>,
 }
 
-/// Matcher to deliver: one event for one recipient under one app.
+/// One event for one recipient under one app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     /// The app.
     pub app: String,
-    /// The owner to whom it is delivered.
+    /// The pubkey of the owner to whom it is delivered.
     pub recipient: PublicKey,
-    /// By which dimensions the event was found: `#p`, `author` …, merged over all matching
+    /// The dimensions by which the event was found, such as `#p` or `author`, of all matching
     /// subscriptions.
     pub reasons: Vec<String>,
     /// The relay that sent it first.
     pub relay: String,
     /// When the listener received it.
     pub received_at: Millis,
-    /// Whether the event's content was cut to [`MAX_DELIVERED_CONTENT`].
+    /// `true` if the event's content was cut to [`MAX_DELIVERED_CONTENT`].
     #[serde(default)]
     pub cut: bool,
-    /// Whether it has waited because the recipient's app looked open. Its latency is then no
-    /// measure of the service.
+    /// `true` if the delivery has waited because the recipient's app looked open. Its latency then
+    /// does not count.
     #[serde(default)]
     pub waited: bool,
     /// The event.
     pub event: Event,
 }
 
-/// Matcher to deliver, and deliver to itself.
+/// From the matcher to deliver, and from deliver to itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outgoing {
+pub enum DeliveryMessage {
     /// One event for one recipient.
     Event(Box<Delivery>),
-    /// What a minute had too much of.
+    /// A summary of the events beyond a minute's limit.
     Summary(Summary),
 }
 
-impl Outgoing {
-    /// For whom it is.
+impl DeliveryMessage {
+    /// The recipient.
     pub fn owner(&self) -> Owner {
         match self {
             Self::Event(delivery) => Owner {
@@ -112,8 +112,8 @@ impl Outgoing {
         }
     }
 
-    /// What tells it from everything else for the same recipient under the same app: the event's
-    /// id, or the minute.
+    /// The event's id or the summary's minute. It is unique among the messages for one recipient
+    /// under one app.
     pub fn id(&self) -> String {
         match self {
             Self::Event(delivery) => delivery.event.id.to_hex(),
@@ -121,15 +121,15 @@ impl Outgoing {
         }
     }
 
-    /// When the listener received the event; for a summary, when its minute was over.
+    /// When the listener received the event. For a summary, when its minute ended.
     pub fn received_at(&self) -> Millis {
         match self {
             Self::Event(delivery) => delivery.received_at,
-            Self::Summary(summary) => (summary.window + 60) * 1000,
+            Self::Summary(summary) => (summary.window + Seconds::from_minutes(1)).to_millis(),
         }
     }
 
-    /// The same, after it has waited.
+    /// The same message, marked as having waited.
     #[must_use]
     pub fn waited(self) -> Self {
         match self {
@@ -142,28 +142,29 @@ impl Outgoing {
     }
 }
 
-/// How many notifications a recipient did not get in a minute that had too many.
+/// A summary of the events that a recipient was not notified of, because their minute had reached
+/// its limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// The app.
     pub app: String,
-    /// The owner to whom it is delivered.
+    /// The pubkey of the owner to whom it is delivered.
     pub recipient: PublicKey,
     /// When the minute began.
     pub window: Seconds,
 }
 
 impl Summary {
-    /// What tells it from every other summary of this recipient under this app.
+    /// The summary's id, unique among those of this recipient under this app.
     pub fn id(&self) -> String {
         format!("summary:{}", self.window)
     }
 }
 
-/// To feedback, from the stream of `devices`: a row that ended by itself, or that deliver gave up,
-/// as it was.
+/// From the stream of `devices` to feedback: a row that has expired, or whose token the platform
+/// has rejected, as it was before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retired {
+pub struct RetiredDevice {
     /// The app's id.
     pub app: String,
     /// The keyed hash of the token.
@@ -172,60 +173,60 @@ pub struct Retired {
     pub registration: Registration,
 }
 
-/// To feedback, from SNS: what happened to an endpoint. The form is AWS's, and has no version:
+/// From SNS to feedback: an event of an endpoint. AWS defines the form, which has no version:
 /// <https://docs.aws.amazon.com/sns/latest/dg/application-event-notifications.html>.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct EndpointEvent {
-    /// `EndpointCreated`, `EndpointUpdated`, `EndpointDeleted`, `DeliveryFailure`.
+    /// `EndpointCreated`, `EndpointUpdated`, `EndpointDeleted` or `DeliveryFailure`.
     pub event_type: String,
     /// The endpoint.
     pub endpoint_arn: String,
-    /// Of a failure: which.
+    /// The type of a failure.
     #[serde(default)]
     pub failure_type: Option<String>,
-    /// Of a failure: in words.
+    /// The description of a failure.
     #[serde(default)]
     pub failure_message: Option<String>,
 }
 
-/// What stands in the queue of feedback.
+/// A message in the queue of feedback.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Feedback {
-    /// See [`Retired`].
-    Retired(Box<Retired>),
+pub enum FeedbackMessage {
+    /// See [`RetiredDevice`].
+    Retired(Box<RetiredDevice>),
     /// See [`EndpointEvent`].
     Endpoint(EndpointEvent),
 }
 
-impl Feedback {
-    /// Reads either.
+impl FeedbackMessage {
+    /// Reads a message of either kind.
     ///
     /// # Errors
-    /// It is neither.
-    pub fn read(body: &str) -> Result<Self, Unreadable> {
+    /// The body is neither.
+    pub fn read(body: &str) -> Result<Self, DecodeError> {
         match decode(body) {
             Ok(retired) => Ok(Self::Retired(Box::new(retired))),
-            Err(Unreadable::Malformed) => serde_json::from_str(body)
+            Err(DecodeError::Malformed) => serde_json::from_str(body)
                 .map(Self::Endpoint)
-                .map_err(|_| Unreadable::Malformed),
+                .map_err(|_| DecodeError::Malformed),
             Err(newer) => Err(newer),
         }
     }
 }
 
-/// Why a queue message cannot be read.
+/// Why a queue message cannot be decoded.
 #[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
-    /// It was written by a newer deployment: leave it for that one.
+pub enum DecodeError {
+    /// A newer deployment wrote the message: leave it for that deployment.
     #[error("message version {0} is not known here")]
     Version(u32),
-    /// It is not what it should be, and never will be.
+    /// The message is malformed and always will be.
     #[error("malformed message")]
     Malformed,
 }
 
-/// Writes a message with its version.
+/// Encodes a message with its version.
 ///
 /// # Errors
 /// Those of `serde_json`: none for the messages above.
@@ -239,8 +240,9 @@ pub fn encode<T: Serialize>(message: &T) -> Result<String, serde_json::Error> {
         v: VERSION,
         m: message,
     })?;
-    // SQS takes no U+FFFE and U+FFFF, and would refuse the batch for ever. In JSON they stand in
-    // strings only, where they may be escaped; what is read from it is the same.
+    // SQS refuses U+FFFE and U+FFFF, and would refuse the batch at every attempt. In JSON they
+    // occur only in strings, where they can be escaped. See
+    // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
     Ok(if body.contains(['\u{fffe}', '\u{ffff}']) {
         body.replace('\u{fffe}', "\\ufffe")
             .replace('\u{ffff}', "\\uffff")
@@ -249,22 +251,23 @@ pub fn encode<T: Serialize>(message: &T) -> Result<String, serde_json::Error> {
     })
 }
 
-/// Reads a message written by [`encode`].
+/// Decodes a message that [`encode`] wrote.
 ///
 /// # Errors
-/// [`Unreadable`].
-pub fn decode<T: DeserializeOwned>(body: &str) -> Result<T, Unreadable> {
+/// [`DecodeError`].
+pub fn decode<T: DeserializeOwned>(body: &str) -> Result<T, DecodeError> {
     #[derive(Deserialize)]
     struct Versioned<'a> {
         v: u32,
         #[serde(borrow)]
         m: &'a RawValue,
     }
-    let versioned: Versioned<'_> = serde_json::from_str(body).map_err(|_| Unreadable::Malformed)?;
+    let versioned: Versioned<'_> =
+        serde_json::from_str(body).map_err(|_| DecodeError::Malformed)?;
     if versioned.v != VERSION {
-        return Err(Unreadable::Version(versioned.v));
+        return Err(DecodeError::Version(versioned.v));
     }
-    serde_json::from_str(versioned.m.get()).map_err(|_| Unreadable::Malformed)
+    serde_json::from_str(versioned.m.get()).map_err(|_| DecodeError::Malformed)
 }
 
 #[cfg(test)]
@@ -272,8 +275,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn characters_that_sqs_refuses_are_escaped_and_read_back() {
-        let position = Position {
+    fn escapes_characters_that_sqs_refuses() {
+        let position = FanOutPosition {
             hit: 0,
             after: Some("a\u{fffe}b\u{ffff}\u{0}".to_owned()),
         };
@@ -283,26 +286,26 @@ mod tests {
                 .all(|c| c >= ' ' && !matches!(c, '\u{fffe}' | '\u{ffff}')),
             "{body}"
         );
-        assert_eq!(decode::<Position>(&body).unwrap(), position);
+        assert_eq!(decode::<FanOutPosition>(&body).unwrap(), position);
     }
 
     #[test]
-    fn a_newer_version_is_told_apart_from_garbage() {
-        let position = Position {
+    fn distinguishes_a_newer_version_from_garbage() {
+        let position = FanOutPosition {
             hit: 2,
             after: Some("x".to_owned()),
         };
         assert_eq!(
-            decode::<Position>(&encode(&position).unwrap()).unwrap(),
+            decode::<FanOutPosition>(&encode(&position).unwrap()).unwrap(),
             position
         );
         assert!(matches!(
-            decode::<Position>(r#"{"v":2,"m":{"other":1}}"#),
-            Err(Unreadable::Version(2))
+            decode::<FanOutPosition>(r#"{"v":2,"m":{"other":1}}"#),
+            Err(DecodeError::Version(2))
         ));
         for bad in ["", "{", r#"{"v":1,"m":{}}"#, r#"{"m":{"hit":1}}"#, "\u{0}"] {
             assert!(
-                matches!(decode::<Position>(bad), Err(Unreadable::Malformed)),
+                matches!(decode::<FanOutPosition>(bad), Err(DecodeError::Malformed)),
                 "{bad}"
             );
         }

@@ -1,7 +1,8 @@
-//! What an owner does not want to hear of: the public part of a mute list (NIP-51, kind 10000).
+//! Mute lists: the public part of an owner's kind 10000 event (NIP-51,
+//! <https://github.com/nostr-protocol/nips/blob/master/51.md>).
 //!
-//! Entries are kept short, because every delivery reads them: pubkeys and ids by their first eight
-//! bytes, which nobody makes collide for the sake of being muted.
+//! Every delivery reads the list, so entries are short: of pubkeys and ids only the first eight
+//! bytes are stored. An attacker who finds a collision gains nothing but being muted.
 
 use std::collections::BTreeSet;
 
@@ -11,34 +12,33 @@ use nostr::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{DAY, Seconds, filter::decode_hex, is_private, order::Order};
+use crate::{Seconds, hex, is_private_kind, order::Order};
 
-/// How many bytes all entries of one list may have together.
+/// The most bytes of all entries of one list together.
 const MAX_BYTES: usize = 64 * 1024;
 
 /// The longest word or hashtag that is kept, in bytes.
 const MAX_WORD: usize = 200;
 
-/// How long a list is kept after its event was last seen. Owners write one and keep it for years.
-const LIFETIME: Seconds = 5 * 365 * DAY;
+/// How long a list is kept after its event was last received. Owners seldom renew their list.
+const LIFETIME: Seconds = Seconds::from_days(5 * 365);
 
 /// One row of `mute_lists`: the latest list of a pubkey.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MuteList {
-    /// Whose it is. Not per app: one person has one list.
+    /// The author. A list is not tied to an app: one person has one list.
     pub pubkey: PublicKey,
-    /// Which event it is from.
+    /// The order of the event.
     #[serde(flatten)]
     pub order: Order,
-    /// `p:` and `e:` with 16 hex characters, `t:` and `word:` with text in lower case.
+    /// `p:` and `e:` with 16 hex characters, `t:` and `word:` with lowercase text.
     pub entries: BTreeSet<String>,
     /// When DynamoDB may drop the row.
     pub expires_at: Seconds,
 }
 
 impl MuteList {
-    /// Reads a list. Of one that is too long the entries that were added last are kept: clients
-    /// append.
+    /// Reads a list. If it is too long, the last entries are kept, because clients append new ones.
     pub fn of(event: &Event, now: Seconds) -> Self {
         let mut entries = BTreeSet::new();
         let mut bytes = 0;
@@ -57,9 +57,8 @@ impl MuteList {
         }
     }
 
-    /// Whether the event is none that the owner wants to hear of: by whom it is from (`sender`,
-    /// where another signs for him, and its author), a hashtag, the thread it belongs to, or a word
-    /// in it.
+    /// Returns `true` if the list mutes the event: by its author, by its `sender` if another key
+    /// signs for them, by a hashtag, by its thread, or by a word in its content.
     pub fn suppresses(&self, event: &Event, sender: Option<&PublicKey>) -> bool {
         let has = |prefix: &str, value: &str| self.entries.contains(&format!("{prefix}:{value}"));
         let by = |pubkey: &PublicKey| has("p", &pubkey.to_hex()[..16]);
@@ -77,14 +76,14 @@ impl MuteList {
             || self.has_word(event)
     }
 
-    /// Not in what is encrypted: there any word may stand by chance.
+    /// Encrypted content is not searched: any word may occur in it by chance.
     fn has_word(&self, event: &Event) -> bool {
         let mut words = self
             .entries
             .iter()
             .filter_map(|entry| entry.strip_prefix("word:"))
             .peekable();
-        if is_private(event.kind.as_u16()) || words.peek().is_none() {
+        if is_private_kind(event.kind.as_u16()) || words.peek().is_none() {
             return false;
         }
         let content = event.content.to_lowercase();
@@ -97,7 +96,7 @@ fn entry(tag: &Tag) -> Option<String> {
         return None;
     };
     match name.as_str() {
-        "p" | "e" => decode_hex(value).map(|_| format!("{name}:{}", &value[..16])),
+        "p" | "e" => hex::decode_32(value).map(|_| format!("{name}:{}", &value[..16])),
         "t" | "word" if !value.trim().is_empty() && value.len() <= MAX_WORD => {
             Some(format!("{name}:{}", value.trim().to_lowercase()))
         }

@@ -1,12 +1,13 @@
-//! Which of two control events wins, whatever order they arrive in.
+//! Which of two control events wins, independent of the order in which they arrive.
 
 use nostr::event::{Event, EventId};
 use serde::{Deserialize, Serialize};
 
 use crate::Seconds;
 
-/// The place of a control event among all others for the same thing: the larger `created_at` wins,
-/// and on a tie the smaller event id, as NIP-01 has it for replaceable events.
+/// The position of a control event among all events for the same thing. The larger `created_at`
+/// wins, and on a tie the smaller event id, as for replaceable events in NIP-01
+/// (<https://github.com/nostr-protocol/nips/blob/master/01.md>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     /// The event's own `created_at`.
@@ -19,20 +20,21 @@ impl Order {
     /// The order of a control event.
     pub fn of(event: &Event) -> Self {
         Self {
-            created_at: event.created_at.as_secs(),
+            created_at: event.created_at.into(),
             event_id: event.id,
         }
     }
 
-    /// An order for rows that no event wrote (fixed triggers): a counter in place of a time.
+    /// The order of a row that no event wrote (a derived subscription): a counter instead of a
+    /// time.
     pub fn counter(n: u64) -> Self {
         Self {
-            created_at: n,
+            created_at: Seconds(n),
             event_id: EventId::from_byte_array([0; 32]),
         }
     }
 
-    /// Whether this one wins over `other`. Nothing supersedes itself.
+    /// Returns `true` if this order wins over `other`. An order does not supersede itself.
     pub fn supersedes(&self, other: &Self) -> bool {
         self.created_at > other.created_at
             || (self.created_at == other.created_at && self.event_id < other.event_id)

@@ -1,11 +1,11 @@
-//! A pubkey under one app: whose devices and subscriptions these are.
+//! Owners: a pubkey under one app, to whom devices and subscriptions belong.
 
 use std::{fmt, str::FromStr};
 
 use nostr::key::PublicKey;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// The pubkey that registered, and the app under which it did. Written `app#pubkey`.
+/// A pubkey that registered, and the app under which it did. Written `app#pubkey`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Owner {
     /// The app's id.

@@ -1,5 +1,5 @@
-//! What a stage asks of the world, one small trait per capability. `nostr-push-aws` has the real
-//! ones and `nostr-push-testkit` the ones in memory.
+//! What a stage needs from outside, one small trait per capability. `nostr-push-aws` implements
+//! them with AWS, `nostr-push-testkit` in memory.
 
 use std::{future::Future, time::Duration};
 
@@ -18,326 +18,385 @@ use crate::{
     subscription::{IndexRow, Subscription},
 };
 
-/// A dependency failed. Always worth a retry; never the fault of the message at hand.
+/// A dependency failed. The message at hand is not to blame and is always retried.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{dependency}: {why}")]
 pub struct Unavailable {
-    /// What was asked, for example `dynamodb.subscriptions.put`.
+    /// The operation, for example `dynamodb.subscriptions.put`.
     pub dependency: &'static str,
-    /// What it answered.
+    /// The error.
     pub why: String,
 }
 
-/// The answer of a port.
-pub type Answer<T> = Result<T, Unavailable>;
+/// The result of a port.
+pub type PortResult<T> = Result<T, Unavailable>;
 
 /// Apps, as configured.
 pub trait Apps: Send + Sync {
-    /// The app, or `None` when nobody configured it. May be up to 60 s old.
-    fn app(&self, app: &str) -> impl Future<Output = Answer<Option<App>>> + Send;
+    /// The app, or `None` if it is not configured. The result may be up to 60 s old.
+    fn app(&self, app: &str) -> impl Future<Output = PortResult<Option<App>>> + Send;
 }
 
 /// Device rows and rosters. Reads are consistent.
 pub trait Devices: Send + Sync {
-    /// The rows that exist among these.
-    fn devices(&self, ids: &[DeviceId]) -> impl Future<Output = Answer<Vec<Device>>> + Send;
+    /// The rows that exist of these devices.
+    fn devices(&self, ids: &[DeviceId]) -> impl Future<Output = PortResult<Vec<Device>>> + Send;
     /// The owner's roster.
-    fn roster(&self, owner: &Owner) -> impl Future<Output = Answer<Option<Roster>>> + Send;
-    /// The device whose endpoint this is, if its row says so. May be a second old.
+    fn roster(&self, owner: &Owner) -> impl Future<Output = PortResult<Option<Roster>>> + Send;
+    /// The device that has this endpoint in its row. The result may be a second old.
     fn device_of_endpoint(
         &self,
         endpoint_arn: &str,
-    ) -> impl Future<Output = Answer<Option<DeviceId>>> + Send;
-    /// Writes both rows or neither, each only if its stored version is the one it carries (0: no
-    /// row); the stored version is then one higher. Answers whether it wrote.
+    ) -> impl Future<Output = PortResult<Option<DeviceId>>> + Send;
+    /// Writes both rows or neither. A row is written only if its `version` is the stored one (0: no
+    /// row); the stored version is then one higher. Returns `true` if the rows were written.
     fn commit(
         &self,
         device: Option<&Device>,
         roster: Option<&Roster>,
-    ) -> impl Future<Output = Answer<bool>> + Send;
+    ) -> impl Future<Output = PortResult<bool>> + Send;
 }
 
 /// Subscriptions. Reads are consistent.
 pub trait Subscriptions: Send + Sync {
-    /// Those of the pairs (owner, identity) that exist, removals included.
+    /// The rows that exist of these (owner, identity) pairs, removals included.
     fn get(
         &self,
         ids: &[(Owner, String)],
-    ) -> impl Future<Output = Answer<Vec<Subscription>>> + Send;
-    /// All of an owner's, removals included.
-    fn of_owner(&self, owner: &Owner) -> impl Future<Output = Answer<Vec<Subscription>>> + Send;
-    /// Writes the row unless one is stored that it does not supersede. Answers whether it wrote.
-    fn put(&self, row: &Subscription) -> impl Future<Output = Answer<bool>> + Send;
+    ) -> impl Future<Output = PortResult<Vec<Subscription>>> + Send;
+    /// All rows of an owner, removals included.
+    fn of_owner(&self, owner: &Owner)
+    -> impl Future<Output = PortResult<Vec<Subscription>>> + Send;
+    /// Writes the row, unless the stored one is as new or newer. Returns `true` if it was written.
+    fn put(&self, row: &Subscription) -> impl Future<Output = PortResult<bool>> + Send;
 }
 
-/// When owners' apps were last open. Reads are consistent.
+/// The presence of owners. Reads are consistent.
 pub trait Presences: Send + Sync {
-    /// The last sign of life, if it is stored.
-    fn presence(&self, owner: &Owner) -> impl Future<Output = Answer<Option<Presence>>> + Send;
-    /// Notes that a delivery waits for the next sign of life, if the stored one is still this
-    /// event's. Answers whether it is.
-    fn await_presence(
+    /// The owner's presence, if it is stored.
+    fn presence(&self, owner: &Owner) -> impl Future<Output = PortResult<Option<Presence>>> + Send;
+    /// Marks the stored presence as awaited by a delivery, if it is still that of this event.
+    /// Returns `true` if it is.
+    fn mark_awaited(
         &self,
         owner: &Owner,
         order: &Order,
-    ) -> impl Future<Output = Answer<bool>> + Send;
-    /// Writes it unless one is stored that it does not supersede. Answers whether it wrote.
+    ) -> impl Future<Output = PortResult<bool>> + Send;
+    /// Writes the row, unless the stored one is as new or newer. Returns `true` if it was written.
     fn put_presence(
         &self,
         owner: &Owner,
         presence: &Presence,
         expires_at: Seconds,
-    ) -> impl Future<Output = Answer<bool>> + Send;
+    ) -> impl Future<Output = PortResult<bool>> + Send;
 }
 
 /// Settings of dialect H. Reads are consistent.
 pub trait OwnerSettings: Send + Sync {
     /// The owner's settings.
-    fn settings(&self, owner: &Owner) -> impl Future<Output = Answer<Option<Settings>>> + Send;
-    /// Writes the row unless one is stored that it does not supersede. Answers whether it wrote.
-    fn put_settings(&self, settings: &Settings) -> impl Future<Output = Answer<bool>> + Send;
+    fn settings(&self, owner: &Owner) -> impl Future<Output = PortResult<Option<Settings>>> + Send;
+    /// Writes the row, unless the stored one is as new or newer. Returns `true` if it was written.
+    fn put_settings(&self, settings: &Settings) -> impl Future<Output = PortResult<bool>> + Send;
 }
 
 /// Mute lists.
 pub trait MuteLists: Send + Sync {
-    /// The pubkey's list, if it is known. May be a second old.
+    /// The pubkey's list, if it is stored. The result may be a second old.
     fn mute_list(
         &self,
         pubkey: &PublicKey,
-    ) -> impl Future<Output = Answer<Option<MuteList>>> + Send;
-    /// Writes it unless one is stored that it does not supersede. Answers whether it wrote.
-    fn put_mute_list(&self, list: &MuteList) -> impl Future<Output = Answer<bool>> + Send;
+    ) -> impl Future<Output = PortResult<Option<MuteList>>> + Send;
+    /// Writes the row, unless the stored one is as new or newer. Returns `true` if it was written.
+    fn put_mute_list(&self, list: &MuteList) -> impl Future<Output = PortResult<bool>> + Send;
 }
 
-/// How many pushes a recipient had in a minute, which begins at `window`.
+/// Counts a recipient's pushes per minute. `window` is the beginning of the minute.
 pub trait Rates: Send + Sync {
-    /// Counts the event among the minute's pushes, unless there are `max` of others. Counting it
-    /// again changes nothing.
+    /// Counts the event as one of the minute's pushes, unless `max` other events are. Counting an
+    /// event again changes nothing.
     fn admit(
         &self,
         owner: &Owner,
         window: Seconds,
         event: &EventId,
         max: u32,
-    ) -> impl Future<Output = Answer<Admission>> + Send;
-    /// Counts one that was not admitted.
-    fn overflow(&self, owner: &Owner, window: Seconds) -> impl Future<Output = Answer<()>> + Send;
-    /// How many were not admitted. Consistent.
+    ) -> impl Future<Output = PortResult<Admission>> + Send;
+    /// Counts an event that was not admitted.
+    fn overflow(
+        &self,
+        owner: &Owner,
+        window: Seconds,
+    ) -> impl Future<Output = PortResult<()>> + Send;
+    /// The number of events that were not admitted. The read is consistent.
     fn overflowed(
         &self,
         owner: &Owner,
         window: Seconds,
-    ) -> impl Future<Output = Answer<u64>> + Send;
+    ) -> impl Future<Output = PortResult<u64>> + Send;
 }
 
-/// The answer to [`Rates::admit`].
+/// The result of [`Rates::admit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// It is one of the minute's pushes.
+    /// The event is one of the minute's pushes.
     Admitted,
-    /// The minute has had enough.
+    /// The minute has reached its limit.
     Full {
-        /// Whether none has been counted as too many yet.
+        /// `true` if no other event has been counted beyond the limit so far.
         first: bool,
     },
 }
 
 /// Writing the filter index.
 pub trait IndexWriter: Send + Sync {
-    /// Writes each row unless one is stored that it does not supersede.
-    fn put_index(&self, rows: Vec<IndexRow>) -> impl Future<Output = Answer<()>> + Send;
-    /// Deletes each row unless one written by a later order is stored.
+    /// Writes each row, unless the stored one is as new or newer.
+    fn put_index(&self, rows: Vec<IndexRow>) -> impl Future<Output = PortResult<()>> + Send;
+    /// Deletes each row, unless the stored one has a later order.
     fn delete_index(
         &self,
         rows: Vec<IndexRow>,
         order: Order,
-    ) -> impl Future<Output = Answer<()>> + Send;
+    ) -> impl Future<Output = PortResult<()>> + Send;
 }
 
 /// Reading the filter index.
 pub trait IndexReader: Send + Sync {
-    /// One page of rows under an index key, after the given sort key.
+    /// One page of rows under an index key, after the sort key `after`.
     fn page(
         &self,
         key: &IndexKey,
         after: Option<&str>,
-    ) -> impl Future<Output = Answer<Page>> + Send;
+    ) -> impl Future<Output = PortResult<IndexPage>> + Send;
 }
 
 /// One page of index rows.
 #[derive(Debug, Clone, Default)]
-pub struct Page {
-    /// The rows; those whose filter is `None` have it in `subscriptions`.
+pub struct IndexPage {
+    /// The rows. If a filter is `None`, it is in `subscriptions`.
     pub rows: Vec<IndexRow>,
-    /// The sort key after which to go on; `None` at the end.
+    /// The sort key after which the next page starts; `None` at the end.
     pub next: Option<String>,
 }
 
 /// SNS platform endpoints.
 pub trait Endpoints: Send + Sync {
-    /// The endpoint of this token: made, or found, enabled and set to this very token.
+    /// Creates or reuses the endpoint of this token. The endpoint is enabled and has this token.
     fn ensure(
         &self,
         platform_application: &str,
         token: &str,
-    ) -> impl Future<Output = Answer<Ensured>> + Send;
-    /// Deletes an endpoint. One that does not exist is deleted already.
-    fn delete(&self, endpoint_arn: &str) -> impl Future<Output = Answer<()>> + Send;
-    /// Whether it exists and is enabled.
-    fn is_enabled(&self, endpoint_arn: &str) -> impl Future<Output = Answer<bool>> + Send;
+    ) -> impl Future<Output = PortResult<EnsuredEndpoint>> + Send;
+    /// Deletes an endpoint. Deleting one that does not exist succeeds.
+    fn delete(&self, endpoint_arn: &str) -> impl Future<Output = PortResult<()>> + Send;
+    /// Returns `true` if the endpoint exists and is enabled.
+    fn is_enabled(&self, endpoint_arn: &str) -> impl Future<Output = PortResult<bool>> + Send;
 }
 
-/// What came of asking for an endpoint.
+/// The result of [`Endpoints::ensure`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ensured {
-    /// Its ARN.
-    Endpoint(String),
-    /// The platform takes no such token.
+pub enum EnsuredEndpoint {
+    /// The endpoint's ARN.
+    Ready(String),
+    /// The platform refuses the token.
     BadToken,
 }
 
-/// What one device shall receive.
+/// A message for one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Push {
-    /// The message, as SNS takes it: a JSON object with one string of JSON per platform.
+    /// The message in the form of SNS: a JSON object with one string of JSON per platform.
     pub message: String,
     /// SNS message attributes (all of type String).
     pub attributes: Vec<(&'static str, String)>,
 }
 
-/// What came of one publish.
+/// The outcome of one publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum PublishOutcome {
     /// SNS accepted it.
     Delivered,
-    /// It may work later.
+    /// The publish may succeed later.
     Retry {
-        /// Not before this time is over; by default as [`backoff`] says.
+        /// The shortest time until then. `None` means the usual [`backoff`].
         after: Option<Duration>,
-        /// Why it did not work now.
-        reason: &'static str,
+        /// Why the publish failed.
+        reason: RetryReason,
     },
     /// The endpoint is disabled or does not exist.
     Gone,
-    /// It will never work, and the device is not to blame.
+    /// The publish can never succeed, and the device is not to blame.
     Rejected {
-        /// Why, as it is counted.
-        reason: &'static str,
-        /// Why, in the words of SNS.
+        /// Why SNS rejected the message.
+        reason: RejectReason,
+        /// The error message of SNS.
         why: String,
     },
+}
+
+/// Why a publish failed for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::VariantArray)]
+pub enum RetryReason {
+    /// SNS throttled the request.
+    Throttled,
+    /// SNS failed.
+    Unavailable,
+    /// SNS did not answer in time, so the message may have been accepted.
+    NoAnswer,
+    /// SNS has disabled the platform application, or the platform refuses its credentials.
+    BadCredentials,
+    /// The function lacks a permission.
+    NotAllowed,
+    /// SNS returned an undocumented error.
+    UnknownError,
+}
+
+impl RetryReason {
+    /// The reason in counters and logs.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Throttled => "throttled",
+            Self::Unavailable => "unavailable",
+            Self::NoAnswer => "no_answer",
+            Self::BadCredentials => "bad_credentials",
+            Self::NotAllowed => "not_allowed",
+            Self::UnknownError => "unknown_error",
+        }
+    }
+}
+
+/// Why a publish was rejected for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::VariantArray)]
+pub enum RejectReason {
+    /// SNS refuses the message.
+    InvalidMessage,
+    /// SNS refuses another part of the request.
+    InvalidRequest,
+}
+
+impl RejectReason {
+    /// The reason in counters and logs.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::InvalidMessage => "invalid_message",
+            Self::InvalidRequest => "invalid_request",
+        }
+    }
 }
 
 /// Publishing to endpoints.
 pub trait Publisher: Send + Sync {
     /// Publishes one message to one endpoint.
-    fn publish(&self, endpoint_arn: &str, push: &Push) -> impl Future<Output = Outcome> + Send;
+    fn publish(
+        &self,
+        endpoint_arn: &str,
+        push: &Push,
+    ) -> impl Future<Output = PublishOutcome> + Send;
 }
 
-/// Claims: the records that (recipient, app, event) is being, or has been, delivered.
+/// Claims: the records that an event is being, or has been, delivered to a recipient under an app.
 pub trait Claims: Send + Sync {
-    /// Takes the claim for `holder` until `until`, unless it is held by another or completed.
+    /// Takes the claim for `holder` until `until`, unless another holder has it or it is completed.
     fn acquire(
         &self,
         claim: &str,
         holder: &str,
         now: Millis,
         until: Millis,
-    ) -> impl Future<Output = Answer<Claim>> + Send;
-    /// Notes the device as done. Answers whether the claim is still the holder's.
+    ) -> impl Future<Output = PortResult<ClaimResult>> + Send;
+    /// Records that the device is done. Returns `true` if the holder still has the claim.
     fn done(
         &self,
         claim: &str,
         holder: &str,
         token_hash: &str,
-    ) -> impl Future<Output = Answer<bool>> + Send;
-    /// Ends the holder's lease: for good when `completed`, otherwise so that a retry may take it at
-    /// once.
+    ) -> impl Future<Output = PortResult<bool>> + Send;
+    /// Ends the holder's lease. If `completed`, nobody can take the claim again; otherwise a retry
+    /// can take it at once.
     fn release(
         &self,
         claim: &str,
         holder: &str,
         completed: bool,
-    ) -> impl Future<Output = Answer<()>> + Send;
+    ) -> impl Future<Output = PortResult<()>> + Send;
 }
 
-/// The answer to [`Claims::acquire`].
+/// The result of [`Claims::acquire`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Claim {
-    /// It is the holder's now; these devices (token hashes) are done.
+pub enum ClaimResult {
+    /// The holder has the claim. These devices (token hashes) are done.
     Acquired(Vec<String>),
-    /// Another holds it until then.
+    /// Another holder has the claim until this time.
     Held(Millis),
-    /// It has been completed.
+    /// The claim is completed.
     Completed,
 }
 
 /// A queue of the next stage.
 pub trait Queue<T>: Send + Sync {
-    /// Sends all, in as few requests as possible, and answers once all are accepted. On an error
-    /// some may have been.
-    fn send(&self, messages: &[T]) -> impl Future<Output = Answer<()>> + Send;
+    /// Sends all messages in as few requests as possible, and returns once all are accepted. After
+    /// an error some may have been accepted.
+    fn send(&self, messages: &[T]) -> impl Future<Output = PortResult<()>> + Send;
 }
 
-/// A queue that can hold a message back.
+/// A queue that can delay a message.
 pub trait DelayQueue<T>: Send + Sync {
-    /// Sends a message that nobody receives before `delay` is over (at most [`MAX_DELAY`]), and
-    /// answers once it is accepted.
-    fn send_after(&self, message: &T, delay: Duration) -> impl Future<Output = Answer<()>> + Send;
+    /// Sends a message that is received after `delay` at the earliest (at most [`MAX_DELAY`]), and
+    /// returns once it is accepted.
+    fn send_after(
+        &self,
+        message: &T,
+        delay: Duration,
+    ) -> impl Future<Output = PortResult<()>> + Send;
 }
 
-/// The longest that a queue holds a message back (an SQS limit).
+/// The longest delay of a message in SQS
+/// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-message-timers.html>).
 pub const MAX_DELAY: Duration = Duration::from_secs(900);
 
 /// The change feed of subscriptions, for the listener.
 pub trait ChangeFeed: Send + Sync {
-    /// Gives `each` every row changed at or after `since`, in no order, some more than once; since
-    /// 0: all rows.
+    /// Passes every row that changed at or after `since` to `each`. Rows come in no particular
+    /// order, and some more than once. A `since` of 0 means all rows.
     fn changes(
         &self,
         since: Millis,
         each: impl FnMut(Subscription) + Send,
-    ) -> impl Future<Output = Answer<()>> + Send;
+    ) -> impl Future<Output = PortResult<()>> + Send;
 }
 
-/// What the listener keeps of each relay.
+/// The listener's state per relay.
 pub trait Relays: Send + Sync {
-    /// Up to when everything the relay sent has been accepted by the queues, if it was ever
-    /// watched.
-    fn cursor(&self, relay: &str) -> impl Future<Output = Answer<Option<Seconds>>> + Send;
-    /// Writes the cursor, unless a later one is stored, and what the relay last complained of.
+    /// The time up to which the queues have accepted everything that the relay sent. `None` if the
+    /// relay has never been watched.
+    fn cursor(&self, relay: &str) -> impl Future<Output = PortResult<Option<Seconds>>> + Send;
+    /// Writes the cursor, unless a later one is stored, and the relay's status.
     fn checkpoint(
         &self,
         relay: &str,
         cursor: Seconds,
         status: &str,
         now: Seconds,
-    ) -> impl Future<Output = Answer<()>> + Send;
+    ) -> impl Future<Output = PortResult<()>> + Send;
 }
 
-/// The listener's tasks, among which the relays are shared out.
+/// The listener's tasks, which share the relays.
 pub trait Members: Send + Sync {
-    /// Keeps this task a member until `until`, and answers with all whose time is not over at
-    /// `now`, this one included.
+    /// Makes this task a member until `until`, and returns all members at `now`, this task
+    /// included.
     fn join(
         &self,
         member: &str,
         now: Seconds,
         until: Seconds,
-    ) -> impl Future<Output = Answer<Vec<String>>> + Send;
+    ) -> impl Future<Output = PortResult<Vec<String>>> + Send;
     /// Ends this task's membership.
-    fn leave(&self, member: &str) -> impl Future<Output = Answer<()>> + Send;
+    fn leave(&self, member: &str) -> impl Future<Output = PortResult<()>> + Send;
 }
 
-/// How long a retry waits, by how often the message was received: 5 s, doubling, at most 5 min,
-/// minus up to half by `jitter` (0 to 1).
+/// The delay before a retry: 5 s, doubled with each receipt of the message, at most 5 min, and
+/// reduced by up to a half by `jitter` (0 to 1).
 pub fn backoff(receive_count: u32, jitter: f64) -> Duration {
     let whole = Duration::from_secs(5 << receive_count.saturating_sub(1).min(6))
         .min(Duration::from_secs(300));
     whole.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
-}
-
-/// Seconds of a time in milliseconds.
-pub fn seconds(at: Millis) -> Seconds {
-    at / 1000
 }

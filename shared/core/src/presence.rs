@@ -1,53 +1,57 @@
 //! When an owner's app was last known to be open, and what that means for a delivery.
 //!
-//! A phone that dies still looks online for a while. So an event that comes while the app looks
-//! open waits until the app has either given another sign of life, and then it had the event
-//! itself, or has been silent for the timeout, and then it is pushed. Nothing is lost in between;
-//! the doubtful case is always the push.
+//! A phone that dies still looks online for a while. So a delivery waits while the app looks open.
+//! If another sign of life arrives, the app was open and has received the event itself. If the app
+//! is silent for the timeout, the event is pushed. In doubt the event is pushed, so none is lost.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DAY, Millis, Seconds, order::Order};
+use crate::{Millis, Seconds, order::Order};
 
-/// How long an app counts as open after its last heartbeat, unless the app's settings say
-/// otherwise: above the slowest known heartbeat of three minutes.
-pub const DEFAULT_TIMEOUT: Seconds = 210;
+/// How long an app counts as open after its last heartbeat, by default. It is above the slowest
+/// known heartbeat interval of three minutes.
+pub const DEFAULT_TIMEOUT: Seconds = Seconds(210);
+
+/// The shortest time for which a row is kept. It is longer than an event of dialect H is accepted,
+/// so that a late event cannot overwrite a newer one.
+const MIN_TTL: Seconds = Seconds::from_days(1);
 
 /// The last sign of life of one owner's app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
-    /// Which event gave it.
+    /// The order of the event.
     #[serde(flatten)]
     pub order: Order,
-    /// Whether the app said that it is open, or that it is going away.
+    /// `true` if the app reported that it is open, `false` if it is going away.
     pub online: bool,
-    /// When the app was open for certain: when it signed the event, but never after the event was
-    /// received. A phone whose clock is ahead must not look open for longer than it is.
+    /// When the app was certainly open: when it signed the event, but not after the listener
+    /// received it. A phone whose clock is ahead must not look open for too long.
     pub last_seen: Seconds,
-    /// Whether a delivery waits for the next sign of life, so that it must be written.
+    /// `true` if a delivery waits for the next sign of life, which must then be stored.
     #[serde(default)]
     pub awaited: bool,
 }
 
 impl Presence {
-    /// What an event received at `received_at` says.
+    /// The presence that an event reports.
     pub fn of(order: Order, online: bool, received_at: Millis) -> Self {
         Self {
             order,
             online,
-            last_seen: order.created_at.min(received_at / 1000),
+            last_seen: order.created_at.min(received_at.to_seconds()),
             awaited: false,
         }
     }
 
-    /// Whether it must be written over what is stored: a change always, a heartbeat only when a
-    /// delivery waits for it or a third of the timeout has passed.
+    /// Returns `true` if this presence must replace the stored one. A change is always stored. A
+    /// heartbeat is stored only if a delivery waits for it, or if a third of the timeout has
+    /// passed.
     ///
-    /// A third is safe. A phone that beats more often than that is written before two thirds are
-    /// over; one that beats less often is written at each beat. In both cases the stored sign of
-    /// life moves before the timeout passes, for as long as the phone's interval and its delay
-    /// together are below the timeout.
-    pub fn matters(&self, stored: Option<&Self>, timeout: Seconds) -> bool {
+    /// A third is safe. If the heartbeat interval is shorter, a heartbeat is stored before two
+    /// thirds of the timeout have passed. If it is longer, every heartbeat is stored. In both cases
+    /// the stored time advances before the timeout passes, as long as interval and delay together
+    /// are below the timeout.
+    pub fn should_store(&self, stored: Option<&Self>, timeout: Seconds) -> bool {
         stored.is_none_or(|stored| {
             let old = self.last_seen >= stored.last_seen + timeout / 3;
             self.order.supersedes(&stored.order)
@@ -55,41 +59,41 @@ impl Presence {
         })
     }
 
-    /// When DynamoDB may drop the row: when it can neither make a delivery wait nor win over an
-    /// event that comes late.
+    /// When DynamoDB may drop the row: once it can neither delay a delivery nor supersede a late
+    /// event.
     pub fn expires_at(&self, timeout: Seconds) -> Seconds {
-        self.order.created_at.max(self.last_seen) + timeout.max(DAY)
+        self.order.created_at.max(self.last_seen) + timeout.max(MIN_TTL)
     }
 
-    /// What becomes of a delivery whose event was received at `received_at`.
+    /// Decides on a delivery whose event the listener received at `received_at`.
     pub fn decide(
         presence: Option<&Self>,
         received_at: Millis,
         now: Millis,
         timeout: Seconds,
-    ) -> Decision {
+    ) -> PresenceDecision {
         let Some(presence) = presence else {
-            return Decision::Push;
+            return PresenceDecision::Push;
         };
-        let silent_at = (presence.last_seen + timeout) * 1000;
-        if presence.last_seen * 1000 > received_at {
-            Decision::Seen
+        let silent_at = (presence.last_seen + timeout).to_millis();
+        if presence.last_seen.to_millis() > received_at {
+            PresenceDecision::Seen
         } else if presence.online && now < silent_at {
-            Decision::Wait((silent_at - now).div_ceil(1000))
+            PresenceDecision::Wait((silent_at - now).to_seconds_ceil())
         } else {
-            Decision::Push
+            PresenceDecision::Push
         }
     }
 }
 
-/// What becomes of a delivery.
+/// The decision on a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
-    /// The app is not open: push.
+pub enum PresenceDecision {
+    /// The app is not open: push the event.
     Push,
-    /// The app was open after the event had arrived, and so had it.
+    /// The app was open after the event arrived, so it has received the event itself.
     Seen,
-    /// The app looks open: decide again after so many seconds.
+    /// The app looks open: decide again after this time.
     Wait(Seconds),
 }
 
@@ -100,118 +104,142 @@ mod tests {
 
     use super::*;
 
-    const START: Seconds = 1_800_000_000;
+    const START: u64 = 1_800_000_000;
 
-    fn order(created_at: Seconds, id: u8) -> Order {
+    fn order(created_at: u64, id: u8) -> Order {
         Order {
-            created_at,
+            created_at: Seconds(created_at),
             event_id: EventId::from_byte_array([id; 32]),
         }
     }
 
-    fn sign(at: Seconds, online: bool) -> Presence {
-        Presence::of(order(at, 1), online, at * 1000 + 300)
+    fn sign(at: u64, online: bool) -> Presence {
+        Presence::of(order(at, 1), online, Millis(at * 1000 + 300))
     }
 
-    fn decide(presence: Presence, event: Seconds, now: Seconds) -> Decision {
-        Presence::decide(Some(&presence), event * 1000, now * 1000, DEFAULT_TIMEOUT)
+    fn decide(presence: Presence, event: u64, now: u64) -> PresenceDecision {
+        let (event, now) = (Seconds(event).to_millis(), Seconds(now).to_millis());
+        Presence::decide(Some(&presence), event, now, DEFAULT_TIMEOUT)
     }
 
     #[test]
-    fn who_never_beats_is_offline() {
+    fn owner_without_heartbeats_is_offline() {
         assert_eq!(
-            Presence::decide(None, START * 1000, START * 1000, DEFAULT_TIMEOUT),
-            Decision::Push
+            Presence::decide(
+                None,
+                Millis(START * 1000),
+                Millis(START * 1000),
+                DEFAULT_TIMEOUT
+            ),
+            PresenceDecision::Push
         );
     }
 
     #[test]
-    fn each_case_has_its_decision() {
+    fn decides_each_case() {
         let open = sign(START, true);
-        assert_eq!(decide(open, START + 10, START + 10), Decision::Wait(200));
-        assert_eq!(decide(open, START + 10, START + 209), Decision::Wait(1));
-        assert_eq!(decide(open, START + 10, START + 210), Decision::Push);
-        assert_eq!(decide(open, START - 1, START + 5), Decision::Seen);
+        assert_eq!(
+            decide(open, START + 10, START + 10),
+            PresenceDecision::Wait(Seconds(200))
+        );
+        assert_eq!(
+            decide(open, START + 10, START + 209),
+            PresenceDecision::Wait(Seconds(1))
+        );
+        assert_eq!(
+            decide(open, START + 10, START + 210),
+            PresenceDecision::Push
+        );
+        assert_eq!(decide(open, START - 1, START + 5), PresenceDecision::Seen);
         assert_eq!(
             decide(sign(START, false), START + 10, START + 10),
-            Decision::Push
+            PresenceDecision::Push
         );
         assert_eq!(
             decide(sign(START + 20, false), START + 10, START + 30),
-            Decision::Seen
+            PresenceDecision::Seen
         );
-        // In the same second nobody knows which came first: better a push too many.
-        assert_eq!(decide(sign(START, false), START, START), Decision::Push);
+        // In the same second the order is unknown: an extra push is better than none.
+        assert_eq!(
+            decide(sign(START, false), START, START),
+            PresenceDecision::Push
+        );
     }
 
     #[test]
-    fn a_clock_that_is_ahead_does_not_make_a_dead_phone_look_open() {
-        let ahead = Presence::of(order(START + 600, 1), true, START * 1000);
-        assert_eq!(ahead.last_seen, START);
-        assert_eq!(decide(ahead, START + 10, START + 10), Decision::Wait(200));
-        assert_eq!(decide(ahead, START + 10, START + 210), Decision::Push);
+    fn clock_ahead_does_not_make_a_dead_phone_look_open() {
+        let ahead = Presence::of(order(START + 600, 1), true, Millis(START * 1000));
+        assert_eq!(ahead.last_seen, Seconds(START));
+        assert_eq!(
+            decide(ahead, START + 10, START + 10),
+            PresenceDecision::Wait(Seconds(200))
+        );
+        assert_eq!(
+            decide(ahead, START + 10, START + 210),
+            PresenceDecision::Push
+        );
     }
 
     #[test]
-    fn only_what_changes_something_is_written() {
+    fn stores_only_what_changes_something() {
         let stored = sign(START, true);
-        assert!(stored.matters(None, DEFAULT_TIMEOUT));
-        assert!(!sign(START + 69, true).matters(Some(&stored), DEFAULT_TIMEOUT));
-        assert!(sign(START + 70, true).matters(Some(&stored), DEFAULT_TIMEOUT));
+        assert!(stored.should_store(None, DEFAULT_TIMEOUT));
+        assert!(!sign(START + 69, true).should_store(Some(&stored), DEFAULT_TIMEOUT));
+        assert!(sign(START + 70, true).should_store(Some(&stored), DEFAULT_TIMEOUT));
         assert!(
-            sign(START + 1, false).matters(Some(&stored), DEFAULT_TIMEOUT),
-            "going away is news"
+            sign(START + 1, false).should_store(Some(&stored), DEFAULT_TIMEOUT),
+            "going offline is a change"
         );
         assert!(
-            !sign(START - 100, false).matters(Some(&stored), DEFAULT_TIMEOUT),
-            "an older one never"
+            !sign(START - 100, false).should_store(Some(&stored), DEFAULT_TIMEOUT),
+            "an older event never is"
         );
         assert!(
-            sign(START + 1, true).matters(
+            sign(START + 1, true).should_store(
                 Some(&Presence {
                     awaited: true,
                     ..stored
                 }),
                 DEFAULT_TIMEOUT
             ),
-            "and what is waited for"
+            "a heartbeat that a delivery waits for"
         );
         assert!(
-            !stored.matters(Some(&stored), DEFAULT_TIMEOUT),
-            "nor the same again"
+            !stored.should_store(Some(&stored), DEFAULT_TIMEOUT),
+            "a repeat never is"
         );
         let tie = Presence {
             order: order(START, 0),
             ..sign(START, false)
         };
         assert!(
-            tie.matters(Some(&stored), DEFAULT_TIMEOUT),
-            "on a tie the smaller id"
+            tie.should_store(Some(&stored), DEFAULT_TIMEOUT),
+            "on a tie the smaller id wins"
         );
     }
 
-    /// Stores what matters, as control does, and asks at each wake, as deliver does. Answers when
-    /// the event is pushed.
-    fn pushed_at(beats: &[(Seconds, bool)], event: Seconds, timeout: Seconds) -> Option<Seconds> {
+    /// Stores heartbeats as control does and decides at each receipt as deliver does. Returns when
+    /// the event is pushed, if it is.
+    fn pushed_at(beats: &[(u64, bool)], event: u64, timeout: Seconds) -> Option<u64> {
         let mut stored: Option<Presence> = None;
         let mut beats = beats.iter().peekable();
         let mut now = event;
         loop {
             while let Some((at, online)) = beats.next_if(|(at, _)| *at <= now) {
                 let beat = sign(*at, *online);
-                if beat.matters(stored.as_ref(), timeout) {
+                if beat.should_store(stored.as_ref(), timeout) {
                     stored = Some(beat);
                 }
             }
             match Presence::decide(
                 stored.as_ref(),
-                event * 1000 + 500,
-                now * 1000 + 600,
+                Millis(event * 1000 + 500),
+                Millis(now * 1000 + 600),
                 timeout,
             ) {
-                Decision::Push => return Some(now),
-                Decision::Seen => return None,
-                Decision::Wait(wait) => now += wait,
+                PresenceDecision::Push => return Some(now),
+                PresenceDecision::Seen => return None,
+                PresenceDecision::Wait(wait) => now += wait.0,
             }
             stored = stored.map(|stored| Presence {
                 awaited: true,
@@ -220,7 +248,7 @@ mod tests {
         }
     }
 
-    fn every(interval: Seconds, from: Seconds, until: Seconds) -> Vec<(Seconds, bool)> {
+    fn every(interval: u64, from: u64, until: u64) -> Vec<(u64, bool)> {
         (0..=(until - from) / interval)
             .map(|n| (from + n * interval, true))
             .collect()
@@ -228,33 +256,38 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_open_app_is_left_alone_and_a_silent_one_gets_it_in_time(
+        fn pushes_to_a_silent_app_in_time_and_never_to_an_open_one(
             interval in prop_oneof![Just(60u64), Just(180), 10..=180u64],
             event in 1..2_000u64,
             dies_after in prop::option::of(0..2_000u64),
-            timeout in prop_oneof![Just(DEFAULT_TIMEOUT), Just(3_600)],
+            timeout in prop_oneof![Just(210u64), Just(3_600)],
         ) {
             let event = START + event;
             let last_beat = dies_after.map_or(START + 100_000, |after| START + after);
             let beats = every(interval, START, last_beat);
             let last = beats.last().unwrap().0;
-            match pushed_at(&beats, event, timeout) {
-                None => prop_assert!(last > event, "not pushed though it was never open again"),
+            match pushed_at(&beats, event, Seconds(timeout)) {
+                None => prop_assert!(last > event, "not pushed to a silent app"),
                 Some(at) => {
-                    prop_assert!(last <= event, "pushed though it was open after the event");
-                    // At once when it had been silent for long, and otherwise within the timeout.
-                    prop_assert!(at == event || (at <= event + timeout + 1 && at >= last + timeout - timeout / 3));
+                    prop_assert!(last <= event, "pushed to an open app");
+                    // At once after a long silence, otherwise within the timeout.
+                    let earliest = last + timeout - timeout / 3;
+                    prop_assert!(at == event || (earliest..=event + timeout + 1).contains(&at));
                 }
             }
         }
 
         #[test]
-        fn after_going_away_everything_is_pushed_at_once(interval in 10..=180u64, beats in 1..20u64, after in 1..1_000u64) {
+        fn pushes_at_once_after_the_app_went_offline(
+            interval in 10..=180u64,
+            beats in 1..20u64,
+            after in 1..1_000u64,
+        ) {
             let away = START + interval * beats + 5;
             let mut signs = every(interval, START, away);
             signs.push((away, false));
             prop_assert_eq!(pushed_at(&signs, away + after, DEFAULT_TIMEOUT), Some(away + after));
-            // What came before it went away it had.
+            // The app has received what arrived before it went offline.
             prop_assert_eq!(pushed_at(&signs, away - 3, DEFAULT_TIMEOUT), None);
         }
     }

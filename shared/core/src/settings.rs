@@ -1,58 +1,59 @@
-//! What an owner asked for by dialect H (kind 22456): one row per owner and app, the latest
-//! event's.
+//! Settings of dialect H (kind 22456): one row per owner and app, written by the latest event.
 //!
-//! Settings replace earlier ones whole, the device included. Nothing is worked out from the earlier
-//! row: the owner's devices and subscriptions are brought in line with this one alone, whoever
-//! comes last. Logging out is settings that ask for nothing.
+//! Settings replace earlier settings as a whole, the device included. Nothing is derived from the
+//! earlier row: the owner's devices and subscriptions are reconciled with the stored row alone, by
+//! whichever process comes last. A logout is settings that ask for nothing.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DAY, Seconds, app::App, filter::Filter, filter::decode_hex, order::Order, owner::Owner,
+    Seconds, app::App, filter::Filter, hex, index_key::TagValue, order::Order, owner::Owner,
 };
 
-/// How long settings hold after their event.
-pub const LIFETIME: Seconds = 90 * DAY;
+/// How long settings are valid after their event.
+pub const LIFETIME: Seconds = Seconds::from_days(90);
 
-/// How many people an event may mention where `enableMaxMentions` is on.
+/// The most people that an event may mention and still be pushed, if `enableMaxMentions` is on.
 pub const MAX_MENTIONS: u16 = 10;
 
-/// Kinds that somebody else signs for the sender, so that a list of authors says nothing about
-/// them: wraps and zap receipts.
+/// Kinds that another key signs for the sender: wraps and zap receipts. A list of authors cannot
+/// restrict them.
 const SIGNED_BY_ANOTHER: [u16; 3] = [1059, 9735, 21059];
 
-/// One row of `settings`. Every list is sorted and without repeats.
+/// One row of `settings`. Every list is sorted and has no duplicates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Whose they are.
+    /// The owner.
     pub owner: Owner,
-    /// Which event wrote them.
+    /// The order of the event that wrote the row.
     #[serde(flatten)]
     pub order: Order,
-    /// The kinds to push; `None`: the app's default kinds; empty: push is off.
+    /// The kinds to push. `None` means the app's default kinds; an empty list turns push off.
     pub kinds: Option<Vec<u16>>,
-    /// Pubkeys whose mentions to push: the owner's alias keys. Empty: the owner.
-    pub p: Vec<String>,
-    /// Ids of channels, and of groups, whose messages to push.
-    pub e: Vec<String>,
-    /// The only authors whose mentions to push, where the app wants that (`contacts_only`).
-    pub authors: Option<Vec<String>>,
+    /// Pubkeys whose mentions to push: the owner's alias keys. If empty, the owner's own pubkey.
+    #[serde(with = "hex::list")]
+    pub p: Vec<[u8; 32]>,
+    /// Ids of channels and groups whose messages to push.
+    pub e: Vec<TagValue>,
+    /// The only authors whose mentions to push, if the app has `contacts_only`.
+    #[serde(default, with = "hex::optional_list")]
+    pub authors: Option<Vec<[u8; 32]>>,
     /// Relays to watch for this owner.
     pub relays: Vec<String>,
-    /// The hash of the token to push to, when there is one.
+    /// The hash of the token to push to, if there is one.
     pub token_hash: Option<String>,
-    /// Events that mention more people than this are not to be pushed.
+    /// Events that mention more people than this are not pushed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_mentions: Option<u16>,
-    /// When they end.
+    /// When the settings end.
     pub valid_until: Seconds,
 }
 
 impl Settings {
-    /// Settings that ask for nothing: logged out.
-    pub fn none(owner: Owner, order: Order) -> Self {
+    /// The settings of an owner who has logged out.
+    pub fn logged_out(owner: Owner, order: Order) -> Self {
         let valid_until = order.created_at + LIFETIME;
         Self {
             owner,
@@ -68,64 +69,53 @@ impl Settings {
         }
     }
 
-    /// The filters they stand for, any of which may match: `{kinds, #p}`, and for channels and
-    /// groups `{kinds, #e}` with the values that are event ids and `{kinds, #h}` with all values,
-    /// because clients put NIP-29 group ids there as well.
+    /// The filters that the settings stand for. An event matches the settings if it matches one.
+    ///
+    /// They are `{kinds, #p}` and, for channels and groups, `{kinds, #e}` with the values that are
+    /// event ids and `{kinds, #h}` with all values: clients put the ids of NIP-29 groups
+    /// (<https://github.com/nostr-protocol/nips/blob/master/29.md>) into `#e` as well.
     pub fn filters(&self, app: &App) -> Vec<Filter> {
         let kinds = self.kinds.clone().unwrap_or_else(|| app.default_kinds());
-        let p = if self.p.is_empty() {
-            vec![self.owner.pubkey.to_hex()]
-        } else {
-            self.p.clone()
-        };
-        let clause = |kinds: Vec<u16>,
-                      letter: char,
-                      values: Vec<String>,
-                      authors: Option<Vec<[u8; 32]>>| Filter {
+        let clause = |kinds: Vec<u16>, letter: char, values: Vec<TagValue>| Filter {
             kinds: Some(kinds),
             tags: BTreeMap::from([(letter, values)]),
-            authors,
-            ids: None,
+            ..Filter::default()
         };
-        let ids: Vec<String> = self
-            .e
-            .iter()
-            .filter(|value| decode_hex(value).is_some())
-            .cloned()
-            .collect();
+        let is_id = |value: &&TagValue| matches!(value, TagValue::Hex(_));
+        let ids: Vec<TagValue> = self.e.iter().filter(is_id).cloned().collect();
         let mut filters = vec![
-            clause(kinds.clone(), 'e', ids, None),
-            clause(kinds.clone(), 'h', self.e.clone(), None),
+            clause(kinds.clone(), 'e', ids),
+            clause(kinds.clone(), 'h', self.e.clone()),
         ];
+        let own = [*self.owner.pubkey.as_bytes()];
+        let mentioned = if self.p.is_empty() { &own } else { &*self.p };
+        let p: Vec<TagValue> = mentioned.iter().copied().map(TagValue::Hex).collect();
         match &self.authors {
-            None => filters.push(clause(kinds, 'p', p, None)),
+            None => filters.push(clause(kinds, 'p', p)),
             Some(authors) => {
                 let (by_another, by_sender): (Vec<u16>, Vec<u16>) = kinds
                     .iter()
                     .partition(|kind| SIGNED_BY_ANOTHER.contains(kind));
-                let authors = authors
-                    .iter()
-                    .filter_map(|author| decode_hex(author))
-                    .collect();
-                filters.push(clause(by_sender, 'p', p.clone(), Some(authors)));
-                filters.push(clause(by_another, 'p', p, None));
+                filters.push(Filter {
+                    authors: Some(authors.clone()),
+                    ..clause(by_sender, 'p', p.clone())
+                });
+                filters.push(clause(by_another, 'p', p));
             }
         }
-        // An empty list matches nothing, and an empty filter everything.
-        let matches_something = |filter: &Filter| {
-            let lists = [
-                filter.kinds.as_ref().map(Vec::len),
-                filter.authors.as_ref().map(Vec::len),
-            ];
-            lists
-                .into_iter()
-                .flatten()
-                .chain(filter.tags.values().map(Vec::len))
-                .all(|length| length > 0)
-        };
-        filters.retain(matches_something);
+        filters.retain(has_no_empty_list);
         filters
     }
+}
+
+/// Returns `true` if no list of the filter is empty. An empty list matches nothing, and the index
+/// has no key for it.
+fn has_no_empty_list(filter: &Filter) -> bool {
+    let kinds = filter.kinds.as_ref().map(Vec::len);
+    let authors = filter.authors.as_ref().map(Vec::len);
+    let tags = filter.tags.values().map(Vec::len);
+    let mut lengths = kinds.into_iter().chain(authors).chain(tags);
+    lengths.all(|length| length > 0)
 }
 
 #[cfg(test)]
@@ -142,7 +132,7 @@ mod tests {
         };
         let mut settings = Settings {
             kinds: Some(vec![1, 1059, 9735]),
-            ..Settings::none(owner, Order::counter(1))
+            ..Settings::logged_out(owner, Order::counter(1))
         };
         change(&mut settings);
         settings
@@ -157,10 +147,10 @@ mod tests {
     }
 
     #[test]
-    fn channels_and_groups_are_asked_for_by_both_tags_and_only_ids_by_e() {
+    fn asks_for_groups_by_h_and_for_channels_by_e_and_h() {
         let id = "ab".repeat(32);
         let asked = filters(&App::default(), |settings| {
-            settings.e = vec![id.clone(), "group".to_owned()]
+            settings.e = vec![id.as_str().into(), "group".into()];
         });
         let kinds = [1, 1059, 9735];
         assert_eq!(
@@ -172,7 +162,7 @@ mod tests {
             ]
         );
         let groups = filters(&App::default(), |settings| {
-            settings.e = vec!["group".to_owned()]
+            settings.e = vec!["group".into()];
         });
         assert_eq!(
             groups,
@@ -184,19 +174,19 @@ mod tests {
     }
 
     #[test]
-    fn alias_keys_stand_in_for_the_owner() {
+    fn alias_keys_replace_the_owner() {
         let alias = "cd".repeat(32);
         assert_eq!(
-            filters(&App::default(), |settings| settings.p = vec![alias.clone()]),
+            filters(&App::default(), |settings| settings.p = vec![[0xcd; 32]]),
             [json!({"kinds": [1, 1059, 9735], "#p": [alias]})]
         );
     }
 
     #[test]
-    fn authors_restrict_what_the_sender_signs_and_never_wraps_and_zaps() {
+    fn authors_do_not_restrict_wraps_and_zaps() {
         let contact = "ef".repeat(32);
         let asked = filters(&App::default(), |settings| {
-            settings.authors = Some(vec![contact.clone()])
+            settings.authors = Some(vec![[0xef; 32]]);
         });
         assert_eq!(
             asked,
@@ -206,13 +196,13 @@ mod tests {
             ]
         );
         let nobody = filters(&App::default(), |settings| {
-            settings.authors = Some(Vec::new())
+            settings.authors = Some(Vec::new());
         });
         assert_eq!(nobody, [json!({"kinds": [1059, 9735], "#p": [me()]})]);
     }
 
     #[test]
-    fn no_kinds_is_off_and_absent_kinds_are_the_apps() {
+    fn empty_kinds_mean_off_and_absent_kinds_the_default() {
         assert!(
             filters(&App::default(), |settings| settings.kinds =
                 Some(Vec::new()))

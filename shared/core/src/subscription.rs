@@ -2,11 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    DAY, Millis, Seconds, filter::Filter, index_key::IndexKey, order::Order, owner::Owner,
-};
+use crate::{Millis, Seconds, filter::Filter, index_key::IndexKey, order::Order, owner::Owner};
 
-/// The most subscriptions of one (owner, app), derived ones not counted.
+/// The most subscriptions of one (owner, app). Derived subscriptions do not count.
 pub const MAX_SUBSCRIPTIONS: usize = 50;
 
 /// The most relays that an owner may name.
@@ -15,57 +13,69 @@ pub const MAX_RELAYS: usize = 10;
 /// The most index keys of one subscription.
 pub const MAX_INDEX_KEYS: usize = 1_000;
 
-/// How long a removal is remembered at least. Control events older than this are refused as stale,
-/// so nothing that it must win over can come later.
-pub const REMOVAL_KEPT: Seconds = 7 * DAY + 15 * 60;
+/// The shortest time for which a removal is remembered. Control refuses older events as stale, so
+/// no event that the removal supersedes can arrive later.
+pub const TOMBSTONE_TTL: Seconds = Seconds(Seconds::from_days(7).0 + Seconds::from_minutes(15).0);
 
-/// Whether a subscription is in force.
+/// The prefix of a fixed trigger's identity.
+pub const TRIGGER_PREFIX: &str = "trigger:";
+
+/// The prefix of the identity of a subscription that follows from settings of dialect H.
+pub const SETTINGS_PREFIX: &str = "settings:";
+
+/// The prefix of the identity of the subscription that fetches an owner's own mute list. It causes
+/// no push, because the list's author is its recipient.
+pub const MUTE_LIST_PREFIX: &str = "mute_list:";
+
+/// The state of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum SubscriptionState {
     /// In force until `valid_until`.
     Active,
-    /// Removed: kept so that an older upsert replayed from a relay cannot bring it back.
+    /// Removed. The row stays so that a relay cannot restore the subscription by replaying an older
+    /// upsert.
     Removed,
 }
 
-/// One row of `subscriptions`: a filter of one owner, or the memory that it was removed.
+/// One row of `subscriptions`: a filter of one owner, or the record of its removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
-    /// Whose it is.
+    /// The owner.
     pub owner: Owner,
-    /// The filter's identity; for a fixed trigger `trigger:` and the identity, for settings of
-    /// dialect H `settings:` and the identity, so that none replaces the other.
-    pub subscription: String,
-    /// The filter; a removal keeps it, because its index rows are found by it.
+    /// The filter's identity. Derived subscriptions put [`TRIGGER_PREFIX`], [`SETTINGS_PREFIX`] or
+    /// [`MUTE_LIST_PREFIX`] before it, so that none replaces another.
+    pub identity: String,
+    /// The filter. A removal keeps it, because the index rows are found by it.
     pub filter: Filter,
-    /// Relays to watch for its owner besides the operator's.
+    /// Relays to watch for the owner besides the operator's.
     pub relays: Vec<String>,
-    /// Which event wrote it.
+    /// The order of the event that wrote the row.
     pub order: Order,
     /// Backfilled events older than this do not notify.
     pub since: Seconds,
     /// In force or removed.
-    pub state: State,
-    /// When it ends (a removal: when it would have).
+    pub state: SubscriptionState,
+    /// When the subscription ends. For a removal, when it would have ended.
     pub valid_until: Seconds,
-    /// When the row was written, by the writer's clock: the change feed's sort key.
+    /// When the row was written, by the writer's clock: the sort key of the change feed.
     pub changed_at: Millis,
 }
 
 impl Subscription {
-    /// Whether it counts now. The table's TTL sweep can be days late, so every reader asks this.
+    /// Returns `true` if the subscription is in force at `now`. Every reader must ask, because
+    /// DynamoDB's TTL sweep can be days late.
     pub fn is_active(&self, now: Seconds) -> bool {
-        self.state == State::Active && self.valid_until > now
+        self.state == SubscriptionState::Active && self.valid_until > now
     }
 
-    /// When DynamoDB may drop the row: not before an older event could no longer be accepted.
+    /// When DynamoDB may drop the row: once no older event can be accepted any more.
     pub fn expires_at(&self) -> Seconds {
-        let written = self.changed_at / 1000;
-        self.valid_until.max(written + REMOVAL_KEPT)
+        let written = self.changed_at.to_seconds();
+        self.valid_until.max(written + TOMBSTONE_TTL)
     }
 
-    /// Its rows in `filter_index`.
+    /// The subscription's rows in `filter_index`.
     pub fn index_rows(&self) -> impl Iterator<Item = IndexRow> + '_ {
         self.filter
             .index_keys()
@@ -73,7 +83,7 @@ impl Subscription {
             .map(|index_key| IndexRow {
                 index_key,
                 owner: self.owner.clone(),
-                subscription: self.subscription.clone(),
+                identity: self.identity.clone(),
                 filter: Some(self.filter.clone()),
                 order: self.order,
                 since: self.since,
@@ -81,47 +91,37 @@ impl Subscription {
             })
     }
 
-    /// Whether it follows from something else (a fixed trigger, settings of dialect H, having a
-    /// device), and is no filter that the owner sent by itself.
+    /// Returns `true` if the subscription follows from a fixed trigger, from settings of dialect H
+    /// or from having a device. The owner did not send such a filter.
     pub fn is_derived(&self) -> bool {
-        [TRIGGER, SETTINGS, MUTE_LIST]
+        [TRIGGER_PREFIX, SETTINGS_PREFIX, MUTE_LIST_PREFIX]
             .iter()
-            .any(|prefix| self.subscription.starts_with(prefix))
+            .any(|prefix| self.identity.starts_with(prefix))
     }
 }
-
-/// What the identity of a fixed trigger's subscription starts with.
-pub const TRIGGER: &str = "trigger:";
-
-/// What the identity of a subscription that settings of dialect H ask for starts with.
-pub const SETTINGS: &str = "settings:";
-
-/// The identity of the subscription that brings an owner's own mute list, and no push: its author
-/// is its recipient.
-pub const MUTE_LIST: &str = "mute_list:";
 
 /// One row of `filter_index`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexRow {
-    /// The value under which it is found.
+    /// The key under which events find the row.
     pub index_key: IndexKey,
-    /// Whose subscription it is.
+    /// The owner of the subscription.
     pub owner: Owner,
     /// The subscription's identity.
-    pub subscription: String,
-    /// The filter; `None` in the store when above 1 KiB, and then it stands in `subscriptions`.
+    pub identity: String,
+    /// The filter. A filter above 1 KiB is stored in `subscriptions` alone and is `None` here.
     pub filter: Option<Filter>,
-    /// Which event wrote it: an older one never overwrites or deletes it.
+    /// The order of the event that wrote the row. An older event never overwrites or deletes it.
     pub order: Order,
     /// See [`Subscription::since`].
     pub since: Seconds,
-    /// When it ends.
+    /// When the subscription ends.
     pub valid_until: Seconds,
 }
 
 impl IndexRow {
-    /// `owner#subscription`: the sort key under the index key.
+    /// The sort key under the index key: `owner#identity`.
     pub fn sort_key(&self) -> String {
-        format!("{}#{}", self.owner, self.subscription)
+        format!("{}#{}", self.owner, self.identity)
     }
 }

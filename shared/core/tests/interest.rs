@@ -3,19 +3,19 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test says so when something is wrong"
+    reason = "a failed test panics"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nostr::key::Keys;
 use nostr_push_core::{
+    MUTE_LIST_KIND, Seconds,
     interest::Interest,
     order::Order,
-    owner::Owner,
-    subscription::{State, Subscription},
+    subscription::{Subscription, SubscriptionState},
 };
-use nostr_push_testkit::subscription;
+use nostr_push_testkit::{owner, subscription};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -38,39 +38,56 @@ fn filter(n: usize) -> serde_json::Value {
 
 proptest! {
     #[test]
-    fn it_holds_what_the_latest_rows_say_and_nothing_else(rows in rows(), part in 1..4usize) {
-        let owner = Owner { app: "demo".to_owned(), pubkey: Keys::generate().public_key() };
+    fn holds_exactly_the_keys_of_active_subscriptions(rows in rows(), part in 1..4usize) {
+        let owner = owner(Keys::generate().public_key());
         let (mut interest, mut model) = (Interest::default(), BTreeMap::new());
-        for (n, order, active, valid_until) in rows {
-            let state = if active { State::Active } else { State::Removed };
-            let row = Subscription { order: Order::counter(order), state, valid_until, ..subscription(&owner, &filter(n)) };
-            interest.apply(&row, 100);
+        for (n, order, is_active, valid_until) in rows {
+            let state = if is_active {
+                SubscriptionState::Active
+            } else {
+                SubscriptionState::Removed
+            };
+            let row = Subscription {
+                order: Order::counter(order),
+                state,
+                valid_until: Seconds(valid_until),
+                ..subscription(&owner, &filter(n))
+            };
+            interest.apply(&row, Seconds(100));
             let latest = model.entry(n).or_insert_with(|| row.clone());
             if row.order.supersedes(&latest.order) {
                 *latest = row;
             }
         }
-        for now in [100, 200] {
+        for now in [Seconds(100), Seconds(200)] {
             let mut from = Some(0);
             while let Some(number) = from {
                 from = interest.expire(now, number, part);
             }
-            let active: Vec<_> = model.values().filter(|row| row.is_active(now)).collect();
-            let mut keys: Vec<String> = active.iter().flat_map(|row| row.filter.index_keys()).map(|key| key.to_string()).collect();
-            keys.sort();
-            keys.dedup();
-            let mut held: Vec<String> = interest.keys().map(ToString::to_string).collect();
-            held.sort();
+            let active: Vec<&Subscription> =
+                model.values().filter(|row| row.is_active(now)).collect();
+            let keys: BTreeSet<String> = active
+                .iter()
+                .flat_map(|row| row.filter.index_keys())
+                .map(|key| key.to_string())
+                .collect();
+            let held: BTreeSet<String> = interest.keys().map(ToString::to_string).collect();
+            prop_assert_eq!(interest.len(), held.len());
             prop_assert_eq!(held, keys);
-            let of_mute_lists = |row: &Subscription| row.filter.kinds == Some(vec![10_000]);
-            prop_assert_eq!(interest.wants_mute_lists(), active.iter().any(|row| of_mute_lists(row)));
-            let any = active.iter().any(|row| row.filter.kinds.is_none());
-            let mut kinds: Vec<u16> = active.iter().filter(|row| !of_mute_lists(row)).filter_map(|row| row.filter.kinds.clone()).flatten().collect();
-            kinds.sort_unstable();
-            kinds.dedup();
-            prop_assert_eq!(interest.kinds(), (!any).then_some(kinds));
-            prop_assert_eq!(interest.len(), interest.keys().count());
             prop_assert!(interest.keys().all(|key| interest.contains(key)));
+            let (mute_lists, others): (Vec<&Subscription>, Vec<&Subscription>) = active
+                .iter()
+                .copied()
+                .partition(|row| row.filter.kinds == Some(vec![MUTE_LIST_KIND]));
+            prop_assert_eq!(interest.wants_mute_lists(), !mute_lists.is_empty());
+            let any_kind = others.iter().any(|row| row.filter.kinds.is_none());
+            let kinds: BTreeSet<u16> = others
+                .iter()
+                .filter_map(|row| row.filter.kinds.clone())
+                .flatten()
+                .collect();
+            let kinds = (!any_kind).then(|| Vec::from_iter(kinds));
+            prop_assert_eq!(interest.kinds(), kinds);
         }
     }
 }

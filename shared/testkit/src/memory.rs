@@ -1,5 +1,5 @@
-//! The ports of `nostr_push_core`, in memory, with the same guarantees as the real ones, and faults
-//! on demand.
+//! The ports of `nostr_push_core` in memory, with the same guarantees as the real ones, and with
+//! faults on demand.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,24 +17,25 @@ use nostr_push_core::{
     order::Order,
     owner::Owner,
     ports::{
-        Admission, Answer, Apps, ChangeFeed, Claim, Claims, DelayQueue, Devices, Endpoints,
-        Ensured, IndexReader, IndexWriter, Members, MuteLists, Outcome, OwnerSettings, Page,
-        Presences, Publisher, Push, Queue, Rates, Relays, Subscriptions, Unavailable,
+        Admission, Apps, ChangeFeed, ClaimResult, Claims, DelayQueue, Devices, Endpoints,
+        EnsuredEndpoint, IndexPage, IndexReader, IndexWriter, Members, MuteLists, OwnerSettings,
+        PortResult, Presences, PublishOutcome, Publisher, Push, Queue, Rates, Relays, RetryReason,
+        Subscriptions, Unavailable,
     },
     presence::Presence,
     settings::Settings,
     subscription::{IndexRow, Subscription},
 };
 
-/// Everything outside a stage.
+/// All ports of a stage.
 #[derive(Default)]
 pub struct Memory {
-    state: Mutex<State>,
+    state: Mutex<World>,
 }
 
-/// What is stored, for a test to look at.
+/// The state of the ports. Tests read and change it.
 #[derive(Default)]
-pub struct State {
+pub struct World {
     /// Apps.
     pub apps: HashMap<String, App>,
     /// Device rows.
@@ -43,15 +44,15 @@ pub struct State {
     pub rosters: BTreeMap<Owner, Roster>,
     /// Subscriptions.
     pub subscriptions: BTreeMap<(Owner, String), Subscription>,
-    /// When owners' apps were last open.
+    /// Presences.
     pub presences: BTreeMap<Owner, Presence>,
-    /// How often one of them was read, and written.
+    /// The numbers of reads and writes of presences.
     pub presence_reads_and_writes: (usize, usize),
     /// Mute lists.
     pub mute_lists: BTreeMap<PublicKey, MuteList>,
-    /// Pushes of a recipient's minute, and how many were too many.
+    /// The admitted events of a recipient's minute, and the number of events beyond the limit.
     pub rates: BTreeMap<(Owner, Seconds), (BTreeSet<EventId>, u64)>,
-    /// Endpoints that are disabled.
+    /// The ARNs of disabled endpoints.
     pub disabled: BTreeSet<String>,
     /// Settings of dialect H.
     pub settings: BTreeMap<Owner, Settings>,
@@ -59,60 +60,60 @@ pub struct State {
     pub index: BTreeMap<(IndexKey, String), IndexRow>,
     /// Endpoints: ARN to platform application and token.
     pub endpoints: BTreeMap<String, (String, String)>,
-    /// Claims: holder, lease, devices done, completed.
+    /// Claims: holder, end of the lease, devices done, and whether it is completed.
     pub claims: BTreeMap<String, (String, Millis, Vec<String>, bool)>,
     /// Accepted publishes.
     pub published: Vec<(String, Push)>,
-    /// What publishing to an endpoint answers, when not `Delivered`.
-    pub outcomes: HashMap<String, Outcome>,
+    /// The outcome of publishing to an endpoint, if not `Delivered`.
+    pub outcomes: HashMap<String, PublishOutcome>,
     /// Sent messages, encoded.
     pub sent: Vec<String>,
-    /// Messages sent to come later, encoded, and how much later.
+    /// Messages sent with a delay, encoded.
     pub delayed: Vec<(Duration, String)>,
     /// Relays' cursors.
     pub cursors: BTreeMap<String, Seconds>,
-    /// The listener's tasks, and the end of each one's lease.
+    /// The listener's tasks and the end of each task's lease.
     pub members: BTreeMap<String, Seconds>,
-    /// Pages of the index that were read.
+    /// The number of index pages read.
     pub pages_read: usize,
     /// Rows per page of the index.
     pub page_size: Option<usize>,
-    /// Calls until one fails; `None`: none fails.
+    /// The number of calls before the one that fails. `None` means that no call fails.
     pub fail_in: Option<usize>,
-    /// Whether the failing call takes effect all the same, as a timed-out request may.
+    /// `true` if the failing call takes effect nevertheless, as a request that times out may.
     pub fail_after_effect: bool,
     endpoint_count: usize,
 }
 
 impl Memory {
-    /// With these apps configured.
+    /// Ports with these apps configured.
     pub fn with_apps(apps: impl IntoIterator<Item = App>) -> Self {
         let memory = Self::default();
         memory.state().apps = apps.into_iter().map(|app| (app.app.clone(), app)).collect();
         memory
     }
 
-    /// The state.
+    /// The state of the ports.
     ///
     /// # Panics
-    /// When a test has panicked with it.
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    /// If a test has panicked while it held the state.
+    pub fn state(&self) -> MutexGuard<'_, World> {
         self.state.lock().expect("no test panics with the state")
     }
 
-    /// Applies `effect`, unless this is the call that fails.
-    fn call<T>(&self, effect: impl FnOnce(&mut State) -> T) -> Answer<T> {
+    /// Applies `effect`, unless this call is the one that fails.
+    fn call<T>(&self, effect: impl FnOnce(&mut World) -> T) -> PortResult<T> {
         let mut state = self.state();
         let fails = state.fail_in == Some(0);
         state.fail_in = state.fail_in.and_then(|n| n.checked_sub(1));
         if fails && !state.fail_after_effect {
             return Err(unavailable());
         }
-        let answer = effect(&mut state);
+        let result = effect(&mut state);
         if fails {
             Err(unavailable())
         } else {
-            Ok(answer)
+            Ok(result)
         }
     }
 }
@@ -125,13 +126,13 @@ fn unavailable() -> Unavailable {
 }
 
 impl Apps for Memory {
-    async fn app(&self, app: &str) -> Answer<Option<App>> {
+    async fn app(&self, app: &str) -> PortResult<Option<App>> {
         self.call(|state| state.apps.get(app).cloned())
     }
 }
 
 impl Devices for Memory {
-    async fn devices(&self, ids: &[DeviceId]) -> Answer<Vec<Device>> {
+    async fn devices(&self, ids: &[DeviceId]) -> PortResult<Vec<Device>> {
         self.call(|state| {
             ids.iter()
                 .filter_map(|id| state.devices.get(id).cloned())
@@ -139,11 +140,11 @@ impl Devices for Memory {
         })
     }
 
-    async fn roster(&self, owner: &Owner) -> Answer<Option<Roster>> {
+    async fn roster(&self, owner: &Owner) -> PortResult<Option<Roster>> {
         self.call(|state| state.rosters.get(owner).cloned())
     }
 
-    async fn device_of_endpoint(&self, endpoint_arn: &str) -> Answer<Option<DeviceId>> {
+    async fn device_of_endpoint(&self, endpoint_arn: &str) -> PortResult<Option<DeviceId>> {
         self.call(|state| {
             let has = |device: &&Device| {
                 device
@@ -159,13 +160,13 @@ impl Devices for Memory {
         })
     }
 
-    async fn commit(&self, device: Option<&Device>, roster: Option<&Roster>) -> Answer<bool> {
+    async fn commit(&self, device: Option<&Device>, roster: Option<&Roster>) -> PortResult<bool> {
         self.call(|state| {
-            let fresh = |stored: Option<u64>, version: u64| stored.unwrap_or(0) == version;
+            let same = |stored: Option<u64>, version: u64| stored.unwrap_or(0) == version;
             let unchanged = device
-                .is_none_or(|d| fresh(state.devices.get(&d.id).map(|d| d.version), d.version))
+                .is_none_or(|d| same(state.devices.get(&d.id).map(|d| d.version), d.version))
                 && roster.is_none_or(|r| {
-                    fresh(state.rosters.get(&r.owner).map(|r| r.version), r.version)
+                    same(state.rosters.get(&r.owner).map(|r| r.version), r.version)
                 });
             if unchanged {
                 if let Some(device) = device {
@@ -193,7 +194,7 @@ impl Devices for Memory {
 }
 
 impl Subscriptions for Memory {
-    async fn get(&self, ids: &[(Owner, String)]) -> Answer<Vec<Subscription>> {
+    async fn get(&self, ids: &[(Owner, String)]) -> PortResult<Vec<Subscription>> {
         self.call(|state| {
             ids.iter()
                 .filter_map(|id| state.subscriptions.get(id).cloned())
@@ -201,7 +202,7 @@ impl Subscriptions for Memory {
         })
     }
 
-    async fn of_owner(&self, owner: &Owner) -> Answer<Vec<Subscription>> {
+    async fn of_owner(&self, owner: &Owner) -> PortResult<Vec<Subscription>> {
         self.call(|state| {
             state
                 .subscriptions
@@ -212,9 +213,9 @@ impl Subscriptions for Memory {
         })
     }
 
-    async fn put(&self, row: &Subscription) -> Answer<bool> {
+    async fn put(&self, row: &Subscription) -> PortResult<bool> {
         self.call(|state| {
-            let id = (row.owner.clone(), row.subscription.clone());
+            let id = (row.owner.clone(), row.identity.clone());
             let newer = state
                 .subscriptions
                 .get(&id)
@@ -228,14 +229,14 @@ impl Subscriptions for Memory {
 }
 
 impl Presences for Memory {
-    async fn presence(&self, owner: &Owner) -> Answer<Option<Presence>> {
+    async fn presence(&self, owner: &Owner) -> PortResult<Option<Presence>> {
         self.call(|state| {
             state.presence_reads_and_writes.0 += 1;
             state.presences.get(owner).copied()
         })
     }
 
-    async fn await_presence(&self, owner: &Owner, order: &Order) -> Answer<bool> {
+    async fn mark_awaited(&self, owner: &Owner, order: &Order) -> PortResult<bool> {
         self.call(|state| {
             let stored = state
                 .presences
@@ -250,7 +251,7 @@ impl Presences for Memory {
         owner: &Owner,
         presence: &Presence,
         _expires_at: Seconds,
-    ) -> Answer<bool> {
+    ) -> PortResult<bool> {
         self.call(|state| {
             let newer = state
                 .presences
@@ -266,11 +267,11 @@ impl Presences for Memory {
 }
 
 impl OwnerSettings for Memory {
-    async fn settings(&self, owner: &Owner) -> Answer<Option<Settings>> {
+    async fn settings(&self, owner: &Owner) -> PortResult<Option<Settings>> {
         self.call(|state| state.settings.get(owner).cloned())
     }
 
-    async fn put_settings(&self, settings: &Settings) -> Answer<bool> {
+    async fn put_settings(&self, settings: &Settings) -> PortResult<bool> {
         self.call(|state| {
             let newer = state
                 .settings
@@ -287,11 +288,11 @@ impl OwnerSettings for Memory {
 }
 
 impl MuteLists for Memory {
-    async fn mute_list(&self, pubkey: &PublicKey) -> Answer<Option<MuteList>> {
+    async fn mute_list(&self, pubkey: &PublicKey) -> PortResult<Option<MuteList>> {
         self.call(|state| state.mute_lists.get(pubkey).cloned())
     }
 
-    async fn put_mute_list(&self, list: &MuteList) -> Answer<bool> {
+    async fn put_mute_list(&self, list: &MuteList) -> PortResult<bool> {
         self.call(|state| {
             let newer = state
                 .mute_lists
@@ -312,7 +313,7 @@ impl Rates for Memory {
         window: Seconds,
         event: &EventId,
         max: u32,
-    ) -> Answer<Admission> {
+    ) -> PortResult<Admission> {
         self.call(|state| {
             let (events, overflow) = state.rates.entry((owner.clone(), window)).or_default();
             if events.len() < max as usize || events.contains(event) {
@@ -326,11 +327,11 @@ impl Rates for Memory {
         })
     }
 
-    async fn overflow(&self, owner: &Owner, window: Seconds) -> Answer<()> {
+    async fn overflow(&self, owner: &Owner, window: Seconds) -> PortResult<()> {
         self.call(|state| state.rates.entry((owner.clone(), window)).or_default().1 += 1)
     }
 
-    async fn overflowed(&self, owner: &Owner, window: Seconds) -> Answer<u64> {
+    async fn overflowed(&self, owner: &Owner, window: Seconds) -> PortResult<u64> {
         self.call(|state| {
             state
                 .rates
@@ -341,7 +342,7 @@ impl Rates for Memory {
 }
 
 impl IndexWriter for Memory {
-    async fn put_index(&self, rows: Vec<IndexRow>) -> Answer<()> {
+    async fn put_index(&self, rows: Vec<IndexRow>) -> PortResult<()> {
         for row in rows {
             self.call(|state| {
                 let id = (row.index_key.clone(), row.sort_key());
@@ -357,7 +358,7 @@ impl IndexWriter for Memory {
         Ok(())
     }
 
-    async fn delete_index(&self, rows: Vec<IndexRow>, order: Order) -> Answer<()> {
+    async fn delete_index(&self, rows: Vec<IndexRow>, order: Order) -> PortResult<()> {
         for row in rows {
             self.call(|state| {
                 let id = (row.index_key.clone(), row.sort_key());
@@ -375,7 +376,7 @@ impl IndexWriter for Memory {
 }
 
 impl IndexReader for Memory {
-    async fn page(&self, key: &IndexKey, after: Option<&str>) -> Answer<Page> {
+    async fn page(&self, key: &IndexKey, after: Option<&str>) -> PortResult<IndexPage> {
         self.call(|state| {
             state.pages_read += 1;
             let size = state.page_size.unwrap_or(500);
@@ -384,7 +385,7 @@ impl IndexReader for Memory {
             });
             let rows: Vec<IndexRow> = under.map(|(_, row)| row.clone()).take(size + 1).collect();
             let next = (rows.len() > size).then(|| rows[size - 1].sort_key());
-            Page {
+            IndexPage {
                 rows: rows.into_iter().take(size).collect(),
                 next,
             }
@@ -393,34 +394,30 @@ impl IndexReader for Memory {
 }
 
 impl Endpoints for Memory {
-    async fn ensure(&self, platform_application: &str, token: &str) -> Answer<Ensured> {
+    async fn ensure(&self, platform_application: &str, token: &str) -> PortResult<EnsuredEndpoint> {
         self.call(|state| {
             if token == "bad" {
-                return Ensured::BadToken;
+                return EnsuredEndpoint::BadToken;
             }
-            let wanted = (platform_application.to_owned(), token.to_owned());
-            if let Some((arn, _)) = state
-                .endpoints
-                .iter()
-                .find(|(_, endpoint)| **endpoint == wanted)
-            {
+            let new = (platform_application.to_owned(), token.to_owned());
+            if let Some((arn, _)) = state.endpoints.iter().find(|(_, stored)| **stored == new) {
                 state.disabled.remove(arn);
-                return Ensured::Endpoint(arn.clone());
+                return EnsuredEndpoint::Ready(arn.clone());
             }
             state.endpoint_count += 1;
             let arn = format!("arn:endpoint/{}", state.endpoint_count);
-            state.endpoints.insert(arn.clone(), wanted);
-            Ensured::Endpoint(arn)
+            state.endpoints.insert(arn.clone(), new);
+            EnsuredEndpoint::Ready(arn)
         })
     }
 
-    async fn is_enabled(&self, endpoint_arn: &str) -> Answer<bool> {
+    async fn is_enabled(&self, endpoint_arn: &str) -> PortResult<bool> {
         self.call(|state| {
             state.endpoints.contains_key(endpoint_arn) && !state.disabled.contains(endpoint_arn)
         })
     }
 
-    async fn delete(&self, endpoint_arn: &str) -> Answer<()> {
+    async fn delete(&self, endpoint_arn: &str) -> PortResult<()> {
         self.call(|state| {
             state.endpoints.remove(endpoint_arn);
         })
@@ -428,23 +425,23 @@ impl Endpoints for Memory {
 }
 
 impl Publisher for Memory {
-    async fn publish(&self, endpoint_arn: &str, push: &Push) -> Outcome {
+    async fn publish(&self, endpoint_arn: &str, push: &Push) -> PublishOutcome {
         let published = self.call(|state| {
             let outcome = state
                 .outcomes
                 .get(endpoint_arn)
                 .cloned()
-                .unwrap_or(Outcome::Delivered);
-            if outcome == Outcome::Delivered {
+                .unwrap_or(PublishOutcome::Delivered);
+            if outcome == PublishOutcome::Delivered {
                 state
                     .published
                     .push((endpoint_arn.to_owned(), push.clone()));
             }
             outcome
         });
-        published.unwrap_or(Outcome::Retry {
+        published.unwrap_or(PublishOutcome::Retry {
             after: None,
-            reason: "no_answer",
+            reason: RetryReason::NoAnswer,
         })
     }
 }
@@ -456,26 +453,26 @@ impl Claims for Memory {
         holder: &str,
         now: Millis,
         until: Millis,
-    ) -> Answer<Claim> {
+    ) -> PortResult<ClaimResult> {
         self.call(|state| match state.claims.get_mut(claim) {
-            Some((_, _, _, true)) => Claim::Completed,
-            Some((_, lease, _, _)) if *lease > now => Claim::Held(*lease),
+            Some((_, _, _, true)) => ClaimResult::Completed,
+            Some((_, lease, _, _)) if *lease > now => ClaimResult::Held(*lease),
             Some((stored, lease, done, _)) => {
                 holder.clone_into(stored);
                 *lease = until;
-                Claim::Acquired(done.clone())
+                ClaimResult::Acquired(done.clone())
             }
             None => {
                 state.claims.insert(
                     claim.to_owned(),
                     (holder.to_owned(), until, Vec::new(), false),
                 );
-                Claim::Acquired(Vec::new())
+                ClaimResult::Acquired(Vec::new())
             }
         })
     }
 
-    async fn done(&self, claim: &str, holder: &str, token_hash: &str) -> Answer<bool> {
+    async fn done(&self, claim: &str, holder: &str, token_hash: &str) -> PortResult<bool> {
         self.call(|state| match state.claims.get_mut(claim) {
             Some((stored, _, done, false)) if stored == holder => {
                 done.push(token_hash.to_owned());
@@ -485,20 +482,20 @@ impl Claims for Memory {
         })
     }
 
-    async fn release(&self, claim: &str, holder: &str, completed: bool) -> Answer<()> {
+    async fn release(&self, claim: &str, holder: &str, completed: bool) -> PortResult<()> {
         self.call(|state| {
             if let Some((stored, lease, _, done)) = state.claims.get_mut(claim)
                 && stored == holder
             {
                 *done |= completed;
-                *lease = 0;
+                *lease = Millis(0);
             }
         })
     }
 }
 
 impl<T: serde::Serialize + Send + Sync> Queue<T> for Memory {
-    async fn send(&self, messages: &[T]) -> Answer<()> {
+    async fn send(&self, messages: &[T]) -> PortResult<()> {
         self.call(|state| {
             let encoded = messages
                 .iter()
@@ -509,7 +506,7 @@ impl<T: serde::Serialize + Send + Sync> Queue<T> for Memory {
 }
 
 impl<T: serde::Serialize + Send + Sync> DelayQueue<T> for Memory {
-    async fn send_after(&self, message: &T, delay: Duration) -> Answer<()> {
+    async fn send_after(&self, message: &T, delay: Duration) -> PortResult<()> {
         self.call(|state| {
             let encoded = nostr_push_core::message::encode(message).expect("messages encode");
             state.delayed.push((delay, encoded));
@@ -522,7 +519,7 @@ impl ChangeFeed for Memory {
         &self,
         since: Millis,
         mut each: impl FnMut(Subscription) + Send,
-    ) -> Answer<()> {
+    ) -> PortResult<()> {
         let rows: Vec<Subscription> = self.call(|state| {
             state
                 .subscriptions
@@ -537,7 +534,7 @@ impl ChangeFeed for Memory {
 }
 
 impl Relays for Memory {
-    async fn cursor(&self, relay: &str) -> Answer<Option<Seconds>> {
+    async fn cursor(&self, relay: &str) -> PortResult<Option<Seconds>> {
         self.call(|state| state.cursors.get(relay).copied())
     }
 
@@ -547,7 +544,7 @@ impl Relays for Memory {
         cursor: Seconds,
         _status: &str,
         _now: Seconds,
-    ) -> Answer<()> {
+    ) -> PortResult<()> {
         self.call(|state| {
             let stored = state.cursors.entry(relay.to_owned()).or_default();
             *stored = cursor.max(*stored);
@@ -556,7 +553,7 @@ impl Relays for Memory {
 }
 
 impl Members for Memory {
-    async fn join(&self, member: &str, now: Seconds, until: Seconds) -> Answer<Vec<String>> {
+    async fn join(&self, member: &str, now: Seconds, until: Seconds) -> PortResult<Vec<String>> {
         self.call(|state| {
             state.members.insert(member.to_owned(), until);
             state
@@ -568,7 +565,7 @@ impl Members for Memory {
         })
     }
 
-    async fn leave(&self, member: &str) -> Answer<()> {
+    async fn leave(&self, member: &str) -> PortResult<()> {
         self.call(|state| {
             state.members.remove(member);
         })

@@ -25,21 +25,24 @@ pub struct Bootstrap {
     invocations: mpsc::Sender<Invocation>,
 }
 
+/// The response of an invocation, or the error that it reported.
+type Response = Result<Value, String>;
+
 struct Invocation {
     event: Value,
-    answer: oneshot::Sender<Result<Value, String>>,
+    response: oneshot::Sender<Response>,
 }
 
 struct Api {
     waiting: Mutex<mpsc::Receiver<Invocation>>,
-    running: Mutex<Option<oneshot::Sender<Result<Value, String>>>>,
+    running: Mutex<Option<oneshot::Sender<Response>>>,
 }
 
 impl Bootstrap {
-    /// Starts the binary with these variables.
+    /// Starts the binary with these environment variables.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// The binary cannot be started.
     pub async fn start<'a>(
         binary: impl AsRef<Path>,
         variables: impl IntoIterator<Item = (&'a str, String)>,
@@ -78,24 +81,26 @@ impl Bootstrap {
         })
     }
 
-    /// Invokes it with an SQS batch of these records: message id, body, receive count. Answers the
-    /// ids that failed.
+    /// Invokes the function with an SQS batch of these records (message id, body, receive count).
+    /// Returns the ids of the records that failed.
     ///
     /// # Errors
-    /// The bootstrap ended or failed as a whole.
+    /// The process ended, or the invocation failed as a whole.
     pub async fn batch(&mut self, records: &[(&str, String, u32)]) -> Result<Vec<String>> {
         let record = |(id, body, receive_count): &(&str, String, u32)| {
             json!({
-                "messageId": id, "receiptHandle": id, "body": body, "md5OfBody": "", "messageAttributes": {},
+                "messageId": id, "receiptHandle": id, "body": body, "md5OfBody": "",
+                "messageAttributes": {},
                 "attributes": {"ApproximateReceiveCount": receive_count.to_string()},
-                "eventSource": "aws:sqs", "eventSourceARN": "arn:aws:sqs:us-east-1:0:test", "awsRegion": "us-east-1",
+                "eventSource": "aws:sqs", "eventSourceARN": "arn:aws:sqs:us-east-1:0:test",
+                "awsRegion": "us-east-1",
             })
         };
         let event = json!({"Records": records.iter().map(record).collect::<Vec<_>>()});
-        let answer = self.invoke(event).await?;
-        let failures = answer["batchItemFailures"]
+        let response = self.invoke(event).await?;
+        let failures = response["batchItemFailures"]
             .as_array()
-            .context("no batchItemFailures")?;
+            .context("the response has no batchItemFailures")?;
         Ok(failures
             .iter()
             .map(|failure| {
@@ -108,14 +113,14 @@ impl Bootstrap {
     }
 
     async fn invoke(&mut self, event: Value) -> Result<Value> {
-        let (answer, answered) = oneshot::channel();
+        let (response, received) = oneshot::channel();
         self.invocations
-            .send(Invocation { event, answer })
+            .send(Invocation { event, response })
             .await
             .ok()
-            .context("the runtime API is gone")?;
+            .context("the Runtime API has stopped")?;
         tokio::select! {
-            answer = answered => answer?.map_err(anyhow::Error::msg),
+            response = received => response?.map_err(anyhow::Error::msg),
             status = self.process.wait() => bail!("the bootstrap ended: {}", status?),
         }
     }
@@ -125,7 +130,7 @@ async fn next(State(api): State<Arc<Api>>) -> (HeaderMap, String) {
     let Some(invocation) = api.waiting.lock().await.recv().await else {
         return std::future::pending().await;
     };
-    *api.running.lock().await = Some(invocation.answer);
+    *api.running.lock().await = Some(invocation.response);
     let deadline = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |now| now.as_millis() + 30_000);
@@ -148,11 +153,8 @@ async fn response(
     UrlPath(_): UrlPath<String>,
     body: String,
 ) -> StatusCode {
-    answer(
-        &api,
-        serde_json::from_str(&body).map_err(|error| error.to_string()),
-    )
-    .await
+    let response = serde_json::from_str(&body).map_err(|error| error.to_string());
+    finish(&api, response).await
 }
 
 async fn error(
@@ -160,12 +162,13 @@ async fn error(
     UrlPath(_): UrlPath<String>,
     body: String,
 ) -> StatusCode {
-    answer(&api, Err(body)).await
+    finish(&api, Err(body)).await
 }
 
-async fn answer(api: &Api, result: Result<Value, String>) -> StatusCode {
-    if let Some(answer) = api.running.lock().await.take() {
-        let _ = answer.send(result);
+/// Ends the running invocation.
+async fn finish(api: &Api, response: Response) -> StatusCode {
+    if let Some(running) = api.running.lock().await.take() {
+        let _ = running.send(response);
     }
     StatusCode::ACCEPTED
 }

@@ -1,4 +1,4 @@
-//! Deliveries to an app that looks open, with a clock that the test turns.
+//! Deliveries to an app that looks open, with a clock that the test advances.
 
 use std::collections::BTreeMap;
 
@@ -6,60 +6,56 @@ use nostr::event::EventId;
 use nostr_push_core::{
     message,
     order::Order,
+    owner::Owner,
     ports::{Apps, Presences},
     presence::Presence,
 };
 
 use super::*;
 
-/// What happens to a phone and its app.
+/// Another app of the recipient.
+const OTHER_APP: &str = "other";
+
+/// One step of a test.
 #[derive(Clone, Copy)]
 enum Step {
-    /// A heartbeat, or going away (`false`), under an app.
-    Beat(&'static str, bool),
-    /// An event for the recipient under this app.
+    /// A heartbeat under an app, or (`false`) the report that the app is going away.
+    Heartbeat(&'static str, bool),
+    /// An event for the recipient under an app.
     Event(&'static str),
 }
 
-struct Phone {
+/// The recipient's two devices: `phone` under the app `demo`, `tablet` under [`OTHER_APP`].
+struct Recipient {
     memory: Memory,
     event: Event,
 }
 
-impl Phone {
+/// The recipient under this app.
+fn owner_under(app: &str) -> Owner {
+    Owner {
+        app: app.to_owned(),
+        ..owner(recipient().public_key())
+    }
+}
+
+impl Recipient {
     fn new(timeout: Option<u64>) -> Self {
         let memory = memory(&[("phone", Platform::Apns)]);
-        memory
-            .state()
-            .apps
-            .get_mut("demo")
-            .unwrap()
-            .presence_timeout = timeout;
-        // The same owner under another app, by dialect N.
-        let other = Owner {
-            app: "other".to_owned(),
-            pubkey: delivery(note("")).recipient,
+        let other = owner_under(OTHER_APP);
+        let registration = Registration {
+            platform: Platform::Apns,
+            ..registration(&other, "arn:tablet")
         };
+        let tablet = builders::device("tablet", registration);
         let mut state = memory.state();
-        state.apps.insert("other".to_owned(), App::named("other"));
-        let id = DeviceId {
-            app: "other".to_owned(),
-            token_hash: "tablet".to_owned(),
-        };
-        let mut device = state.devices.values().next().unwrap().clone();
-        let registration = device.registration.as_mut().unwrap();
-        (registration.owner, registration.endpoint_arn) =
-            (other.clone(), Some("arn:tablet".to_owned()));
-        device.id = id.clone();
-        state.devices.insert(id, device);
-        for device in state.devices.values_mut() {
-            device.registration.as_mut().unwrap().valid_until = NOW + 1_000_000;
-        }
-        let roster = Roster {
-            devices: ["tablet".to_owned()].into(),
-            ..Roster::new(other.clone())
-        };
+        state.apps.get_mut(APP).unwrap().presence_timeout = timeout.map(Seconds);
+        state
+            .apps
+            .insert(OTHER_APP.to_owned(), App::named(OTHER_APP));
+        let roster = builders::roster(&other, &[&tablet]);
         state.rosters.insert(other, roster);
+        state.devices.insert(tablet.id.clone(), tablet);
         drop(state);
         Self {
             memory,
@@ -67,113 +63,103 @@ impl Phone {
         }
     }
 
-    async fn beat(&self, app: &str, online: bool, at: u64) {
-        let owner = Owner {
-            app: app.to_owned(),
-            pubkey: delivery(note("")).recipient,
+    /// Stores a heartbeat as control does.
+    async fn heartbeat(&self, app: &str, online: bool, at: Seconds) {
+        let owner = owner_under(app);
+        let app = self.memory.app(app).await.unwrap().unwrap();
+        let order = Order {
+            created_at: at,
+            event_id: EventId::from_byte_array([7; 32]),
         };
-        let timeout = self
-            .memory
-            .app(app)
-            .await
-            .unwrap()
-            .unwrap()
-            .presence_timeout();
-        let presence = Presence::of(
-            Order {
-                created_at: at,
-                event_id: EventId::from_byte_array([7; 32]),
-            },
-            online,
-            at * 1000 + 200,
-        );
+        let presence = Presence::of(order, online, at.to_millis() + Millis(200));
         let stored = self.memory.presence(&owner).await.unwrap();
-        if presence.matters(stored.as_ref(), timeout) {
-            self.memory
-                .put_presence(&owner, &presence, 0)
-                .await
-                .unwrap();
+        if presence.should_store(stored.as_ref(), app.presence_timeout()) {
+            let expires_at = Seconds(0);
+            let stored = self.memory.put_presence(&owner, &presence, expires_at);
+            stored.await.unwrap();
         }
     }
 
-    /// Plays the steps, and everything that waits after them. Answers what came of it, with the
-    /// second of each.
+    /// The message of the event under this app, received at `at`.
+    fn message(&self, app: &str, at: Millis) -> DeliveryMessage {
+        event_message(&Delivery {
+            app: app.to_owned(),
+            received_at: at,
+            ..delivery(self.event.clone())
+        })
+    }
+
+    /// Runs the steps, and handles every delivery that waits when its delay is over. Returns the
+    /// outcomes, each with its second after [`NOW`].
     async fn play(&self, steps: &[(u64, Step)]) -> Vec<(u64, String)> {
-        let mut due: BTreeMap<(u64, usize), Outgoing> = BTreeMap::new();
+        let mut waiting: BTreeMap<(u64, usize), DeliveryMessage> = BTreeMap::new();
         let mut outcomes = Vec::new();
         let mut steps = steps.iter().peekable();
         for n in 0.. {
-            let next_due = due.keys().next().copied();
-            let (at, delivery) = match (steps.peek(), next_due) {
-                (Some((at, step)), next) if next.is_none_or(|(due, _)| *at <= due) => {
-                    steps.next();
-                    match step {
-                        Step::Beat(app, online) => {
-                            self.beat(app, *online, NOW + at).await;
-                            continue;
-                        }
-                        Step::Event(app) => {
-                            let received_at = (NOW + at) * 1000 + 500;
-                            (
-                                *at,
-                                sent(&Delivery {
-                                    app: (*app).to_owned(),
-                                    received_at,
-                                    ..delivery(self.event.clone())
-                                }),
-                            )
-                        }
-                    }
+            let next_waiting = waiting.first_key_value().map(|((at, _), _)| *at);
+            let step = steps.next_if(|(at, _)| next_waiting.is_none_or(|waiting| *at <= waiting));
+            let (at, message) = match step {
+                Some((at, Step::Heartbeat(app, online))) => {
+                    self.heartbeat(app, *online, Seconds(NOW + at)).await;
+                    continue;
                 }
-                (_, Some(first)) => (first.0, due.remove(&first).unwrap()),
-                (_, None) => return outcomes,
+                Some((at, Step::Event(app))) => (*at, self.message(app, half_past(*at))),
+                None => match waiting.pop_first() {
+                    Some(((at, _), message)) => (at, message),
+                    None => return outcomes,
+                },
             };
             let attempt = Attempt {
                 holder: n.to_string(),
-                now: (NOW + at) * 1000 + 500,
-                lease: Duration::from_secs(60),
+                now: half_past(at),
+                lease: LEASE,
             };
-            match handle(
-                &self.memory,
-                &self.memory,
-                &self.memory,
-                &delivery,
-                &attempt,
-            )
-            .await
-            .unwrap()
+            let memory = &self.memory;
+            match handle(memory, memory, memory, &message, &attempt)
+                .await
+                .unwrap()
             {
-                Delivered::Waiting(wait) => {
-                    let (delay, body) = self.memory.state().delayed.pop().unwrap();
-                    assert!(
-                        delay == wait && wait <= Duration::from_secs(900),
-                        "SQS holds nothing back for longer"
-                    );
-                    let waiting: Outgoing = message::decode(&body).unwrap();
-                    assert!(matches!(&waiting, Outgoing::Event(delivery) if delivery.waited));
-                    due.insert((at + wait.as_secs(), n), waiting);
+                DeliveryOutcome::Waiting(delay) => {
+                    waiting.insert((at + delay.as_secs(), n), self.delayed(delay));
                 }
-                Delivered::Dropped(reason) => outcomes.push((at, reason.to_owned())),
-                Delivered::Tried(tried) => {
-                    outcomes.extend(
-                        tried
-                            .iter()
-                            .map(|device| (at, format!("pushed to {}", device.token_hash))),
-                    );
+                DeliveryOutcome::Dropped(reason) => outcomes.push((at, reason.reason().to_owned())),
+                DeliveryOutcome::Completed(devices) => {
+                    let pushed = devices.iter().map(|device| &device.token_hash);
+                    outcomes.extend(pushed.map(|name| (at, format!("pushed to {name}"))));
                 }
-                Delivered::Again { reason, .. } => panic!("{reason}"),
+                DeliveryOutcome::Retry { reason, .. } => panic!("{reason:?}"),
             }
         }
-        unreachable!("the loop has no end but its return")
+        unreachable!("the loop ends with its return")
+    }
+
+    /// Takes the message that was sent with this delay.
+    fn delayed(&self, delay: Duration) -> DeliveryMessage {
+        let (sent_with, body) = self.memory.state().delayed.pop().unwrap();
+        assert_eq!(sent_with, delay);
+        assert!(
+            delay <= Duration::from_secs(900),
+            "the longest delay of SQS"
+        );
+        let message = message::decode(&body).unwrap();
+        assert!(matches!(&message, DeliveryMessage::Event(delivery) if delivery.waited));
+        message
     }
 }
 
-fn beats(interval: u64, until: u64) -> Vec<(u64, Step)> {
+/// Half a second past this second after [`NOW`].
+fn half_past(second: u64) -> Millis {
+    Seconds(NOW + second).to_millis() + Millis(500)
+}
+
+/// A heartbeat at every interval.
+fn heartbeats(interval: u64, until: u64) -> Vec<(u64, Step)> {
     (0..=until / interval)
-        .map(|n| (n * interval, Step::Beat("demo", true)))
+        .map(|n| (n * interval, Step::Heartbeat("demo", true)))
         .collect()
 }
 
+/// All steps in order of time.
 fn with(mut steps: Vec<(u64, Step)>, more: &[(u64, Step)]) -> Vec<(u64, Step)> {
     steps.extend_from_slice(more);
     steps.sort_by_key(|(at, _)| *at);
@@ -181,132 +167,115 @@ fn with(mut steps: Vec<(u64, Step)>, more: &[(u64, Step)]) -> Vec<(u64, Step)> {
 }
 
 #[tokio::test]
-async fn an_app_that_beats_on_had_the_event_at_one_minute_and_at_three() {
+async fn open_app_gets_no_push_at_intervals_of_one_and_three_minutes() {
     for interval in [60, 180] {
         for event in [5, 59, 61, 179, 181, 300] {
-            let phone = Phone::new(None);
-            let outcomes = phone
-                .play(&with(
-                    beats(interval, 3_600),
-                    &[(event, Step::Event("demo"))],
-                ))
-                .await;
-            assert_eq!(
-                outcomes
-                    .iter()
-                    .map(|(_, what)| what.as_str())
-                    .collect::<Vec<_>>(),
-                ["app_open"],
-                "{interval} {event}"
-            );
-            assert!(published(&phone.memory).is_empty());
+            let recipient = Recipient::new(None);
+            let event_step = (event, Step::Event("demo"));
+            let steps = with(heartbeats(interval, 3_600), &[event_step]);
+            let outcomes = recipient.play(&steps).await;
+            let outcomes: Vec<&str> = outcomes.iter().map(|(_, name)| name.as_str()).collect();
+            assert_eq!(outcomes, ["app_open"], "{interval} {event}");
+            assert!(published(&recipient.memory).is_empty());
         }
     }
 }
 
 #[tokio::test]
-async fn an_app_that_falls_silent_gets_one_push_within_the_timeout_and_30_s() {
+async fn silent_app_gets_one_push_within_the_timeout() {
     for interval in [60, 180] {
         for event in [5, 59, 61, 181, 359, 361, 500, 569, 571, 2_000] {
-            let phone = Phone::new(None);
-            let outcomes = phone
-                .play(&with(beats(interval, 360), &[(event, Step::Event("demo"))]))
-                .await;
+            let recipient = Recipient::new(None);
+            let event_step = (event, Step::Event("demo"));
+            let steps = with(heartbeats(interval, 360), &[event_step]);
+            let mut outcomes = recipient.play(&steps).await;
+            let (at, outcome) = outcomes.pop().unwrap();
+            assert!(outcomes.is_empty(), "{interval} {event}");
             if event < 360 {
-                assert_eq!(
-                    outcomes
-                        .iter()
-                        .map(|(_, what)| what.as_str())
-                        .collect::<Vec<_>>(),
-                    ["app_open"],
-                    "{interval} {event}"
-                );
-            } else {
-                let [(at, what)] = outcomes.as_slice() else {
-                    panic!("{outcomes:?}")
-                };
-                assert_eq!(what, "pushed to phone");
-                assert!(
-                    *at <= event + 210 + 30 && *at <= 570.max(event),
-                    "{interval} {event} {at}"
-                );
-                assert_eq!(published(&phone.memory), ["arn:phone"]);
+                assert_eq!(outcome, "app_open", "{interval} {event}");
+                continue;
             }
+            assert_eq!(outcome, "pushed to phone");
+            let in_time = at <= event + 210 + 30 && at <= 570.max(event);
+            assert!(in_time, "{interval} {event} {at}");
+            assert_eq!(published(&recipient.memory), ["arn:phone"]);
         }
     }
 }
 
 #[tokio::test]
-async fn going_away_before_the_event_pushes_at_once_and_after_it_not_at_all() {
-    let open = (0, Step::Beat("demo", true));
-    let before = Phone::new(None)
+async fn app_that_went_away_gets_only_later_events() {
+    let open = (0, Step::Heartbeat("demo", true));
+    let before = Recipient::new(None)
         .play(&[
             open,
-            (20, Step::Beat("demo", false)),
+            (20, Step::Heartbeat("demo", false)),
             (25, Step::Event("demo")),
         ])
         .await;
     assert_eq!(before, [(25, "pushed to phone".to_owned())]);
-    let after = Phone::new(None)
+    let after = Recipient::new(None)
         .play(&[
             open,
             (20, Step::Event("demo")),
-            (25, Step::Beat("demo", false)),
+            (25, Step::Heartbeat("demo", false)),
         ])
         .await;
     assert_eq!(after, [(210, "app_open".to_owned())]);
 }
 
 #[tokio::test]
-async fn one_heartbeat_after_the_event_is_enough_however_soon_it_comes() {
+async fn one_heartbeat_after_the_event_is_enough() {
     let steps = [
-        (0, Step::Beat("demo", true)),
+        (0, Step::Heartbeat("demo", true)),
         (20, Step::Event("demo")),
-        (22, Step::Beat("demo", true)),
+        (22, Step::Heartbeat("demo", true)),
     ];
     assert_eq!(
-        Phone::new(None).play(&steps).await,
+        Recipient::new(None).play(&steps).await,
         [(210, "app_open".to_owned())]
     );
 }
 
 #[tokio::test]
-async fn a_client_that_never_beats_gets_every_push_at_once() {
+async fn app_without_heartbeats_gets_every_push_at_once() {
     assert_eq!(
-        Phone::new(None).play(&[(25, Step::Event("demo"))]).await,
+        Recipient::new(None)
+            .play(&[(25, Step::Event("demo"))])
+            .await,
         [(25, "pushed to phone".to_owned())]
     );
 }
 
 #[tokio::test]
-async fn what_the_open_app_had_is_not_pushed_when_a_relay_sends_it_again() {
-    let phone = Phone::new(None);
+async fn copy_of_event_seen_by_open_app_is_not_pushed() {
+    let recipient = Recipient::new(None);
     let steps = [
-        (0, Step::Beat("demo", true)),
+        (0, Step::Heartbeat("demo", true)),
         (20, Step::Event("demo")),
-        (60, Step::Beat("demo", true)),
-        (120, Step::Beat("demo", true)),
-        (130, Step::Beat("demo", false)),
+        (60, Step::Heartbeat("demo", true)),
+        (120, Step::Heartbeat("demo", true)),
+        (130, Step::Heartbeat("demo", false)),
         (300, Step::Event("demo")),
     ];
     assert_eq!(
-        phone.play(&steps).await,
+        recipient.play(&steps).await,
         [(210, "app_open".to_owned()), (300, "duplicate".to_owned())]
     );
-    assert!(published(&phone.memory).is_empty());
+    assert!(published(&recipient.memory).is_empty());
 }
 
 #[tokio::test]
-async fn one_apps_heartbeats_silence_no_other_app() {
-    let phone = Phone::new(None);
+async fn heartbeats_of_one_app_delay_no_other_app() {
+    let recipient = Recipient::new(None);
     let steps = [
-        (0, Step::Beat("demo", true)),
+        (0, Step::Heartbeat("demo", true)),
         (5, Step::Event("other")),
         (6, Step::Event("demo")),
-        (60, Step::Beat("other", true)),
+        (60, Step::Heartbeat("other", true)),
     ];
     assert_eq!(
-        phone.play(&steps).await,
+        recipient.play(&steps).await,
         [
             (5, "pushed to tablet".to_owned()),
             (210, "pushed to phone".to_owned())
@@ -315,29 +284,32 @@ async fn one_apps_heartbeats_silence_no_other_app() {
 }
 
 #[tokio::test]
-async fn a_timeout_above_what_sqs_holds_back_is_waited_for_in_parts() {
-    let phone = Phone::new(Some(3_600));
+async fn waits_in_parts_for_a_timeout_above_the_delay_of_sqs() {
+    let recipient = Recipient::new(Some(3_600));
     assert_eq!(
-        phone
-            .play(&[(0, Step::Beat("demo", true)), (100, Step::Event("demo"))])
+        recipient
+            .play(&[
+                (0, Step::Heartbeat("demo", true)),
+                (100, Step::Event("demo"))
+            ])
             .await,
         [(3_600, "pushed to phone".to_owned())]
     );
-    let seen = Phone::new(Some(3_600));
+    let seen = Recipient::new(Some(3_600));
     let steps = [
-        (0, Step::Beat("demo", true)),
+        (0, Step::Heartbeat("demo", true)),
         (100, Step::Event("demo")),
-        (1_500, Step::Beat("demo", true)),
+        (1_500, Step::Heartbeat("demo", true)),
     ];
     assert_eq!(seen.play(&steps).await, [(1_900, "app_open".to_owned())]);
 }
 
 #[tokio::test]
-async fn an_event_that_comes_twice_while_it_waits_is_one_push() {
-    let phone = Phone::new(None);
-    let outcomes = phone
+async fn event_received_twice_while_it_waits_is_one_push() {
+    let recipient = Recipient::new(None);
+    let outcomes = recipient
         .play(&[
-            (0, Step::Beat("demo", true)),
+            (0, Step::Heartbeat("demo", true)),
             (100, Step::Event("demo")),
             (105, Step::Event("demo")),
         ])

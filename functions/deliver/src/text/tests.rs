@@ -1,5 +1,6 @@
 use nostr::{key::Keys, nips::nip19::Nip19Profile};
-use nostr_push_testkit::event;
+use nostr_push_core::Millis;
+use nostr_push_testkit::{builders::APP, event};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -9,22 +10,23 @@ fn keys(n: u8) -> Keys {
     Keys::parse(&format!("{n:02x}").repeat(32)).unwrap()
 }
 
-/// A delivery to the key `11…` of an event by the key `22…`.
+/// A delivery of an event by the key `22…` to the key `11…`.
 fn delivery(kind: u16, tags: &[&[&str]], content: &str) -> Delivery {
     Delivery {
-        app: "demo".to_owned(),
+        app: APP.to_owned(),
         recipient: keys(0x11).public_key(),
         reasons: Vec::new(),
         relay: String::new(),
-        received_at: 0,
+        received_at: Millis(0),
         cut: false,
         waited: false,
         event: event(&keys(0x22), kind, 1, tags, content),
     }
 }
 
-fn shown(kind: u16, tags: &[&[&str]], content: &str) -> (String, String) {
-    let text = Text::of(&delivery(kind, tags, content), Content::Rich);
+/// The title and the body.
+fn lines(kind: u16, tags: &[&[&str]], content: &str) -> (String, String) {
+    let text = Text::of(&delivery(kind, tags, content), ContentDetail::Rich);
     (text.title.plain, text.body.plain)
 }
 
@@ -33,122 +35,81 @@ fn author() -> String {
 }
 
 #[test]
-fn each_kind_says_what_happened() {
+fn note_title_depends_on_its_tags() {
     let (me, id) = (keys(0x11).public_key().to_hex(), "ab".repeat(32));
     let p: &[&str] = &["p", &me];
-    let by = author();
-    for (kind, tags, content, title, body) in [
-        (1, vec![p], "hi", "New mention", "hi".to_owned()),
-        (1, vec![], "hi", "New note", "hi".to_owned()),
-        (
-            1,
-            vec![p, &["e", &id, "", "root"]],
-            "hi",
-            "New reply",
-            "hi".to_owned(),
-        ),
-        (1, vec![p, &["e", &id]], "hi", "New reply", "hi".to_owned()),
-        (
-            1,
-            vec![p, &["e", &id, "", "mention"]],
-            "hi",
-            "New mention",
-            "hi".to_owned(),
-        ),
-        (1, vec![p, &["q", &id]], "hi", "New quote", "hi".to_owned()),
-        (
-            6,
-            vec![p],
-            "{}",
-            "New repost",
-            format!("{by} reposted a note"),
-        ),
-        (
-            16,
-            vec![p],
-            "{}",
-            "New repost",
-            format!("{by} reposted a note"),
-        ),
-        (7, vec![p], "+", "New reaction", format!("❤️ from {by}")),
-        (7, vec![p], "", "New reaction", format!("❤️ from {by}")),
-        (7, vec![p], "-", "New reaction", format!("👎 from {by}")),
-        (7, vec![p], "🤙🏽", "New reaction", format!("🤙🏽 from {by}")),
-        (
-            7,
-            vec![p],
-            ":soapbox:",
-            "New reaction",
-            format!(":soapbox: from {by}"),
-        ),
-        (1111, vec![p], "nice", "New comment", "nice".to_owned()),
-        (
-            42,
-            vec![&["e", &id]],
-            "hello all",
-            "New channel message",
-            "hello all".to_owned(),
-        ),
-        (
-            9,
-            vec![&["h", "g"]],
-            "hello group",
-            "New group message",
-            "hello group".to_owned(),
-        ),
-        (
-            11,
-            vec![&["h", "g"]],
-            "a thread",
-            "New group message",
-            "a thread".to_owned(),
-        ),
-        (
-            30023,
-            vec![&["title", "On relays"]],
-            "# long",
-            "New article",
-            "On relays".to_owned(),
-        ),
-        (30311, vec![], "", "New live event", format!("From {by}")),
-        (
-            4,
-            vec![p],
-            "secret",
-            "New message",
-            "You have a new private message".to_owned(),
-        ),
-        (
-            1059,
-            vec![p],
-            "secret",
-            "New message",
-            "You have a new private message".to_owned(),
-        ),
-        (
-            30402,
-            vec![p],
-            "a bicycle",
-            "New event",
-            format!("Kind 30402 from {by}"),
-        ),
+    for (tags, title) in [
+        (vec![p], "New mention"),
+        (vec![], "New note"),
+        (vec![p, &["e", &id, "", "root"]], "New reply"),
+        (vec![p, &["e", &id]], "New reply"),
+        (vec![p, &["e", &id, "", "mention"]], "New mention"),
+        (vec![p, &["q", &id]], "New quote"),
     ] {
-        assert_eq!(
-            shown(kind, &tags, content),
-            (title.to_owned(), body),
-            "kind {kind}, {tags:?}"
-        );
+        let expected = (title.to_owned(), "hi".to_owned());
+        assert_eq!(lines(1, &tags, "hi"), expected, "{tags:?}");
     }
 }
 
 #[test]
-fn a_zap_says_how_much_from_whom_and_with_which_words() {
+fn reaction_shows_its_symbol_and_author() {
+    let me = keys(0x11).public_key().to_hex();
+    for (content, symbol) in [
+        ("+", "❤️"),
+        ("", "❤️"),
+        ("-", "👎"),
+        ("🤙🏽", "🤙🏽"),
+        (":soapbox:", ":soapbox:"),
+    ] {
+        let expected = (
+            "New reaction".to_owned(),
+            format!("{symbol} from {}", author()),
+        );
+        assert_eq!(lines(7, &[&["p", &me]], content), expected);
+    }
+}
+
+#[test]
+fn each_kind_has_its_title_and_body() {
+    let (me, id, by) = (keys(0x11).public_key().to_hex(), "ab".repeat(32), author());
+    let (p, e): (&[&str], &[&str]) = (&["p", &me], &["e", &id]);
+    let (h, title): (&[&str], &[&str]) = (&["h", "g"], &["title", "On relays"]);
+    let reposted = format!("{by} reposted a note");
+    let (from, of_kind) = (format!("From {by}"), format!("Kind 30402 from {by}"));
+    let private = "You have a new private message";
+    for (kind, tag, content, title, body) in [
+        (6, Some(p), "{}", "New repost", reposted.as_str()),
+        (16, Some(p), "{}", "New repost", &reposted),
+        (1111, Some(p), "nice", "New comment", "nice"),
+        (42, Some(e), "hello all", "New channel message", "hello all"),
+        (
+            9,
+            Some(h),
+            "hello group",
+            "New group message",
+            "hello group",
+        ),
+        (11, Some(h), "a thread", "New group message", "a thread"),
+        (30023, Some(title), "# long", "New article", "On relays"),
+        (30311, None, "", "New live event", &from),
+        (4, Some(p), "secret", "New message", private),
+        (1059, Some(p), "secret", "New message", private),
+        (30402, Some(p), "a bicycle", "New event", &of_kind),
+    ] {
+        let tags: Vec<&[&str]> = tag.into_iter().collect();
+        let expected = (title.to_owned(), body.to_owned());
+        assert_eq!(lines(kind, &tags, content), expected, "kind {kind}");
+    }
+}
+
+#[test]
+fn zap_shows_amount_sender_and_comment() {
     let zapper = keys(0x33);
-    let request = |tags: &[&[&str]], words: &str| {
-        serde_json::to_string(&event(&zapper, 9734, 1, tags, words)).unwrap()
+    let request = |tags: &[&[&str]], comment: &str| {
+        serde_json::to_string(&event(&zapper, 9734, 1, tags, comment)).unwrap()
     };
     let zap = |bolt11: &str, request: &str| {
-        shown(9735, &[&["bolt11", bolt11], &["description", request]], "").1
+        lines(9735, &[&["bolt11", bolt11], &["description", request]], "").1
     };
     let by = name(&zapper.public_key());
     assert_eq!(
@@ -168,12 +129,12 @@ fn a_zap_says_how_much_from_whom_and_with_which_words() {
 }
 
 #[test]
-fn private_kinds_never_carry_content_whatever_is_set() {
+fn private_kinds_never_show_content() {
     for kind in nostr_push_core::PRIVATE_KINDS {
-        for content in [Content::Rich, Content::Minimal] {
+        for detail in [ContentDetail::Rich, ContentDetail::Minimal] {
             let text = Text::of(
                 &delivery(kind, &[&["subject", "the secret"]], "the secret"),
-                content,
+                detail,
             );
             assert_eq!(
                 (text.title.plain.as_str(), text.body.plain.as_str()),
@@ -185,21 +146,27 @@ fn private_kinds_never_carry_content_whatever_is_set() {
 
 proptest! {
     #[test]
-    fn minimal_never_says_what_was_said(kind: u16, words in "[a-z]{12,40}") {
-        let request = json!({"kind": 9734, "content": words, "tags": []}).to_string();
-        let tags: [&[&str]; 4] = [&["title", &words], &["name", &words], &["bolt11", "lnbc210n1p"], &["description", &request]];
-        let delivery = delivery(kind, &tags, &words);
-        let text = Text::of(&delivery, Content::Minimal);
-        // A reaction's content is what happened.
+    fn minimal_text_shows_no_content(kind: u16, content in "[a-z]{12,40}") {
+        let request = json!({"kind": 9734, "content": content, "tags": []}).to_string();
+        let tags: [&[&str]; 4] = [
+            &["title", &content],
+            &["name", &content],
+            &["bolt11", "lnbc210n1p"],
+            &["description", &request],
+        ];
+        let delivery = delivery(kind, &tags, &content);
+        let text = Text::of(&delivery, ContentDetail::Minimal);
+        // The content of a reaction is its symbol, which is shown.
         if kind != 7 {
-            let said = format!("{text:?}");
-            prop_assert!(!said.contains(&words), "{}", said);
+            let printed = format!("{text:?}");
+            prop_assert!(!printed.contains(&content), "{}", printed);
         }
     }
 
     #[test]
-    fn a_line_is_never_too_long_nor_fails(kind: u16, content: String) {
-        let text = Text::of(&delivery(kind, &[&["title", &content]], &content), Content::Rich);
+    fn lines_are_short_and_have_no_control_characters(kind: u16, content: String) {
+        let delivery = delivery(kind, &[&["title", &content]], &content);
+        let text = Text::of(&delivery, ContentDetail::Rich);
         for line in [text.title, text.body] {
             prop_assert!(line.plain.len() <= MAX_LINE, "{}", line.plain.len());
             prop_assert!(!line.plain.chars().any(char::is_control));
@@ -208,31 +175,27 @@ proptest! {
 }
 
 #[test]
-fn phrases_travel_as_keys_and_arguments_and_words_as_they_are() {
-    let text = Text::of(&delivery(7, &[], "🔥"), Content::Rich);
+fn only_phrases_have_keys_and_arguments() {
+    let text = Text::of(&delivery(7, &[], "🔥"), ContentDetail::Rich);
     assert_eq!(text.title.key, Some(("REACTION_TITLE", Vec::new())));
     assert_eq!(
         text.body.key,
         Some(("REACTION_BODY", vec!["🔥".to_owned(), author()]))
     );
-    assert_eq!(
-        Text::of(&delivery(1, &[], "hi"), Content::Rich).body.key,
-        None
-    );
+    let note = Text::of(&delivery(1, &[], "hi"), ContentDetail::Rich);
+    assert_eq!(note.body.key, None);
     let summary = Text::summary(12);
+    assert_eq!(summary.title.plain, "12 more notifications");
     assert_eq!(
-        (summary.title.plain.as_str(), summary.title.key),
-        (
-            "12 more notifications",
-            Some(("SUMMARY_TITLE", vec!["12".to_owned()]))
-        )
+        summary.title.key,
+        Some(("SUMMARY_TITLE", vec!["12".to_owned()]))
     );
 }
 
 #[test]
 fn every_phrase_is_documented() {
     let docs = include_str!("../../../../docs/protocol.md");
-    for Phrase(key, english) in PHRASES {
+    for Phrase { key, english } in PHRASES {
         assert!(docs.contains(&format!("| `{key}` | {english} |")), "{key}");
     }
 }
@@ -246,20 +209,20 @@ fn references_become_short_names() {
     let secret = keys(0x33).secret_key().to_bech32().unwrap();
     let at = format!("@{}", name(&bob));
     assert_eq!(
-        named(&format!("hi nostr:{npub}, see nostr:{note}!")),
-        format!("hi {at}, see {}!", short(&note))
+        shorten_references(&format!("hi nostr:{npub}, see nostr:{note}!")),
+        format!("hi {at}, see {}!", shorten(&note))
     );
-    assert_eq!(named(&format!("nostr:{profile}")), at);
+    assert_eq!(shorten_references(&format!("nostr:{profile}")), at);
     assert_eq!(
-        named("nostr:nobody nostr: nostr:"),
+        shorten_references("nostr:nobody nostr: nostr:"),
         "nostr:nobody nostr: nostr:"
     );
-    assert!(!named(&format!("nostr:{secret}")).contains("nsec"));
+    assert!(!shorten_references(&format!("nostr:{secret}")).contains("nsec"));
     assert_eq!(at.chars().count(), 16);
 }
 
 #[test]
-fn a_line_is_cut_between_graphemes() {
+fn lines_are_cut_between_graphemes() {
     let family = "👨‍👩‍👧‍👦";
     let line = cut(&family.repeat(40), MAX_LINE);
     assert!(line.len() <= MAX_LINE);

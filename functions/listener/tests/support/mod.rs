@@ -1,14 +1,14 @@
-//! The world around a listener in tests: tables and queues in memory, relays on loopback.
+//! What the listener's tests need: tables and queues in memory, and relays on loopback.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test says so when something is wrong"
+    reason = "a failed test panics"
 )]
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "each test file uses a part of it"
+    reason = "each test file uses a part of this module"
 )]
 
 use std::{
@@ -22,35 +22,49 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt};
-use listener::{Listener, Options, Ports, Stopped, health::Health};
+use listener::{
+    Listener, ListenerError, Options, Ports,
+    counter::{DropReason, ListenerCounter, RelayReason},
+    health::Health,
+    shutdown::{Shutdown, StopHandle},
+};
 use nostr::{event::Event, key::Keys};
 use nostr_push_core::{
     Millis, Seconds,
-    message::{Content, Control},
+    message::{ContentMessage, ControlMessage},
     order::Order,
-    owner::Owner,
-    ports::{Answer, ChangeFeed, Members, Queue, Relays, Unavailable},
-    subscription::{MUTE_LIST, State, Subscription},
+    ports::{ChangeFeed, Members, PortResult, Queue, Relays, Unavailable},
+    subscription::{MUTE_LIST_PREFIX, Subscription, SubscriptionState},
 };
-use nostr_push_testkit::{free_port, memory::Memory, subscription};
+use nostr_push_testkit::{free_port, memory::Memory, owner, subscription};
 use nostr_relay_builder::{LocalRelay, RelayBuilder, prelude::RateLimit};
 use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use tokio::{task::JoinHandle, time::sleep};
 use tokio_tungstenite::{connect_async, tungstenite::Message};
 
 /// The tables and queues, in memory. Clones share their state.
 #[derive(Clone, Default)]
 pub struct World {
+    /// The rows of the change feed.
     pub rows: Arc<Mutex<Vec<Subscription>>>,
+    /// The events in the control queue.
     pub controls: Arc<Mutex<Vec<String>>>,
-    pub contents: Arc<Mutex<Vec<Content>>>,
-    pub refusing: Arc<AtomicBool>,
-    pub panicking: Arc<AtomicBool>,
+    /// The messages in the event queue.
+    pub contents: Arc<Mutex<Vec<ContentMessage>>>,
+    /// If `true`, the event queue fails.
+    pub queue_fails: Arc<AtomicBool>,
+    /// If `true`, sending to the event queue panics.
+    pub queue_panics: Arc<AtomicBool>,
+    /// The relays' cursors, and the listener's tasks.
     pub store: Arc<Memory>,
 }
 
 impl ChangeFeed for World {
-    async fn changes(&self, since: Millis, each: impl FnMut(Subscription) + Send) -> Answer<()> {
+    async fn changes(
+        &self,
+        since: Millis,
+        each: impl FnMut(Subscription) + Send,
+    ) -> PortResult<()> {
         let rows: Vec<Subscription> = self
             .rows
             .lock()
@@ -65,7 +79,7 @@ impl ChangeFeed for World {
 }
 
 impl Relays for World {
-    async fn cursor(&self, relay: &str) -> Answer<Option<Seconds>> {
+    async fn cursor(&self, relay: &str) -> PortResult<Option<Seconds>> {
         self.store.cursor(relay).await
     }
 
@@ -75,23 +89,23 @@ impl Relays for World {
         cursor: Seconds,
         status: &str,
         now: Seconds,
-    ) -> Answer<()> {
+    ) -> PortResult<()> {
         self.store.checkpoint(relay, cursor, status, now).await
     }
 }
 
 impl Members for World {
-    async fn join(&self, member: &str, now: Seconds, until: Seconds) -> Answer<Vec<String>> {
+    async fn join(&self, member: &str, now: Seconds, until: Seconds) -> PortResult<Vec<String>> {
         self.store.join(member, now, until).await
     }
 
-    async fn leave(&self, member: &str) -> Answer<()> {
+    async fn leave(&self, member: &str) -> PortResult<()> {
         self.store.leave(member).await
     }
 }
 
-impl Queue<Control> for World {
-    async fn send(&self, messages: &[Control]) -> Answer<()> {
+impl Queue<ControlMessage> for World {
+    async fn send(&self, messages: &[ControlMessage]) -> PortResult<()> {
         self.controls
             .lock()
             .unwrap()
@@ -100,13 +114,16 @@ impl Queue<Control> for World {
     }
 }
 
-impl Queue<Content> for World {
-    async fn send(&self, messages: &[Content]) -> Answer<()> {
-        assert!(!self.panicking.load(Ordering::SeqCst), "a bug, on demand");
-        if self.refusing.load(Ordering::SeqCst) {
+impl Queue<ContentMessage> for World {
+    async fn send(&self, messages: &[ContentMessage]) -> PortResult<()> {
+        assert!(
+            !self.queue_panics.load(Ordering::SeqCst),
+            "a panic on demand"
+        );
+        if self.queue_fails.load(Ordering::SeqCst) {
             return Err(Unavailable {
                 dependency: "queue",
-                why: "refuses".to_owned(),
+                why: "a failure on demand".to_owned(),
             });
         }
         self.contents.lock().unwrap().extend_from_slice(messages);
@@ -115,55 +132,60 @@ impl Queue<Content> for World {
 }
 
 impl World {
-    /// A subscription of somebody who is interested in this filter.
-    pub fn subscribe(&self, owner: &Keys, filter: &Value, state: State, order: u64) {
-        self.subscribe_with(owner, filter, state, order, &[]);
+    /// Adds an active subscription of the lowest order.
+    pub fn subscribe(&self, owner: &Keys, filter: &Value) {
+        self.subscribe_with(owner, filter, SubscriptionState::Active, 1, &[]);
     }
 
-    /// The same, with relays to watch.
+    /// Removes a subscription, with the order after that of [`World::subscribe`].
+    pub fn unsubscribe(&self, owner: &Keys, filter: &Value) {
+        self.subscribe_with(owner, filter, SubscriptionState::Removed, 2, &[]);
+    }
+
+    /// Adds a row with this state, this order and these relays.
     pub fn subscribe_with(
         &self,
-        owner: &Keys,
+        keys: &Keys,
         filter: &Value,
-        state: State,
+        state: SubscriptionState,
         order: u64,
         relays: &[String],
     ) {
-        let owner = Owner {
-            app: "demo".to_owned(),
-            pubkey: owner.public_key(),
-        };
-        let row = subscription(&owner, filter);
-        let row = Subscription {
+        self.rows.lock().unwrap().push(Subscription {
             order: Order::counter(order),
             state,
             changed_at: now_ms(),
             relays: relays.to_vec(),
-            ..row
-        };
-        self.rows.lock().unwrap().push(row);
+            ..subscription(&owner(keys.public_key()), filter)
+        });
     }
 
-    /// What every owner with a device has.
-    pub fn subscribe_to_mute_list(&self, owner: &Keys) {
-        let owner = Owner {
-            app: "demo".to_owned(),
-            pubkey: owner.public_key(),
-        };
+    /// Adds the subscription to the own mute list that every owner with a device has.
+    pub fn subscribe_to_mute_list(&self, keys: &Keys) {
         let row = subscription(
-            &owner,
-            &json!({"kinds": [10_000], "authors": [owner.pubkey]}),
+            &owner(keys.public_key()),
+            &json!({"kinds": [10_000], "authors": [keys.public_key()]}),
         );
-        let subscription = format!("{MUTE_LIST}{}", row.subscription);
         self.rows.lock().unwrap().push(Subscription {
-            subscription,
+            identity: format!("{MUTE_LIST_PREFIX}{}", row.identity),
             changed_at: now_ms(),
             ..row
         });
     }
 
-    /// The contents of the events that were forwarded, in order. One may have come as stored and
-    /// then live: in the whole service the claim makes that one push.
+    /// Adds `count` active subscriptions to 1,000 authors each. 20 of them are more than fits into
+    /// the REQs of any relay.
+    pub fn subscribe_to_many_authors(&self, keys: &Keys, count: usize) {
+        for n in 0..count {
+            let authors: Vec<String> = (0..1_000)
+                .map(|m| format!("{:064x}", n * 1_000 + m))
+                .collect();
+            self.subscribe(keys, &json!({"kinds": [1], "authors": authors}));
+        }
+    }
+
+    /// The contents of the forwarded events, in order, each once. An event may be forwarded as a
+    /// stored one and then as a live one. In the whole service the claim makes that one push.
     pub fn contents(&self) -> Vec<String> {
         let mut seen = BTreeSet::new();
         let contents = self.contents.lock().unwrap();
@@ -174,7 +196,7 @@ impl World {
             .collect()
     }
 
-    /// How often an event with this content was forwarded.
+    /// The number of times that an event with this content was forwarded.
     pub fn copies(&self, of: &str) -> usize {
         self.contents
             .lock()
@@ -184,7 +206,7 @@ impl World {
             .count()
     }
 
-    /// Whether an event with this content came live.
+    /// Returns `true` if an event with this content was forwarded as a live one.
     pub fn has_live(&self, of: &str) -> bool {
         self.contents
             .lock()
@@ -193,29 +215,28 @@ impl World {
             .any(|content| content.event.content == of && !content.backfill)
     }
 
+    /// Returns `true` if an event with this content was forwarded.
     pub fn has(&self, content: &str) -> bool {
         self.contents().iter().any(|forwarded| forwarded == content)
     }
 }
 
+/// The current time.
 pub fn now_ms() -> Millis {
-    u64::try_from(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_millis(),
-    )
-    .unwrap()
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Millis(u64::try_from(since.as_millis()).unwrap())
 }
 
+/// The current time as the `created_at` of an event.
 pub fn now() -> u64 {
-    now_ms() / 1000
+    now_ms().to_seconds().0
 }
 
 pub fn free_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], free_port(0)))
 }
 
+/// A relay that is not rate limited.
 pub fn builder(address: SocketAddr) -> RelayBuilder {
     let limit = RateLimit {
         max_reqs: 500,
@@ -227,6 +248,7 @@ pub fn builder(address: SocketAddr) -> RelayBuilder {
         .rate_limit(limit)
 }
 
+/// Starts a relay. It stops when the value is dropped.
 pub async fn relay(address: SocketAddr) -> LocalRelay {
     run_relay(builder(address)).await
 }
@@ -237,7 +259,7 @@ pub async fn run_relay(builder: RelayBuilder) -> LocalRelay {
     relay
 }
 
-/// Publishes all over one connection.
+/// Publishes all events over one connection.
 pub async fn publish_all(address: SocketAddr, events: &[Event]) {
     let (mut socket, _) = connect_async(format!("ws://{address}")).await.unwrap();
     for event in events {
@@ -246,11 +268,11 @@ pub async fn publish_all(address: SocketAddr, events: &[Event]) {
             .await
             .unwrap();
         loop {
-            let answer: Value =
-                serde_json::from_str(socket.next().await.unwrap().unwrap().to_text().unwrap())
-                    .unwrap_or_default();
-            if answer[0] == "OK" {
-                assert_eq!(answer[2], true, "{answer}");
+            let response = socket.next().await.unwrap().unwrap();
+            let response: Value =
+                serde_json::from_str(response.to_text().unwrap()).unwrap_or_default();
+            if response[0] == "OK" {
+                assert_eq!(response[2], true, "{response}");
                 break;
             }
         }
@@ -261,75 +283,78 @@ pub async fn publish(address: SocketAddr, event: &Event) {
     publish_all(address, std::slice::from_ref(event)).await;
 }
 
-/// What listeners of this test process have counted.
-static COUNTED: Mutex<BTreeMap<(&str, &str), u64>> = Mutex::new(BTreeMap::new());
+/// The counters of all listeners of this test process.
+static COUNTERS: Mutex<BTreeMap<ListenerCounter, u64>> = Mutex::new(BTreeMap::new());
 
-fn count(outcome: &'static str, reason: &'static str) {
-    *COUNTED
-        .lock()
-        .unwrap()
-        .entry((outcome, reason))
-        .or_default() += 1;
+fn count(counter: ListenerCounter, n: u64) {
+    *COUNTERS.lock().unwrap().entry(counter).or_default() += n;
 }
 
-/// How often this was counted so far.
-pub fn counted(outcome: &'static str, reason: &'static str) -> u64 {
-    COUNTED
+fn counted(counter: ListenerCounter) -> u64 {
+    COUNTERS
         .lock()
         .unwrap()
-        .get(&(outcome, reason))
+        .get(&counter)
         .copied()
         .unwrap_or_default()
 }
 
+/// The counter of dropped events with this reason, of all listeners of this test process.
+pub fn dropped(reason: DropReason) -> u64 {
+    counted(ListenerCounter::Dropped(reason))
+}
+
+/// The counter of connections with this reason, of all listeners of this test process.
+pub fn relay_counter(reason: RelayReason) -> u64 {
+    counted(ListenerCounter::Relay(reason))
+}
+
+/// A running listener.
 pub struct Running {
     pub service: Keys,
     pub world: World,
     pub health: Arc<Health>,
-    stop: watch::Sender<bool>,
-    task: JoinHandle<Result<(), Stopped>>,
+    stop: StopHandle,
+    task: JoinHandle<Result<(), ListenerError>>,
 }
 
 pub fn url(address: &SocketAddr) -> String {
     format!("ws://{address}")
 }
 
+/// Starts a listener for these relays.
 pub fn start(addresses: &[SocketAddr], world: World) -> Running {
-    start_as(
-        "one",
-        Keys::generate(),
-        addresses.iter().map(url).collect(),
-        true,
-        world,
-    )
+    let relays = addresses.iter().map(url).collect();
+    start_as("one", Keys::generate(), relays, true, world)
 }
 
+/// Starts a listener as this member, for this service and these relays.
 pub fn start_as(
     member: &str,
     service: Keys,
     relays: Vec<String>,
-    private: bool,
+    allow_private: bool,
     world: World,
 ) -> Running {
-    let (stop, stopping) = watch::channel(false);
+    let (stop, shutdown) = Shutdown::channel();
     let ports = Ports {
         feed: world.clone(),
         store: world.clone(),
         control: world.clone(),
         content: world.clone(),
-        count,
+        count: Arc::new(count),
         clock: now_ms,
     };
     let options = Options {
         relays,
-        owners_relays: 200,
-        private,
-        control_events: 60,
+        max_owners_relays: 200,
+        allow_private,
+        max_control_events: 60,
         member: member.to_owned(),
     };
     let listener = Listener::new(service.clone(), options, ports);
     let health = listener.health();
-    let task = tokio::spawn(listener.run(stopping));
+    let task = tokio::spawn(listener.run(shutdown));
     Running {
         service,
         world,
@@ -340,24 +365,29 @@ pub fn start_as(
 }
 
 impl Running {
+    /// Requests a stop, and waits until the listener has ended without an error.
     pub async fn stop(self) {
-        self.stop.send(true).unwrap();
+        self.stop.stop();
         self.task.await.unwrap().unwrap();
     }
 
-    /// Waits until it ends by itself.
-    pub async fn ended(self) -> Result<(), Stopped> {
+    /// Waits until the listener ends without a request.
+    pub async fn ended(self) -> Result<(), ListenerError> {
         self.task.await.unwrap()
     }
 
-    /// What SIGKILL leaves: nothing is flushed, no cursor is stored, no membership ended.
+    /// Ends the listener as SIGKILL does: no buffer is emptied, no cursor is stored, and the
+    /// membership is not ended.
     pub async fn kill(self) {
         self.task.abort();
         drop(self.task.await);
     }
 }
 
-/// Waits for a condition, with a limit that no working listener reaches.
+/// Waits until a condition is met.
+///
+/// # Panics
+/// After 90 seconds, which no working listener needs.
 pub async fn until(what: &str, condition: impl Fn() -> bool) {
     for _ in 0..1_800 {
         if condition() {
@@ -365,5 +395,5 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
         }
         sleep(Duration::from_millis(50)).await;
     }
-    panic!("not after 90 s: {what}; {:?}", COUNTED.lock().unwrap());
+    panic!("not after 90 s: {what}; {:?}", COUNTERS.lock().unwrap());
 }

@@ -1,8 +1,8 @@
-//! `apps`: key `app`; holds platform applications and options. Read through a cache of 60 s.
+//! `apps`: key `app`. Holds platform applications and options. Reads go through a cache of 60 s.
 
 use nostr_push_core::{
     app::App,
-    ports::{Answer, Apps},
+    ports::{Apps, PortResult},
 };
 
 use super::{Store, read, s, write};
@@ -12,7 +12,7 @@ const GET: &str = "dynamodb.apps.get";
 const PUT: &str = "dynamodb.apps.put";
 
 impl Apps for Store {
-    async fn app(&self, app: &str) -> Answer<Option<App>> {
+    async fn app(&self, app: &str) -> PortResult<Option<App>> {
         let load = async {
             let answer = self
                 .client
@@ -36,7 +36,7 @@ impl Store {
     ///
     /// # Errors
     /// DynamoDB failed.
-    pub async fn put_app(&self, app: &App) -> Answer<()> {
+    pub async fn put_app(&self, app: &App) -> PortResult<()> {
         let item = write(PUT, app)?;
         self.client
             .put_item()
@@ -48,11 +48,11 @@ impl Store {
             .map(drop)
     }
 
-    /// Removes an app. Functions know it for up to 60 s more.
+    /// Removes an app. Functions may still see it for 60 s.
     ///
     /// # Errors
     /// DynamoDB failed.
-    pub async fn delete_app(&self, app: &str) -> Answer<()> {
+    pub async fn delete_app(&self, app: &str) -> PortResult<()> {
         const DELETE: &str = "dynamodb.apps.delete";
         self.client
             .delete_item()
@@ -68,7 +68,7 @@ impl Store {
     ///
     /// # Errors
     /// DynamoDB failed.
-    pub async fn all_apps(&self) -> Answer<Vec<App>> {
+    pub async fn all_apps(&self) -> PortResult<Vec<App>> {
         const SCAN: &str = "dynamodb.apps.scan";
         let mut pages = self
             .client

@@ -1,15 +1,15 @@
 //! `claims`: key `claim` (`app#recipient#event_id`).
 //!
-//! Guarantee: one holder at a time, and none after completion, for four days: longer than any
-//! message stays in a queue (its retention is less) and than any relay is resumed from.
+//! Guarantee: a claim has one holder at a time, and none after its completion. This holds for four
+//! days, which is longer than a message stays in a queue.
 
 use aws_sdk_dynamodb::{
     operation::update_item::UpdateItemError,
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
 use nostr_push_core::{
-    DAY, Millis,
-    ports::{Answer, Claim, Claims, seconds},
+    Millis, Seconds,
+    ports::{ClaimResult, Claims, PortResult},
 };
 
 use super::{EXPIRES_AT, Item, Store, conditional, n, s};
@@ -23,7 +23,8 @@ const CLAIM: &str = "claim";
 const LEASE_UNTIL: &str = "lease_until";
 const DEVICES_DONE: &str = "devices_done";
 
-const KEPT: u64 = 4 * DAY;
+/// How long a claim is kept.
+const TTL: Seconds = Seconds::from_days(4);
 
 impl Claims for Store {
     async fn acquire(
@@ -32,26 +33,31 @@ impl Claims for Store {
         holder: &str,
         now: Millis,
         until: Millis,
-    ) -> Answer<Claim> {
+    ) -> PortResult<ClaimResult> {
         let request = self
             .client
             .update_item()
             .table_name(&self.tables.claims)
             .key(CLAIM, s(claim));
         let result = request
-            .update_expression(format!("SET holder = :holder, {LEASE_UNTIL} = :until, {EXPIRES_AT} = :expires_at"))
-            .condition_expression(format!("attribute_not_exists({CLAIM}) OR (attribute_not_exists(completed) AND {LEASE_UNTIL} <= :now)"))
+            .update_expression(format!(
+                "SET holder = :holder, {LEASE_UNTIL} = :until, {EXPIRES_AT} = :expires_at"
+            ))
+            .condition_expression(format!(
+                "attribute_not_exists({CLAIM}) OR \
+                 (attribute_not_exists(completed) AND {LEASE_UNTIL} <= :now)"
+            ))
             .expression_attribute_values(":holder", s(holder))
-            .expression_attribute_values(":until", n(until))
-            .expression_attribute_values(":now", n(now))
-            .expression_attribute_values(":expires_at", n(seconds(now) + KEPT))
+            .expression_attribute_values(":until", n(until.0))
+            .expression_attribute_values(":now", n(now.0))
+            .expression_attribute_values(":expires_at", n((now.to_seconds() + TTL).0))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
         let error = match result {
             Ok(answer) => {
-                return Ok(Claim::Acquired(devices_done(
+                return Ok(ClaimResult::Acquired(devices_done(
                     answer.attributes.unwrap_or_default(),
                 )));
             }
@@ -65,7 +71,7 @@ impl Claims for Store {
         }
     }
 
-    async fn done(&self, claim: &str, holder: &str, token_hash: &str) -> Answer<bool> {
+    async fn done(&self, claim: &str, holder: &str, token_hash: &str) -> PortResult<bool> {
         let request = self
             .client
             .update_item()
@@ -81,7 +87,7 @@ impl Claims for Store {
         conditional(DONE, result)
     }
 
-    async fn release(&self, claim: &str, holder: &str, completed: bool) -> Answer<()> {
+    async fn release(&self, claim: &str, holder: &str, completed: bool) -> PortResult<()> {
         let request = self
             .client
             .update_item()
@@ -111,17 +117,18 @@ fn devices_done(mut item: Item) -> Vec<String> {
         .unwrap_or_default()
 }
 
-/// Who has the claim instead. Should the row not be told, come again soon.
-fn taken(item: Option<&Item>, now: Millis) -> Claim {
+/// The result if the claim is taken, from the row that DynamoDB returned.
+fn taken(item: Option<&Item>, now: Millis) -> ClaimResult {
+    let soon = now + Millis(1_000);
     let Some(item) = item else {
-        return Claim::Held(now + 1_000);
+        return ClaimResult::Held(soon);
     };
     if item.contains_key("completed") {
-        return Claim::Completed;
+        return ClaimResult::Completed;
     }
     let until = item
         .get(LEASE_UNTIL)
         .and_then(|value| value.as_n().ok())
         .and_then(|n| n.parse().ok());
-    Claim::Held(until.unwrap_or(now + 1_000))
+    ClaimResult::Held(until.map_or(soon, Millis))
 }

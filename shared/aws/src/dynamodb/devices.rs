@@ -1,14 +1,14 @@
-//! `devices`: two kinds of rows under one key, `device`.
+//! `devices`: key `device`. There are two kinds of rows.
 //!
-//! - `app#token_hash`: one token, whoever it belongs to. One row per token, so a transfer is one
-//!   write.
-//! - `owner:app#pubkey`: an owner's roster, the token hashes it registered.
+//! - `app#token_hash` is the row of one token, whoever owns it. A transfer of the token to another
+//!   owner is one write.
+//! - `owner:app#pubkey` is an owner's roster: the token hashes that the owner registered.
 //!
-//! Index `by_endpoint` (`endpoint_arn`), sparse: the device of an endpoint. Stream: whoever wakes
-//! for a row that ended finds in its old image what there is to clean up.
+//! The sparse index `by_endpoint` (`endpoint_arn`) finds the device of an endpoint. The table has a
+//! stream: the old image of a deleted row says what to clean up.
 //!
-//! Guarantee: both are written together or not at all, each only if its `version` is still the one
-//! that was read.
+//! Guarantee: both rows are written together or not at all, each only if its `version` has not
+//! changed since it was read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,10 +17,11 @@ use aws_sdk_dynamodb::{
     types::{Put, TransactWriteItem},
 };
 use nostr_push_core::{
+    Seconds,
     device::{Device, DeviceId, Registration, Roster},
     order::Order,
     owner::Owner,
-    ports::{Answer, Devices, Unavailable},
+    ports::{Devices, PortResult, Unavailable},
 };
 use serde::{Deserialize, Serialize};
 
@@ -39,12 +40,12 @@ const BY_ENDPOINT: &str = "by_endpoint";
 #[derive(Serialize, Deserialize)]
 struct DeviceRow {
     device: String,
-    /// The registration's, for the index.
+    /// The endpoint of the registration, for the index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     endpoint_arn: Option<String>,
     registration: Option<Registration>,
     removals: BTreeMap<String, Order>,
-    expires_at: u64,
+    expires_at: Seconds,
     version: u64,
 }
 
@@ -54,12 +55,12 @@ struct RosterRow {
     owner: Owner,
     devices: Vec<String>,
     removed_all: Option<Order>,
-    expires_at: u64,
+    expires_at: Seconds,
     version: u64,
 }
 
 impl Devices for Store {
-    async fn devices(&self, ids: &[DeviceId]) -> Answer<Vec<Device>> {
+    async fn devices(&self, ids: &[DeviceId]) -> PortResult<Vec<Device>> {
         let keys = ids
             .iter()
             .map(|id| Item::from([(KEY.to_owned(), s(id.to_string()))]))
@@ -68,7 +69,7 @@ impl Devices for Store {
         rows.into_iter().map(device).collect()
     }
 
-    async fn roster(&self, owner: &Owner) -> Answer<Option<Roster>> {
+    async fn roster(&self, owner: &Owner) -> PortResult<Option<Roster>> {
         let row: Option<RosterRow> = self
             .get_row(GET, &self.tables.devices, KEY, roster_key(owner))
             .await?;
@@ -81,7 +82,7 @@ impl Devices for Store {
         }))
     }
 
-    async fn device_of_endpoint(&self, endpoint_arn: &str) -> Answer<Option<DeviceId>> {
+    async fn device_of_endpoint(&self, endpoint_arn: &str) -> PortResult<Option<DeviceId>> {
         let request = self
             .client
             .query()
@@ -104,7 +105,7 @@ impl Devices for Store {
         key.map(|key| device_id(key)).transpose()
     }
 
-    async fn commit(&self, device: Option<&Device>, roster: Option<&Roster>) -> Answer<bool> {
+    async fn commit(&self, device: Option<&Device>, roster: Option<&Roster>) -> PortResult<bool> {
         let mut request = self.client.transact_write_items();
         if let Some(device) = device {
             let row = DeviceRow {
@@ -135,7 +136,7 @@ impl Devices for Store {
         }
         match request.send().await {
             Ok(_) => Ok(true),
-            // Somebody else wrote, or is just writing.
+            // Another process wrote the row, or is writing it.
             Err(error) if error.code() == Some("TransactionCanceledException") => Ok(false),
             Err(error) if error.code() == Some("TransactionInProgressException") => Ok(false),
             Err(error) => Err(unavailable(COMMIT)(error)),
@@ -144,7 +145,7 @@ impl Devices for Store {
 }
 
 impl Store {
-    fn put_if_unchanged(&self, item: Item, version: u64) -> Answer<TransactWriteItem> {
+    fn put_if_unchanged(&self, item: Item, version: u64) -> PortResult<TransactWriteItem> {
         let put = Put::builder()
             .table_name(&self.tables.devices)
             .set_item(Some(item));
@@ -165,7 +166,7 @@ fn roster_key(owner: &Owner) -> String {
     format!("owner:{owner}")
 }
 
-fn device(row: DeviceRow) -> Answer<Device> {
+fn device(row: DeviceRow) -> PortResult<Device> {
     Ok(Device {
         id: device_id(&row.device)?,
         registration: row.registration,
@@ -180,7 +181,7 @@ pub(crate) fn in_stream(image: serde_dynamo::Item) -> Option<Device> {
     device(serde_dynamo::from_item(image).ok()?).ok()
 }
 
-fn device_id(key: &str) -> Answer<DeviceId> {
+fn device_id(key: &str) -> PortResult<DeviceId> {
     let (app, token_hash) = key.rsplit_once('#').ok_or_else(|| Unavailable {
         dependency: GET,
         why: "a device row's key is not app#token_hash".to_owned(),

@@ -1,15 +1,16 @@
-//! `filter_index`: key `index_key` and `owner_subscription` (app#pubkey#identity); holds the filter
-//! when it is at most 1 KiB, otherwise it stands in `subscriptions`.
+//! `filter_index`: key `index_key` and `owner_subscription` (`app#pubkey#identity`). Holds the
+//! filter if it is at most 1 KiB. A larger filter is in `subscriptions` alone.
 //!
-//! Guarantee: a row written by a newer event is neither overwritten nor deleted by an older one.
+//! Guarantee: an older event neither overwrites nor deletes the row of a newer one.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use nostr_push_core::{
+    Seconds,
     filter::Filter,
     index_key::IndexKey,
     order::Order,
     owner::Owner,
-    ports::{Answer, IndexReader, IndexWriter, Page},
+    ports::{IndexPage, IndexReader, IndexWriter, PortResult},
     subscription::IndexRow,
 };
 use serde::{Deserialize, Serialize};
@@ -27,10 +28,10 @@ const OWNER_SUBSCRIPTION: &str = "owner_subscription";
 /// The largest filter that is stored in the index row itself, in bytes of JSON.
 const MAX_INLINE: usize = 1024;
 
-/// Rows per page. With filters of typical size a page is below DynamoDB's 1 MiB.
+/// The rows of a page. With filters of typical size a page is below DynamoDB's limit of 1 MiB.
 const PAGE: i32 = 500;
 
-/// Writes at once. A subscription has at most 1,000 index keys, most have one.
+/// The most writes at the same time. A subscription has at most 1,000 index keys; most have one.
 const CONCURRENCY: usize = 32;
 
 #[derive(Serialize, Deserialize)]
@@ -43,12 +44,12 @@ struct Row {
     filter: Option<String>,
     #[serde(flatten)]
     order: Order,
-    since: u64,
-    expires_at: u64,
+    since: Seconds,
+    expires_at: Seconds,
 }
 
 impl IndexWriter for Store {
-    async fn put_index(&self, rows: Vec<IndexRow>) -> Answer<()> {
+    async fn put_index(&self, rows: Vec<IndexRow>) -> PortResult<()> {
         let put = |row: IndexRow| async move {
             let json = row
                 .filter
@@ -59,7 +60,7 @@ impl IndexWriter for Store {
                 index_key: row.index_key.to_string(),
                 owner_subscription: row.sort_key(),
                 owner: row.owner,
-                subscription: row.subscription,
+                subscription: row.identity,
                 filter: json,
                 order: row.order,
                 since: row.since,
@@ -75,7 +76,7 @@ impl IndexWriter for Store {
             .await
     }
 
-    async fn delete_index(&self, rows: Vec<IndexRow>, order: Order) -> Answer<()> {
+    async fn delete_index(&self, rows: Vec<IndexRow>, order: Order) -> PortResult<()> {
         let delete = |row: IndexRow| async move {
             let mut request = self
                 .client
@@ -87,7 +88,7 @@ impl IndexWriter for Store {
             for (name, value) in order_values(&order) {
                 request = request.expression_attribute_values(name, value);
             }
-            // Its own rows too: a removal whose event wrote nothing here has an order of its own.
+            // The rows of this very order are deleted too.
             let condition =
                 format!("{SUPERSEDES} OR (created_at = :created_at AND event_id = :event_id)");
             conditional(DELETE, request.condition_expression(condition).send().await)
@@ -101,7 +102,7 @@ impl IndexWriter for Store {
 }
 
 impl IndexReader for Store {
-    async fn page(&self, key: &IndexKey, after: Option<&str>) -> Answer<Page> {
+    async fn page(&self, key: &IndexKey, after: Option<&str>) -> PortResult<IndexPage> {
         let key = key.to_string();
         let mut query = self
             .client
@@ -126,12 +127,12 @@ impl IndexReader for Store {
             .unwrap_or_default()
             .into_iter()
             .map(|item| index_row(read(QUERY, item)?))
-            .collect::<Answer<_>>()?;
-        Ok(Page { rows, next })
+            .collect::<PortResult<_>>()?;
+        Ok(IndexPage { rows, next })
     }
 }
 
-fn index_row(row: Row) -> Answer<IndexRow> {
+fn index_row(row: Row) -> PortResult<IndexRow> {
     let filter = row
         .filter
         .map(|json| serde_json::from_str(&json))
@@ -140,7 +141,7 @@ fn index_row(row: Row) -> Answer<IndexRow> {
     Ok(IndexRow {
         index_key: row.index_key.parse().map_err(unavailable(QUERY))?,
         owner: row.owner,
-        subscription: row.subscription,
+        identity: row.subscription,
         filter,
         order: row.order,
         since: row.since,

@@ -1,12 +1,13 @@
-//! `mute_lists`: key `pubkey`; holds the public part of the pubkey's latest mute list.
+//! `mute_lists`: key `pubkey`. Holds the public part of the pubkey's latest mute list.
 //!
-//! Guarantee: the list of the newest event wins, in whatever order they are written. Read by every
-//! delivery, and so eventually consistent: at half the price, a list that is a second old will do.
+//! Guarantee: the list of the newest event wins, whatever the order of the writes. Reads are
+//! eventually consistent, at half the price, because every delivery reads the list and one that is
+//! a second old is good enough.
 
 use nostr::key::PublicKey;
 use nostr_push_core::{
     mute_list::MuteList,
-    ports::{Answer, MuteLists},
+    ports::{MuteLists, PortResult},
 };
 
 use super::{Store, read, s};
@@ -18,7 +19,7 @@ const PUT: &str = "dynamodb.mute_lists.put";
 const PUBKEY: &str = "pubkey";
 
 impl MuteLists for Store {
-    async fn mute_list(&self, pubkey: &PublicKey) -> Answer<Option<MuteList>> {
+    async fn mute_list(&self, pubkey: &PublicKey) -> PortResult<Option<MuteList>> {
         let request = self
             .client
             .get_item()
@@ -33,7 +34,7 @@ impl MuteLists for Store {
             .transpose()
     }
 
-    async fn put_mute_list(&self, list: &MuteList) -> Answer<bool> {
+    async fn put_mute_list(&self, list: &MuteList) -> PortResult<bool> {
         self.put_newer(PUT, &self.tables.mute_lists, list, &list.order)
             .await
     }

@@ -1,13 +1,13 @@
-//! `presence`: key `owner` (app#pubkey); holds the last sign of life.
+//! `presence`: key `owner` (`app#pubkey`). Holds the owner's last sign of life.
 //!
-//! Guarantee: monotonic in time: an older event never overwrites a newer one's row.
+//! Guarantee: an older event never overwrites the row of a newer one.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use nostr_push_core::{
     Seconds,
     order::Order,
     owner::Owner,
-    ports::{Answer, Presences},
+    ports::{PortResult, Presences},
     presence::Presence,
 };
 use serde::{Deserialize, Serialize};
@@ -29,14 +29,14 @@ struct Row {
 }
 
 impl Presences for Store {
-    async fn presence(&self, owner: &Owner) -> Answer<Option<Presence>> {
+    async fn presence(&self, owner: &Owner) -> PortResult<Option<Presence>> {
         let row: Option<Row> = self
             .get_row(GET, &self.tables.presence, OWNER, owner.to_string())
             .await?;
         Ok(row.map(|row| row.presence))
     }
 
-    async fn await_presence(&self, owner: &Owner, order: &Order) -> Answer<bool> {
+    async fn mark_awaited(&self, owner: &Owner, order: &Order) -> PortResult<bool> {
         let mut request = self
             .client
             .update_item()
@@ -62,7 +62,7 @@ impl Presences for Store {
         owner: &Owner,
         presence: &Presence,
         expires_at: Seconds,
-    ) -> Answer<bool> {
+    ) -> PortResult<bool> {
         let row = Row {
             owner: owner.clone(),
             presence: *presence,

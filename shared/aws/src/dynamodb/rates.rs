@@ -1,8 +1,8 @@
-//! `rates`: key `rate` (`app#recipient#minute`); holds the events that were pushed in that minute,
-//! and how many more there were.
+//! `rates`: key `rate` (`app#recipient#minute`). Holds the events that were pushed in that minute
+//! and the number of further events.
 //!
-//! Guarantee: however many count at once, at most `max` events are admitted, and each once. One
-//! write for each delivery; a second one for each that is too many.
+//! Guarantee: at most `max` events are admitted, each once, however many are counted at the same
+//! time. Each delivery costs one write, and each event beyond the limit a second one.
 
 use aws_sdk_dynamodb::{
     operation::update_item::UpdateItemError,
@@ -13,7 +13,7 @@ use nostr::event::EventId;
 use nostr_push_core::{
     Seconds,
     owner::Owner,
-    ports::{Admission, Answer, Rates},
+    ports::{Admission, PortResult, Rates},
 };
 use serde::Deserialize;
 
@@ -26,8 +26,8 @@ const GET: &str = "dynamodb.rates.get";
 
 const RATE: &str = "rate";
 
-/// Longer than a summary can be late.
-const KEPT: Seconds = 24 * 60 * 60;
+/// How long a row is kept. It is longer than a summary can be late.
+const TTL: Seconds = Seconds::from_days(1);
 
 #[derive(Deserialize)]
 struct Row {
@@ -42,8 +42,8 @@ impl Rates for Store {
         window: Seconds,
         event: &EventId,
         max: u32,
-    ) -> Answer<Admission> {
-        // Eight bytes tell a minute's events apart, and keep the row within one write unit.
+    ) -> PortResult<Admission> {
+        // Eight bytes distinguish the events of a minute and keep the row within one write unit.
         let id = Blob::new(&event.as_bytes()[..8]);
         let request = self
             .client
@@ -58,7 +58,7 @@ impl Rates for Store {
             .expression_attribute_values(":ids", AttributeValue::Bs(vec![id.clone()]))
             .expression_attribute_values(":id", AttributeValue::B(id))
             .expression_attribute_values(":max", n(max.into()))
-            .expression_attribute_values(":expires_at", n(window + KEPT))
+            .expression_attribute_values(":expires_at", n((window + TTL).0))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
@@ -75,7 +75,7 @@ impl Rates for Store {
         }
     }
 
-    async fn overflow(&self, owner: &Owner, window: Seconds) -> Answer<()> {
+    async fn overflow(&self, owner: &Owner, window: Seconds) -> PortResult<()> {
         let request = self
             .client
             .update_item()
@@ -91,7 +91,7 @@ impl Rates for Store {
             .map(drop)
     }
 
-    async fn overflowed(&self, owner: &Owner, window: Seconds) -> Answer<u64> {
+    async fn overflowed(&self, owner: &Owner, window: Seconds) -> PortResult<u64> {
         let row: Option<Row> = self
             .get_row(GET, &self.tables.rates, RATE, key(owner, window))
             .await?;

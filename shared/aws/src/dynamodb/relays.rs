@@ -1,12 +1,12 @@
-//! `relays`: key `relay`; two kinds of rows.
+//! `relays`: key `relay`. There are two kinds of rows.
 //!
-//! - a relay's URL: its cursor, and what it last complained of. Guarantee: the cursor only grows.
-//! - `members`: the listener's tasks, each an attribute with the end of its lease.
+//! - The row of a relay's URL holds its cursor and its status. Guarantee: the cursor only grows.
+//! - The row `members` has an attribute for each listener task, with the end of its lease.
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use nostr_push_core::{
-    DAY, Seconds,
-    ports::{Answer, Members, Relays},
+    Seconds,
+    ports::{Members, PortResult, Relays},
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +20,11 @@ const JOIN: &str = "dynamodb.relays.join";
 const RELAY: &str = "relay";
 const MEMBERS: &str = "members";
 
-/// How long a relay that nobody watches is remembered.
-const KEPT: Seconds = 30 * DAY;
+/// How long the row of a relay is kept after its last checkpoint.
+const TTL: Seconds = Seconds::from_days(30);
+
+/// How long after the end of its lease a task is removed from the row of members.
+const ENDED_LEASE_TTL: Seconds = Seconds::from_hours(1);
 
 #[derive(Serialize, Deserialize)]
 struct Row {
@@ -33,7 +36,7 @@ struct Row {
 }
 
 impl Relays for Store {
-    async fn cursor(&self, relay: &str) -> Answer<Option<Seconds>> {
+    async fn cursor(&self, relay: &str) -> PortResult<Option<Seconds>> {
         let row: Option<Row> = self
             .get_row(GET, &self.tables.relays, RELAY, relay.to_owned())
             .await?;
@@ -46,12 +49,12 @@ impl Relays for Store {
         cursor: Seconds,
         status: &str,
         now: Seconds,
-    ) -> Answer<()> {
+    ) -> PortResult<()> {
         let row = Row {
             relay: relay.to_owned(),
             cursor,
             status: status.to_owned(),
-            expires_at: now + KEPT,
+            expires_at: now + TTL,
         };
         let request = self
             .client
@@ -62,13 +65,13 @@ impl Relays for Store {
             request.condition_expression("attribute_not_exists(relay) OR #cursor <= :cursor");
         let request = request
             .expression_attribute_names("#cursor", "cursor")
-            .expression_attribute_values(":cursor", n(cursor));
+            .expression_attribute_values(":cursor", n(cursor.0));
         conditional(PUT, request.send().await).map(drop)
     }
 }
 
 impl Members for Store {
-    async fn join(&self, member: &str, now: Seconds, until: Seconds) -> Answer<Vec<String>> {
+    async fn join(&self, member: &str, now: Seconds, until: Seconds) -> PortResult<Vec<String>> {
         let request = self
             .client
             .update_item()
@@ -77,7 +80,7 @@ impl Members for Store {
         let request = request
             .update_expression("SET #member = :until")
             .expression_attribute_names("#member", member)
-            .expression_attribute_values(":until", n(until))
+            .expression_attribute_values(":until", n(until.0))
             .return_values(ReturnValue::AllNew);
         let row = request
             .send()
@@ -87,13 +90,13 @@ impl Members for Store {
             .unwrap_or_default();
         let (members, over) = members(row, now);
         for member in over {
-            // Whoever it was is gone; should it come back, it joins again.
+            // The task has died. If it is alive after all, it joins again.
             self.leave(&member).await?;
         }
         Ok(members)
     }
 
-    async fn leave(&self, member: &str) -> Answer<()> {
+    async fn leave(&self, member: &str) -> PortResult<()> {
         let request = self
             .client
             .update_item()
@@ -106,10 +109,10 @@ impl Members for Store {
     }
 }
 
-/// The members whose lease is not over, sorted, and those whose lease is long over.
+/// The members whose lease is valid, sorted, and those whose lease ended long ago.
 fn members(row: Item, now: Seconds) -> (Vec<String>, Vec<String>) {
-    const LONG: Seconds = 60 * 60;
-    let until = |value: &AttributeValue| value.as_n().ok().and_then(|n| n.parse::<Seconds>().ok());
+    let until =
+        |value: &AttributeValue| value.as_n().ok().and_then(|n| n.parse().ok().map(Seconds));
     let leases = row
         .into_iter()
         .filter(|(name, _)| name != RELAY && name != EXPIRES_AT);
@@ -124,7 +127,7 @@ fn members(row: Item, now: Seconds) -> (Vec<String>, Vec<String>) {
     members.sort_unstable();
     let over = leases
         .into_iter()
-        .filter(|(_, until)| until + LONG < now)
+        .filter(|(_, until)| *until + ENDED_LEASE_TTL < now)
         .map(|(member, _)| member)
         .collect();
     (members, over)

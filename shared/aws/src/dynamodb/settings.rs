@@ -1,12 +1,13 @@
-//! `settings`: key `owner` (app#pubkey); holds what the owner asked for by dialect H.
+//! `settings`: key `owner` (`app#pubkey`). Holds the owner's settings of dialect H.
 //!
-//! Guarantee: the row of the newest event wins, in whatever order they are written. A row that asks
-//! for nothing (logged out) is kept as long as any other, and longer than an older event could
-//! still be accepted.
+//! Guarantee: the row of the newest event wins, whatever the order of the writes. The row of an
+//! owner who has logged out is kept as long as any other, which is longer than an older event is
+//! accepted.
 
 use nostr_push_core::{
+    Seconds,
     owner::Owner,
-    ports::{Answer, OwnerSettings},
+    ports::{OwnerSettings, PortResult},
     settings::Settings,
 };
 use serde::{Deserialize, Serialize};
@@ -22,18 +23,18 @@ const OWNER: &str = "owner";
 struct Row {
     #[serde(flatten)]
     settings: Settings,
-    expires_at: u64,
+    expires_at: Seconds,
 }
 
 impl OwnerSettings for Store {
-    async fn settings(&self, owner: &Owner) -> Answer<Option<Settings>> {
+    async fn settings(&self, owner: &Owner) -> PortResult<Option<Settings>> {
         let row: Option<Row> = self
             .get_row(GET, &self.tables.settings, OWNER, owner.to_string())
             .await?;
         Ok(row.map(|row| row.settings))
     }
 
-    async fn put_settings(&self, settings: &Settings) -> Answer<bool> {
+    async fn put_settings(&self, settings: &Settings) -> PortResult<bool> {
         let row = Row {
             settings: settings.clone(),
             expires_at: settings.valid_until,

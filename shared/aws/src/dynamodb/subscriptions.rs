@@ -1,17 +1,17 @@
-//! `subscriptions`: key `owner` (app#pubkey) and `subscription` (identity); index `by_change`
+//! `subscriptions`: key `owner` (`app#pubkey`) and `subscription` (the identity); index `by_change`
 //! (`shard`, `changed_at`).
 //!
-//! Guarantee: the row of the newest event wins, in whatever order they are written. The index is
-//! the change feed of the listener; removals stay in it until nothing older can come.
+//! Guarantee: the row of the newest event wins, whatever the order of the writes. The index is the
+//! change feed of the listener. Removals stay in it until no older event can be accepted.
 
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use nostr_push_core::{
-    Millis,
+    Millis, Seconds,
     filter::Filter,
     order::Order,
     owner::Owner,
-    ports::{Answer, ChangeFeed, Subscriptions},
-    subscription::{State, Subscription},
+    ports::{ChangeFeed, PortResult, Subscriptions},
+    subscription::{Subscription, SubscriptionState},
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,9 +26,9 @@ const OWNER: &str = "owner";
 const SUBSCRIPTION: &str = "subscription";
 const BY_CHANGE: &str = "by_change";
 
-/// Over how many partitions the change feed is spread: writes to one index partition are limited to
-/// 1,000 a second. And over how many requests the first reading, of everything, is spread. Asking
-/// each every 1.5 s costs some 28 million read units a month.
+/// The number of partitions of the change feed. DynamoDB limits the writes to one partition of an
+/// index to 1,000 per second. The first read of the whole feed uses as many requests in parallel.
+/// Polling each partition every 1.5 s costs about 28 million read units per month.
 const SHARDS: u64 = 32;
 
 #[derive(Serialize, Deserialize)]
@@ -40,16 +40,16 @@ struct Row {
     relays: Vec<String>,
     #[serde(flatten)]
     order: Order,
-    since: u64,
-    state: State,
-    valid_until: u64,
+    since: Seconds,
+    state: SubscriptionState,
+    valid_until: Seconds,
     changed_at: Millis,
     shard: u64,
-    expires_at: u64,
+    expires_at: Seconds,
 }
 
 impl Subscriptions for Store {
-    async fn get(&self, ids: &[(Owner, String)]) -> Answer<Vec<Subscription>> {
+    async fn get(&self, ids: &[(Owner, String)]) -> PortResult<Vec<Subscription>> {
         let key = |(owner, subscription): &(Owner, String)| {
             Item::from([
                 (OWNER.to_owned(), s(owner.to_string())),
@@ -66,7 +66,7 @@ impl Subscriptions for Store {
         rows.into_iter().map(subscription).collect()
     }
 
-    async fn of_owner(&self, owner: &Owner) -> Answer<Vec<Subscription>> {
+    async fn of_owner(&self, owner: &Owner) -> PortResult<Vec<Subscription>> {
         let query = self
             .client
             .query()
@@ -87,10 +87,10 @@ impl Subscriptions for Store {
         Ok(rows)
     }
 
-    async fn put(&self, row: &Subscription) -> Answer<bool> {
+    async fn put(&self, row: &Subscription) -> PortResult<bool> {
         let item = Row {
             owner: row.owner.clone(),
-            subscription: row.subscription.clone(),
+            subscription: row.identity.clone(),
             filter: row.filter.to_json(),
             relays: row.relays.clone(),
             order: row.order,
@@ -111,9 +111,8 @@ impl ChangeFeed for Store {
         &self,
         since: Millis,
         mut each: impl FnMut(Subscription) + Send,
-    ) -> Answer<()> {
-        // Page by page: a first reading may bring a million rows, and they must not all be in
-        // memory.
+    ) -> PortResult<()> {
+        // Page by page, because the first read may return a million rows.
         let mut pages =
             stream::select_all((0..SHARDS).map(|shard| self.changes_in(shard, since).boxed()));
         while let Some(page) = pages.try_next().await? {
@@ -130,7 +129,7 @@ impl Store {
         &self,
         shard: u64,
         since: Millis,
-    ) -> impl Stream<Item = Answer<Vec<Item>>> + Send + use<> {
+    ) -> impl Stream<Item = PortResult<Vec<Item>>> + Send + use<> {
         let query = self
             .client
             .query()
@@ -141,7 +140,7 @@ impl Store {
             .expression_attribute_names("#shard", "shard");
         let query = query
             .expression_attribute_values(":shard", n(shard))
-            .expression_attribute_values(":since", n(since));
+            .expression_attribute_values(":since", n(since.0));
         stream::try_unfold(Some((query, None)), |state| async move {
             let Some((query, from)) = state else {
                 return Ok(None);
@@ -158,16 +157,16 @@ impl Store {
     }
 }
 
-/// By the identity's own bytes, which a SHA-256 spreads evenly.
+/// The partition of the row, from the bytes of its identity. SHA-256 distributes them evenly.
 fn shard(row: &Subscription) -> u64 {
-    row.subscription.bytes().map(u64::from).sum::<u64>() % SHARDS
+    row.identity.bytes().map(u64::from).sum::<u64>() % SHARDS
 }
 
-fn subscription(row: Row) -> Answer<Subscription> {
+fn subscription(row: Row) -> PortResult<Subscription> {
     let json = serde_json::from_str(&row.filter).map_err(unavailable(GET))?;
     Ok(Subscription {
         owner: row.owner,
-        subscription: row.subscription,
+        identity: row.subscription,
         filter: Filter::from_json(&json).map_err(unavailable(GET))?,
         relays: row.relays,
         order: row.order,

@@ -1,37 +1,39 @@
-//! The owners that have come, whose mute lists every relay is to be asked for once: such a list may
-//! be years old.
+//! The new owners, whose mute lists (NIP-51,
+//! <https://github.com/nostr-protocol/nips/blob/master/51.md>) are requested once from every relay.
+//! A mute list may be years old, so the REQs for recent events do not find it.
 
 use std::{
     collections::VecDeque,
     sync::{Mutex, PoisonError},
 };
 
-/// How many are remembered for relays that are just not connected.
-const CAPACITY: usize = 100_000;
+/// The most owners that are remembered for relays that are not connected at the moment.
+const MAX_OWNERS: usize = 100_000;
 
-/// Owners in the order in which they came.
+/// New owners, in the order in which they were added. A position is the number of owners that were
+/// added before.
 #[derive(Debug, Default)]
-pub struct NewOwners(Mutex<Log>);
+pub struct MuteListOwners(Mutex<OwnerLog>);
 
 #[derive(Debug, Default)]
-struct Log {
-    /// How many came before the first that is remembered.
+struct OwnerLog {
+    /// The number of owners that were added before the first one in `owners`.
     forgotten: usize,
     owners: VecDeque<[u8; 32]>,
 }
 
-impl NewOwners {
-    /// One more.
+impl MuteListOwners {
+    /// Adds the pubkey of an owner.
     pub fn add(&self, owner: [u8; 32]) {
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         log.owners.push_back(owner);
-        if log.owners.len() > CAPACITY {
+        if log.owners.len() > MAX_OWNERS {
             log.owners.pop_front();
             log.forgotten += 1;
         }
     }
 
-    /// Those that came after so many, and how many have come in all.
+    /// The owners from this position on, and the position after the last one.
     pub fn after(&self, position: usize) -> (Vec<[u8; 32]>, usize) {
         let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let owners = log
@@ -49,22 +51,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_told_once_to_whoever_remembers_how_far_it_is() {
-        let owners = NewOwners::default();
+    fn returns_each_owner_once_from_a_position_on() {
+        let owners = MuteListOwners::default();
         assert_eq!(owners.after(0), (Vec::new(), 0));
         owners.add([1; 32]);
         owners.add([2; 32]);
         assert_eq!(owners.after(0), (vec![[1; 32], [2; 32]], 2));
         assert_eq!(owners.after(1), (vec![[2; 32]], 2));
-        for _ in 0..CAPACITY {
+        for _ in 0..MAX_OWNERS {
             owners.add([3; 32]);
         }
-        assert_eq!(owners.after(2).0.len(), CAPACITY);
+        assert_eq!(owners.after(2).0.len(), MAX_OWNERS);
         assert_eq!(
             owners.after(0).0.len(),
-            CAPACITY,
-            "the first two are forgotten"
+            MAX_OWNERS,
+            "the first two owners are forgotten"
         );
-        assert_eq!(owners.after(CAPACITY + 2), (Vec::new(), CAPACITY + 2));
+        assert_eq!(owners.after(MAX_OWNERS + 2), (Vec::new(), MAX_OWNERS + 2));
     }
 }

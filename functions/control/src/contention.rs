@@ -1,0 +1,17 @@
+//! The limit of attempts when rows change between read and write.
+//!
+//! A writer that finds the rows changed reads them and decides again. Two concurrent writers need
+//! two attempts.
+
+use nostr_push_core::ports::Unavailable;
+
+/// The most attempts to write.
+pub const MAX_ATTEMPTS: usize = 10;
+
+/// The error after [`MAX_ATTEMPTS`].
+pub fn error() -> Unavailable {
+    Unavailable {
+        dependency: "dynamodb",
+        why: format!("rows changed during each of {MAX_ATTEMPTS} attempts"),
+    }
+}

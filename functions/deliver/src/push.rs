@@ -1,0 +1,130 @@
+//! Building a push for each platform, and publishing it to one device.
+
+use nostr_push_core::{
+    Seconds,
+    app::{App, Platform},
+    device::{Device, Registration},
+    message::{Delivery, DeliveryMessage, Summary},
+    ports::{Claims, Devices, PortResult, PublishOutcome, Publisher, Push, Rates},
+};
+
+use crate::{apns, claim::Claim, fcm, outcome::DeviceOutcome, text::Text};
+
+/// Builds the push of one message for each platform.
+#[derive(Debug)]
+pub enum PushBuilder<'a> {
+    /// For one event.
+    Event {
+        /// The recipient's app.
+        app: &'a App,
+        /// The event and its recipient.
+        delivery: &'a Delivery,
+        /// Title and body.
+        text: Text,
+        /// The current time.
+        now: Seconds,
+    },
+    /// For a summary.
+    Summary {
+        /// The recipient's app.
+        app: &'a App,
+        /// The recipient and the minute.
+        summary: &'a Summary,
+        /// The number of events that were not pushed.
+        count: u64,
+    },
+}
+
+impl<'a> PushBuilder<'a> {
+    /// Reads what the pushes of this message need.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn of(
+        store: &impl Rates,
+        message: &'a DeliveryMessage,
+        app: &'a App,
+        now: Seconds,
+    ) -> PortResult<Self> {
+        Ok(match message {
+            DeliveryMessage::Event(delivery) => Self::Event {
+                app,
+                delivery,
+                text: Text::of(delivery, app.content),
+                now,
+            },
+            DeliveryMessage::Summary(summary) => {
+                let overflow = store.overflowed(&message.owner(), summary.window).await?;
+                Self::Summary {
+                    app,
+                    summary,
+                    // The process that sent the summary may have crashed before it counted.
+                    count: overflow.max(1),
+                }
+            }
+        })
+    }
+
+    /// The push for this platform.
+    pub fn build(&self, platform: Platform) -> Push {
+        match self {
+            Self::Event {
+                app,
+                delivery,
+                text,
+                now,
+            } => match platform {
+                Platform::Fcm => fcm::push(delivery, text, *now),
+                Platform::Apns | Platform::ApnsSandbox => {
+                    apns::push(platform, app, delivery, text, *now)
+                }
+            },
+            Self::Summary {
+                app,
+                summary,
+                count,
+            } => match platform {
+                Platform::Fcm => fcm::summary(summary, *count),
+                Platform::Apns | Platform::ApnsSandbox => {
+                    apns::summary(platform, app, summary, *count)
+                }
+            },
+        }
+    }
+}
+
+/// Publishes to one device and records the outcome.
+///
+/// # Errors
+/// The store failed after the publish. A retry may publish again.
+pub async fn publish<S: Devices + Claims>(
+    store: &S,
+    sns: &impl Publisher,
+    claim: &Claim<'_>,
+    (device, registration): (&Device, &Registration),
+    pushes: &PushBuilder<'_>,
+) -> PortResult<DeviceOutcome> {
+    let push = pushes.build(registration.platform);
+    // An active registration has an endpoint. Without one, the device cannot be reached.
+    let outcome = match &registration.endpoint_arn {
+        Some(arn) => sns.publish(arn, &push).await,
+        None => PublishOutcome::Gone,
+    };
+    let token_hash = &device.id.token_hash;
+    match &outcome {
+        PublishOutcome::Delivered | PublishOutcome::Rejected { .. } => {
+            claim.mark_done(store, token_hash).await?;
+        }
+        PublishOutcome::Gone => {
+            // The row is written only if it has not changed since it was read. A registration that
+            // arrived in the meantime stays.
+            store.commit(Some(&device.clone().gone()), None).await?;
+        }
+        PublishOutcome::Retry { .. } => {}
+    }
+    Ok(DeviceOutcome {
+        platform: registration.platform,
+        token_hash: token_hash.clone(),
+        outcome,
+    })
+}

@@ -1,0 +1,179 @@
+use nostr::key::Keys;
+use nostr_push_core::Seconds;
+use nostr_push_testkit::{event, owner, subscription};
+use serde_json::{json, value::to_raw_value};
+
+use super::*;
+
+/// The outcomes of [`classify`].
+const CONTROL: Result<&str, DropReason> = Ok("control");
+const CONTENT: Result<&str, DropReason> = Ok("content");
+
+fn gate(service: &Keys, filter: &serde_json::Value) -> Gate {
+    let row = subscription(&owner(service.public_key()), filter);
+    let mut interest = Interest::default();
+    assert!(interest.apply(&row, Seconds(1)));
+    Gate::new(service.public_key(), Arc::new(RwLock::new(interest)), 60)
+}
+
+fn verdict(gate: &Gate, json: &RawValue, backfill: bool, received_at: u64) -> Verdict {
+    parse_event(json).map_or_else(Verdict::Drop, |event| {
+        gate.classify(IncomingEvent {
+            relay: "ws://r",
+            json,
+            event,
+            backfill,
+            received_at: Millis(received_at),
+        })
+    })
+}
+
+/// The kind of message that the event becomes, or why it is dropped.
+fn classify(
+    gate: &Gate,
+    json: &RawValue,
+    backfill: bool,
+    received_at: u64,
+) -> Result<&'static str, DropReason> {
+    match verdict(gate, json, backfill, received_at) {
+        Verdict::Control(_) => CONTROL,
+        Verdict::Content(_) => CONTENT,
+        Verdict::Drop(reason) => Err(reason),
+    }
+}
+
+#[test]
+fn classifies_content_events() {
+    let (service, author) = (Keys::generate(), Keys::generate());
+    let p = author.public_key().to_hex();
+    let gate = gate(&service, &json!({"kinds": [1], "#p": [p]}));
+    let classify = |event: &Event| classify(&gate, &to_raw_value(event).unwrap(), false, 5);
+
+    let wanted = event(&author, 1, 1, &[&["p", &p]], "x");
+    let mut forged = wanted.clone();
+    forged.content = "y".to_owned();
+    assert_eq!(classify(&forged), Err(DropReason::BadSignature));
+    assert_eq!(
+        classify(&wanted),
+        CONTENT,
+        "a forged event does not suppress the genuine one"
+    );
+    assert_eq!(classify(&wanted), Err(DropReason::Duplicate));
+    for not_matching in [
+        event(&author, 7, 1, &[&["p", &p]], "+"),
+        event(&author, 1, 1, &[&["t", &p]], "x"),
+        event(&author, 3081, 1, &[&["p", &p]], "x"),
+    ] {
+        assert_eq!(classify(&not_matching), Err(DropReason::NoInterest));
+    }
+}
+
+#[test]
+fn classifies_control_events_addressed_to_service() {
+    let (service, author) = (Keys::generate(), Keys::generate());
+    let gate = gate(&service, &json!({"#t": ["a"]}));
+    let classify = |event: &Event| classify(&gate, &to_raw_value(event).unwrap(), false, 5);
+    let to_service = service.public_key().to_hex();
+    let upsert = event(&author, 3081, 1, &[&["p", &to_service]], "x");
+    assert_eq!(classify(&upsert), CONTROL);
+    let heartbeat = event(&author, 22456, 1, &[&["p", &to_service]], "x");
+    assert_eq!(classify(&heartbeat), CONTROL);
+    assert_eq!(
+        classify(&heartbeat),
+        Err(DropReason::Duplicate),
+        "clients publish a heartbeat to many relays"
+    );
+}
+
+#[test]
+fn drops_large_and_malformed_events() {
+    let (service, author) = (Keys::generate(), Keys::generate());
+    let p = author.public_key().to_hex();
+    let gate = gate(&service, &json!({"kinds": [1], "#p": [p]}));
+    let long = event(&author, 1, 1, &[&["p", &p]], &"x".repeat(MAX_EVENT));
+    let tag: &[&str] = &["p", &p];
+    let many_tags = event(&author, 1, 1, &vec![tag; MAX_TAGS + 1], "");
+    for too_large in [long, many_tags] {
+        let json = to_raw_value(&too_large).unwrap();
+        assert_eq!(classify(&gate, &json, false, 5), Err(DropReason::TooLarge));
+    }
+    let malformed = to_raw_value(&json!({"id": 1})).unwrap();
+    assert_eq!(
+        classify(&gate, &malformed, false, 5),
+        Err(DropReason::Malformed)
+    );
+}
+
+#[test]
+fn limits_live_control_events_per_pubkey_but_not_stored_ones() {
+    let (service, author) = (Keys::generate(), Keys::generate());
+    let gate = gate(&service, &json!({"#t": ["a"]}));
+    let p = service.public_key().to_hex();
+    let send = |n: u64, backfill, received_at| {
+        let register = event(&author, 3079, n, &[&["p", &p]], "x");
+        classify(
+            &gate,
+            &to_raw_value(&register).unwrap(),
+            backfill,
+            received_at,
+        )
+    };
+    assert!((0..100).all(|n| send(n, true, 5) == CONTROL));
+    assert!((100..160).all(|n| send(n, false, 5) == CONTROL));
+    assert_eq!(send(160, false, 5), Err(DropReason::RateLimited));
+    assert_eq!(
+        send(160, false, 60_005),
+        Err(DropReason::Duplicate),
+        "an event that was refused stays refused"
+    );
+    assert_eq!(send(161, false, 60_005), CONTROL);
+    assert_eq!(send(162, true, 5), CONTROL);
+}
+
+#[test]
+fn forwards_copy_that_hits_a_new_subscription() {
+    let (service, author) = (Keys::generate(), Keys::generate());
+    let p = author.public_key().to_hex();
+    let gate = gate(&service, &json!({"#p": [p]}));
+    let note = to_raw_value(&event(&author, 1, 1, &[&["p", &p], &["t", "a"]], "x")).unwrap();
+    assert_eq!(classify(&gate, &note, false, 5), CONTENT);
+    let row = subscription(&owner(author.public_key()), &json!({"#t": ["a"]}));
+    gate.interest.write().unwrap().apply(&row, Seconds(1));
+    assert_eq!(classify(&gate, &note, true, 6), CONTENT);
+    assert_eq!(classify(&gate, &note, true, 7), Err(DropReason::Duplicate));
+}
+
+#[test]
+fn forwards_live_copy_of_stored_event() {
+    let (service, author) = (Keys::generate(), Keys::generate());
+    let p = author.public_key().to_hex();
+    let gate = gate(&service, &json!({"#p": [p]}));
+    let wrap = to_raw_value(&event(&author, 1059, 1, &[&["p", &p]], "x")).unwrap();
+    assert_eq!(classify(&gate, &wrap, true, 5), CONTENT);
+    assert_eq!(classify(&gate, &wrap, true, 6), Err(DropReason::Duplicate));
+    assert_eq!(classify(&gate, &wrap, false, 7), CONTENT);
+    assert_eq!(classify(&gate, &wrap, false, 8), Err(DropReason::Duplicate));
+    assert_eq!(classify(&gate, &wrap, true, 9), Err(DropReason::Duplicate));
+}
+
+#[test]
+fn message_contains_each_hit_key_once() {
+    let (service, author) = (Keys::generate(), Keys::generate());
+    let p = author.public_key().to_hex();
+    let gate = gate(&service, &json!({"#p": [p]}));
+    let tags: &[&[&str]] = &[&["p", &p], &["p", &p], &["e", &"ab".repeat(32)]];
+    let note = event(&author, 1, 1, tags, "x");
+    let Verdict::Content(content) = verdict(&gate, &to_raw_value(&note).unwrap(), true, 5) else {
+        panic!("not forwarded")
+    };
+    assert_eq!(
+        content
+            .hits
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        [format!("#p:{p}")]
+    );
+    assert!(content.backfill);
+    assert_eq!(content.event, note);
+}

@@ -1,0 +1,21 @@
+//! What a listener needs from outside, besides the relays.
+
+use nostr_push_core::Millis;
+
+use crate::counter::Count;
+
+/// The ports of a listener.
+pub struct Ports<F, S, Q, R> {
+    /// The change feed of subscriptions.
+    pub feed: F,
+    /// The relays' cursors, and the tasks of the listener.
+    pub store: S,
+    /// The control queue.
+    pub control: Q,
+    /// The event queue.
+    pub content: R,
+    /// Adds to a counter.
+    pub count: Count,
+    /// The current time.
+    pub clock: fn() -> Millis,
+}

@@ -1,0 +1,192 @@
+//! Decides which relays this task watches, and starts and stops watching them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use nostr_push_core::{
+    Seconds,
+    ports::{Members, Relays},
+};
+use tokio::{
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    checkpoint::Checkpoints,
+    feed::FeedView,
+    members::Membership,
+    options::Options,
+    relay,
+    relay_context::RelayContext,
+    shutdown::{Shutdown, StopHandle},
+    watched_relay::WatchedRelay,
+};
+
+/// How often the watched relays are compared with those that must be watched.
+const UPDATE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Watches the relays of this task.
+pub struct RelayWatcher<S> {
+    options: Options,
+    view: FeedView,
+    /// The relays of owners that are watched by all tasks together, and the version of the
+    /// requested relays from which they follow.
+    owners_relays: Option<(u64, Vec<String>)>,
+    store: S,
+    membership: Membership<S>,
+    /// The relays that this task watches, by URL.
+    relays: BTreeMap<String, (Arc<WatchedRelay>, StopHandle)>,
+    tasks: JoinSet<()>,
+    checkpoints: Checkpoints<S>,
+}
+
+impl<S: Relays + Members + Clone> RelayWatcher<S> {
+    /// A watcher that has not connected to any relay.
+    pub fn new(options: Options, store: S, view: FeedView, context: &RelayContext) -> Self {
+        Self {
+            membership: Membership::new(store.clone(), options.member.clone()),
+            checkpoints: Checkpoints::new(store.clone(), context.health.buffers.to_vec()),
+            options,
+            view,
+            owners_relays: None,
+            store,
+            relays: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Watches relays and stores their cursors. Returns only if the task of a relay panics.
+    pub async fn run(&mut self, context: &RelayContext) -> String {
+        let mut tick = interval(UPDATE_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                Some(Err(panic)) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    return panic.to_string();
+                }
+            }
+            let now = context.now();
+            self.membership.renew_if_due(now).await;
+            self.update(context, now).await;
+            let relays = self.relays.values().map(|(relay, _)| relay);
+            self.checkpoints.update(relays, now).await;
+        }
+    }
+
+    /// Starts and stops watching, so that exactly the relays of this task are watched.
+    async fn update(&mut self, context: &RelayContext, now: Seconds) {
+        let own = self.own_relays();
+        self.stop_all_except(&own.iter().map(|(url, _)| url).collect());
+        context.health.watched.store(own.len(), Ordering::SeqCst);
+        for (url, only_public) in own {
+            if !self.relays.contains_key(&url) {
+                self.start(url, only_public, context, now).await;
+            }
+        }
+    }
+
+    /// The URLs of the relays that this task must watch, each with whether only public addresses
+    /// may be connected to.
+    fn own_relays(&mut self) -> Vec<(String, bool)> {
+        self.choose_owners_relays();
+        let operators = self.options.relays.iter().map(|url| (url, false));
+        let owners = self.owners_relays.iter().flat_map(|(_, relays)| relays);
+        let owners = owners.map(|url| (url, !self.options.allow_private));
+        operators
+            .chain(owners)
+            .filter(|(url, _)| self.membership.owns(url))
+            .map(|(url, only_public)| (url.clone(), only_public))
+            .collect()
+    }
+
+    /// Chooses the relays of owners again if the requested relays have changed.
+    fn choose_owners_relays(&mut self) {
+        let requested = self
+            .view
+            .requested_relays
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let version = requested.version();
+        if self
+            .owners_relays
+            .as_ref()
+            .is_none_or(|(chosen, _)| *chosen != version)
+        {
+            let relays =
+                requested.most_requested(&self.options.relays, self.options.max_owners_relays);
+            self.owners_relays = Some((version, relays));
+        }
+    }
+
+    fn stop_all_except(&mut self, own: &BTreeSet<&String>) {
+        self.relays.retain(|url, (_, handle)| {
+            let keep = own.contains(url);
+            if !keep {
+                tracing::info!(
+                    stage = "listener",
+                    relay = url,
+                    outcome = "left",
+                    "relay {url} is no longer watched by this task"
+                );
+                handle.stop();
+            }
+            keep
+        });
+    }
+
+    /// Starts watching a relay from its cursor. If the cursor cannot be read, the next update tries
+    /// again: without it, events could be missed.
+    async fn start(
+        &mut self,
+        url: String,
+        only_public: bool,
+        context: &RelayContext,
+        now: Seconds,
+    ) {
+        let cursor = match self.store.cursor(&url).await {
+            Ok(cursor) => cursor,
+            Err(error) => {
+                tracing::warn!(
+                    stage = "listener",
+                    relay = url,
+                    dependency = error.dependency,
+                    "cursor not read: {error}"
+                );
+                return;
+            }
+        };
+        tracing::info!(
+            stage = "listener",
+            relay = url,
+            cursor = cursor.map(|cursor| cursor.0),
+            now = now.0,
+            outcome = "watched",
+            "relay {url} is watched by this task"
+        );
+        let (handle, shutdown) = Shutdown::channel();
+        let relay = Arc::new(WatchedRelay::new(url.clone(), only_public, cursor));
+        let watching = relay::watch(Arc::clone(&relay), context.clone(), shutdown);
+        self.tasks.spawn(watching);
+        self.relays.insert(url, (relay, handle));
+    }
+
+    /// Stops watching all relays, ends the membership, and waits until all connections have ended.
+    pub async fn stop(&mut self) {
+        for (_, handle) in self.relays.values() {
+            handle.stop();
+        }
+        self.membership.leave().await;
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// Stores the cursors of all relays. Call it only when the buffers are empty.
+    pub async fn store_last_cursors(&self, now: Seconds) {
+        let relays = self.relays.values().map(|(relay, _)| relay);
+        self.checkpoints.store_last(relays, now).await;
+    }
+}

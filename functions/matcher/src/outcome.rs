@@ -1,0 +1,42 @@
+//! The outcome of a message.
+
+use strum::VariantArray;
+
+/// The outcome of one message.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MatchOutcome {
+    /// The number of deliveries that were queued.
+    pub recipients: u64,
+    /// `true` if the rest of the fan-out was queued again.
+    pub requeued: bool,
+    /// Why the event was dropped, if it was.
+    pub dropped: Option<MatchDropReason>,
+    /// `true` if the event is a mute list, which is stored for deliver.
+    pub mute_list: bool,
+    /// The number of matching subscriptions that belong to the event's author.
+    pub own_event: u64,
+    /// The number of matching subscriptions that are newer than the backfilled event.
+    pub before_subscription: u64,
+}
+
+/// Why an event was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, VariantArray)]
+pub enum MatchDropReason {
+    /// The event has expired (NIP-40).
+    Expired,
+    /// The event is too old to notify anyone.
+    TooOld,
+    /// The event matches no subscription.
+    NoMatch,
+}
+
+impl MatchDropReason {
+    /// The reason in counters and logs.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::TooOld => "too_old",
+            Self::NoMatch => "no_match",
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The table `filter_index`.
+
+use std::collections::BTreeSet;
+
+use nostr_push_aws::dynamodb::Store;
+use nostr_push_core::{
+    ports::{IndexReader, IndexWriter},
+    subscription::{IndexRow, Subscription},
+};
+use serde_json::json;
+
+use crate::{new_owner, order, subscription};
+
+pub(crate) async fn rows_are_read_in_pages(store: &Store) {
+    let row = || subscription(&new_owner(), &json!({"#t": ["paged"]}), order(5, 5));
+    let rows: Vec<Subscription> = (0..1_100).map(|_| row()).collect();
+    let index_rows = rows.iter().flat_map(Subscription::index_rows).collect();
+    store.put_index(index_rows).await.unwrap();
+    let key = rows[0].filter.index_keys().remove(0);
+    let (mut found, mut after, mut pages) = (BTreeSet::new(), None, 0);
+    loop {
+        let page = store.page(&key, after.as_deref()).await.unwrap();
+        pages += 1;
+        found.extend(page.rows.iter().map(IndexRow::sort_key));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((found.len(), pages), (1_100, 3));
+}
+
+pub(crate) async fn older_event_changes_nothing(store: &Store) {
+    let subscription = subscription(&new_owner(), &json!({"#t": ["guarded"]}), order(5, 5));
+    let rows = |order| -> Vec<IndexRow> {
+        let row = Subscription {
+            order,
+            ..subscription.clone()
+        };
+        row.index_rows().collect()
+    };
+    let key = subscription.filter.index_keys().remove(0);
+    let stored = async || {
+        let page = store.page(&key, None).await.unwrap();
+        page.rows.first().map(|row| row.order)
+    };
+    let (old, new) = (order(4, 1), order(5, 5));
+    store.put_index(rows(new)).await.unwrap();
+    store.put_index(rows(old)).await.unwrap();
+    assert_eq!(stored().await, Some(new), "it does not overwrite");
+    store.delete_index(rows(old), old).await.unwrap();
+    assert_eq!(stored().await, Some(new), "it does not delete");
+    store.delete_index(rows(new), new).await.unwrap();
+    assert_eq!(stored().await, None);
+}
+
+pub(crate) async fn large_filter_is_left_out(store: &Store) {
+    let values: Vec<String> = (0..60).map(|n| format!("{n:0>30}")).collect();
+    let filter = json!({"#t": ["large"], "#h": values});
+    let large = subscription(&new_owner(), &filter, order(1, 1));
+    store.put_index(large.index_rows().collect()).await.unwrap();
+    let key = &large.filter.index_keys()[0];
+    let page = store.page(key, None).await.unwrap();
+    assert_eq!(page.rows.len(), 1);
+    assert_eq!(
+        page.rows[0].filter, None,
+        "a large filter is in `subscriptions` alone"
+    );
+}

@@ -1,0 +1,88 @@
+//! The queues.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use aws_sdk_sqs::{Client, types::Message};
+use nostr_push_aws::{
+    clients::{self, SdkConfig},
+    sqs::Queue,
+};
+use nostr_push_core::{
+    message::{self, FanOutPosition},
+    ports::{DelayQueue as _, Queue as _},
+};
+
+async fn create_queue(environment: &HashMap<String, String>, name: &str) -> (SdkConfig, String) {
+    let config = clients::at(environment, "AWS_ENDPOINT_URL").await;
+    let request = Client::new(&config).create_queue().queue_name(name);
+    let url = request.send().await.unwrap().queue_url.unwrap();
+    (config, url)
+}
+
+async fn receive(config: &SdkConfig, url: &str) -> Vec<FanOutPosition> {
+    let request = Client::new(config).receive_message().queue_url(url);
+    let request = request
+        .max_number_of_messages(10)
+        .visibility_timeout(600)
+        .wait_time_seconds(1);
+    let messages = request.send().await.unwrap().messages.unwrap_or_default();
+    let decode = |message: &Message| message::decode(message.body().unwrap()).unwrap();
+    messages.iter().map(decode).collect()
+}
+
+pub(crate) async fn large_batch_is_sent_whole(environment: &HashMap<String, String>) {
+    let (config, url) = create_queue(environment, "large").await;
+    let sent: Vec<FanOutPosition> = (0..25)
+        .map(|hit| FanOutPosition {
+            hit,
+            after: Some("x".repeat(60_000)),
+        })
+        .collect();
+    Queue::new(&config, url.clone()).send(&sent).await.unwrap();
+    let mut received = Vec::new();
+    while received.len() < sent.len() {
+        let messages = receive(&config, &url).await;
+        assert!(
+            !messages.is_empty(),
+            "received {} of {} messages",
+            received.len(),
+            sent.len()
+        );
+        received.extend(messages);
+    }
+    received.sort_by_key(|position| position.hit);
+    assert_eq!(received, sent);
+
+    let missing = Queue::<FanOutPosition>::new(&config, url.replace("large", "missing"));
+    let error = missing.send(&sent[..1]).await.unwrap_err();
+    assert_eq!(error.dependency, "sqs.send_message_batch");
+}
+
+pub(crate) async fn delayed_message_comes_late(environment: &HashMap<String, String>) {
+    let (config, url) = create_queue(environment, "delayed").await;
+    let queue = Queue::new(&config, url.clone());
+    let message = FanOutPosition {
+        hit: 1,
+        after: None,
+    };
+    let started = Instant::now();
+    let delay = Duration::from_secs(3);
+    queue.send_after(&message, delay).await.unwrap();
+    let received = loop {
+        if let Some(received) = receive(&config, &url).await.pop() {
+            break received;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "the message was not received in a minute"
+        );
+    };
+    assert_eq!(received, message);
+    assert!(
+        started.elapsed() >= Duration::from_secs(2),
+        "the message was received without a delay"
+    );
+}
