@@ -12,16 +12,15 @@ use nostr::{
 use nostr_push_core::{
     Seconds,
     app::App,
-    message::{MAX_EVENT, MAX_TAGS},
+    message::{MAX_EVENT_BYTES, MAX_TAGS},
     order::Order,
     owner::Owner,
-    settings,
-    tags::{first_tag_value, tag_values},
+    tags::{self, first_tag_value, tag_values},
 };
 
 use crate::refusal::Refusal;
 
-/// How far ahead of our clock `created_at` may be.
+/// How far `created_at` may be ahead of the receipt.
 const MAX_CLOCK_SKEW: Seconds = Seconds::from_minutes(15);
 
 /// The maximum age of an event of dialect N. Relays store these kinds, so that an event can reach a
@@ -40,11 +39,14 @@ const MAX_LIFETIME: Seconds = Seconds::from_days(400);
 /// length, padded plaintext and MAC (<https://github.com/nostr-protocol/nips/blob/master/44.md>).
 const MIN_NIP44: usize = 1 + 32 + 2 + 32 + 32;
 
-/// The bytes of an AES block, and of the initialisation vector of NIP-04
+/// The bytes of an AES block, and of the initialization vector of NIP-04
 /// (<https://github.com/nostr-protocol/nips/blob/master/04.md>).
 const AES_BLOCK: usize = 16;
 
-/// The request of a control event, by its kind.
+/// The request of a control event, by its kind. Kinds 3079 to 3082 are dialect N
+/// (<https://github.com/verse-pbc/nostr_push_service/blob/HEAD/docs/nip-xx-push-notifications.md>),
+/// and 22456 is dialect H
+/// (<https://github.com/0xchat-app/0xchat-core/blob/main/doc/nofitications.md>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlKind {
     /// 3079
@@ -72,7 +74,7 @@ impl ControlKind {
     }
 }
 
-/// An event that has passed the checks before the look-up of its app.
+/// An event that has passed the checks before the lookup of its app.
 #[derive(Debug)]
 pub struct AddressedEvent {
     /// The event. Its id and signature are valid.
@@ -91,7 +93,8 @@ pub struct DecryptedEvent {
     pub owner: Owner,
     /// The order of the event.
     pub order: Order,
-    /// When the device or the filters of the event end. 0 if a removal has no `expiration`.
+    /// When the device or the filters of the event end. 0 for a removal without `expiration`, and
+    /// for dialect H, whose settings have their own lifetime.
     pub valid_until: Seconds,
     /// The owner's app.
     pub app: App,
@@ -110,7 +113,7 @@ impl fmt::Debug for DecryptedEvent {
     }
 }
 
-/// The checks that need no look-up. An event of dialect H that names no app is for `heartbeat_app`.
+/// The checks that need no lookup. Dialect H events without an `app` tag are for `heartbeat_app`.
 ///
 /// The age is measured at `received_at`, when the listener received the event. Otherwise an event
 /// of dialect H that waits in the queue while a dependency is down would become stale and be lost,
@@ -118,7 +121,7 @@ impl fmt::Debug for DecryptedEvent {
 ///
 /// # Errors
 /// The [`Refusal`] of the first check that fails.
-pub fn address(
+pub fn check_envelope(
     json: &str,
     service: &PublicKey,
     heartbeat_app: Option<&str>,
@@ -136,12 +139,12 @@ pub fn address(
     Ok(AddressedEvent { event, kind, owner })
 }
 
-/// The checks after the look-up: the app exists, the event has not expired, and its content
+/// The checks after the lookup: the app exists, the event has not expired, and its content
 /// decrypts.
 ///
 /// # Errors
 /// The [`Refusal`] of the first check that fails.
-pub fn open(
+pub fn check_content(
     addressed: AddressedEvent,
     app: Option<App>,
     service: &Keys,
@@ -162,7 +165,7 @@ pub fn open(
 }
 
 fn parse(json: &str) -> Result<Event, Refusal> {
-    if json.len() > MAX_EVENT {
+    if json.len() > MAX_EVENT_BYTES {
         return Err(Refusal::Malformed);
     }
     let event: Event = serde_json::from_str(json).map_err(|_| Refusal::Malformed)?;
@@ -219,18 +222,20 @@ fn app_id(
 /// In dialect N this is the `expiration` (NIP-40,
 /// <https://github.com/nostr-protocol/nips/blob/master/40.md>). Removals may omit it, because
 /// existing clients do. In dialect H the `expiration` only tells relays when to delete the event.
-/// Settings have a lifetime of their own.
 fn valid_until(event: &Event, kind: ControlKind, now: Seconds) -> Result<Seconds, Refusal> {
     let is_optional = match kind {
-        ControlKind::DialectH => return Ok(Seconds::from(event.created_at) + settings::LIFETIME),
+        ControlKind::DialectH => return Ok(Seconds(0)),
         ControlKind::Register | ControlKind::UpsertFilters => false,
         ControlKind::Deregister | ControlKind::DeleteFilters => true,
     };
-    match first_tag_value(event, "expiration").map(str::parse) {
-        None if is_optional => Ok(Seconds(0)),
-        None | Some(Err(_)) => Err(Refusal::MissingExpiration),
-        Some(Ok(at)) if Seconds(at) <= now => Err(Refusal::Expired),
-        Some(Ok(at)) => Ok(Seconds(at).min(now + MAX_LIFETIME)),
+    if is_optional && first_tag_value(event, "expiration").is_none() {
+        return Ok(Seconds(0));
+    }
+    let expiration = tags::expiration(event).ok_or(Refusal::MissingExpiration)?;
+    if expiration <= now {
+        Err(Refusal::Expired)
+    } else {
+        Ok(expiration.min(now + MAX_LIFETIME))
     }
 }
 
@@ -246,16 +251,18 @@ fn decrypt(event: &Event, kind: ControlKind, service: &Keys) -> Result<String, R
     plaintext.map_err(|_| Refusal::Undecryptable)
 }
 
-/// Returns `true` if the content has the form of NIP-44 version 2. This distinguishes plaintext
-/// from ciphertext that is broken.
+/// Returns `true` if the content has the form of NIP-44 version 2
+/// (<https://github.com/nostr-protocol/nips/blob/master/44.md>). This distinguishes plaintext from
+/// ciphertext that is broken.
 fn is_nip44(content: &str) -> bool {
     STANDARD
         .decode(content)
         .is_ok_and(|bytes| bytes.first() == Some(&2) && bytes.len() >= MIN_NIP44)
 }
 
-/// Returns `true` if the content has the form of NIP-04: AES blocks in base64, `?iv=`, and the
-/// initialisation vector in base64.
+/// Returns `true` if the content has the form of NIP-04
+/// (<https://github.com/nostr-protocol/nips/blob/master/04.md>): AES blocks in base64, `?iv=`, and
+/// the initialization vector in base64.
 fn is_nip04(content: &str) -> bool {
     let is_blocks = |bytes: Vec<u8>| !bytes.is_empty() && bytes.len().is_multiple_of(AES_BLOCK);
     content.split_once("?iv=").is_some_and(|(ciphertext, iv)| {

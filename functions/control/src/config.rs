@@ -13,8 +13,8 @@ pub struct Config {
     pub control_queue: String,
     /// `SERVICE_KEY_SECRET`: the ARN of the secret that holds the service key.
     pub service_key_secret: String,
-    /// `HEARTBEAT_APP`: the app of events of dialect H that name none. If it is not set, such
-    /// events are refused.
+    /// `HEARTBEAT_APP`: the app of dialect H events without an `app` tag. If it is not set,
+    /// such events are refused.
     pub heartbeat_app: Option<String>,
 }
 

@@ -1,11 +1,11 @@
-//! The limit of attempts when rows change between read and write.
+//! The maximum number of attempts to write rows that keep changing.
 //!
 //! A writer that finds the rows changed reads them and decides again. Two concurrent writers need
 //! two attempts.
 
 use nostr_push_core::ports::Unavailable;
 
-/// The most attempts to write.
+/// The maximum number of attempts.
 pub const MAX_ATTEMPTS: usize = 10;
 
 /// The error after [`MAX_ATTEMPTS`].

@@ -1,4 +1,4 @@
-//! What applying an event needs besides the event.
+//! The ports, app and time needed to apply an event.
 
 use nostr_push_core::{Millis, app::App};
 

@@ -1,13 +1,13 @@
-//! Derived subscriptions, which follow from something else than a filter that the owner sent:
+//! Derived subscriptions do not come from a filter that the owner sent:
 //!
 //! - the app's fixed triggers, for every owner with a device, until the last device ends;
 //! - the filter that fetches the owner's mute list, for the same time;
 //! - the filters of settings of dialect H.
 //!
 //! They follow only from the owner's devices and settings and from the app's options. After
-//! changing one of these, the caller reconciles the derived subscriptions with what is stored by
-//! then. No event orders their rows, so each row has a counter as its order. If two callers
-//! reconcile at the same time, the slower one finds a higher counter and reads again.
+//! changing one of these, the caller reconciles the derived subscriptions with the stored rows. No
+//! event orders their rows, so each row has a counter as its order. If two callers reconcile at the
+//! same time, the slower one finds a higher counter and reads again.
 
 use nostr_push_core::{
     MUTE_LIST_KIND, Millis, Seconds,
@@ -214,8 +214,8 @@ fn changes(
         };
         if active.is_none() {
             // The row is first written as removed, so that it is stored before its index rows. If
-            // this process dies among the index rows and the subscription is not desired any more,
-            // the next `removals` finds the row and deletes them.
+            // this process crashes while writing index rows and the subscription is not desired any
+            // more, the next `removals` finds the row and deletes them.
             let removed = Subscription {
                 state: SubscriptionState::Removed,
                 ..row.clone()
@@ -228,8 +228,8 @@ fn changes(
     rows
 }
 
-/// The rows to write for stored subscriptions that are not desired: removals of the active ones,
-/// and again of those that were just removed, whose index rows may not all be deleted.
+/// Removes active rows that are not desired. Removes recently removed ones again, because some of
+/// their index rows may remain.
 fn removals(
     desired: &[DesiredSubscription],
     stored: &[Subscription],

@@ -2,7 +2,7 @@
 
 use nostr_push_core::{
     app::{App, Platform, is_apns_token},
-    device::MAX_TOKEN,
+    device::MAX_TOKEN_BYTES,
 };
 
 use crate::refusal::Refusal;
@@ -12,7 +12,8 @@ use crate::refusal::Refusal;
 ///
 /// The forms of `deviceId` are:
 /// - `""`: no token yet
-/// - `…token=<FCM token>`: from a `UnifiedPush` distributor inside the app that uses FCM
+/// - `…token=<FCM token>`: from a `UnifiedPush` (<https://unifiedpush.org/>) distributor inside
+///   the app that uses FCM
 /// - `https://…` or `http://…`: a `UnifiedPush` endpoint, which is not supported
 /// - a prefix that the operator configured, such as the app's bundle id, before an APNs token
 /// - a token alone
@@ -36,7 +37,7 @@ pub fn token(
         None if is_url(device_id) => return Err(Refusal::UnsupportedPlatform),
         None => (without_prefix(device_id, app), None),
     };
-    if token.len() > MAX_TOKEN {
+    if token.len() > MAX_TOKEN_BYTES {
         return Err(Refusal::OverQuota);
     }
     let platform = platform(token, implied, device_os, app).ok_or(Refusal::UnsupportedPlatform)?;

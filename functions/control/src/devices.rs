@@ -161,7 +161,7 @@ async fn record_removal_of_all<S: Devices, E>(
     order: Order,
 ) -> Result<Roster, Failure> {
     for _ in 0..MAX_ATTEMPTS {
-        let roster = read_roster(context.store, owner).await?;
+        let roster = device_store::roster_or_new(context.store, owner).await?;
         match device::remove_all(order, &roster, context.now.to_seconds()) {
             // A repeat. The caller goes through the devices again, because the first attempt may
             // have failed at one of them.
@@ -202,7 +202,7 @@ async fn remove_by<S: Devices, E: Endpoints>(
 }
 
 /// Returns `true` if the endpoint of a removed device may still exist. The process that is deleting
-/// it may have died, so the event must be applied again after the lease.
+/// it may have crashed, so the event must be applied again after the lease.
 fn is_endpoint_busy<S, E>(context: &EventContext<'_, S, E>, owner: &Owner, row: &Device) -> bool {
     row.registration.as_ref().is_some_and(|registration| {
         registration.owner == *owner
@@ -219,7 +219,7 @@ async fn read(
     owner: &Owner,
     id: &DeviceId,
 ) -> PortResult<(Option<Device>, OwnerDevices)> {
-    let roster = read_roster(store, owner).await?;
+    let roster = device_store::roster_or_new(store, owner).await?;
     let mut ids: Vec<DeviceId> = roster.device_ids().collect();
     if !roster.devices.contains(&id.token_hash) {
         ids.push(id.clone());
@@ -227,11 +227,6 @@ async fn read(
     let devices = store.devices(&ids).await?;
     let row = devices.iter().find(|device| device.id == *id).cloned();
     Ok((row, OwnerDevices { roster, devices }))
-}
-
-async fn read_roster(store: &impl Devices, owner: &Owner) -> PortResult<Roster> {
-    let roster = store.roster(owner).await?;
-    Ok(roster.unwrap_or_else(|| Roster::new(owner.clone())))
 }
 
 fn endpoint_busy() -> Unavailable {

@@ -24,7 +24,7 @@ use crate::{
 pub struct ControlStage<S, E> {
     /// The service key.
     pub keys: Keys,
-    /// The app of events of dialect H that name none.
+    /// The app of dialect H events without an `app` tag.
     pub heartbeat_app: Option<String>,
     /// Hashes tokens.
     pub hasher: TokenHasher,
@@ -56,14 +56,14 @@ where
     /// # Errors
     /// [`Failure::Refused`]: drop the message. [`Failure::Unavailable`]: receive it again.
     pub async fn handle(&self, message: &ControlMessage, now: Millis) -> Result<Applied, Failure> {
-        let addressed = check::address(
+        let addressed = check::check_envelope(
             message.event.get(),
             &self.keys.public_key(),
             self.heartbeat_app.as_deref(),
             message.received_at.min(now).to_seconds(),
         )?;
         let app = self.store.app(&addressed.owner.app).await?;
-        let event = check::open(addressed, app, &self.keys, now.to_seconds())?;
+        let event = check::check_content(addressed, app, &self.keys, now.to_seconds())?;
         match event.kind {
             ControlKind::Register => self.register(&event, now).await,
             ControlKind::Deregister => self.deregister(&event, now).await,
@@ -112,7 +112,8 @@ where
         Ok(applied)
     }
 
-    /// Applies the settings first. If they are refused, the whole event is, heartbeat included.
+    /// Applies the settings first. If the settings are refused, the whole event is refused,
+    /// including its heartbeat.
     async fn dialect_h(
         &self,
         event: &DecryptedEvent,
@@ -127,8 +128,8 @@ where
             applied = Some(settings::replace(&context, &self.hasher, update).await?);
         }
         if let Some(online) = online {
-            let noted = presence::note(&self.store, event, online, received_at).await?;
-            applied = applied.or(Some(noted));
+            let recorded = presence::record(&self.store, event, online, received_at).await?;
+            applied = applied.or(Some(recorded));
         }
         applied.ok_or_else(|| Refusal::BadPayload.into())
     }

@@ -10,8 +10,8 @@
 //! - [`settings`]: replaces an owner's settings (dialect H)
 //! - [`presence`]: stores heartbeats (dialect H)
 //! - [`derived`]: subscriptions that follow from devices and settings
-//! - [`context`]: what applying an event needs besides the event
-//! - [`contention`]: the limit of attempts when rows change between read and write
+//! - [`context`]: the ports, app and time needed to apply an event
+//! - [`contention`]: the maximum number of attempts to write rows that keep changing
 //! - [`outcome`], [`refusal`]: the outcome of an event
 //! - [`report`]: the counters and the log line of an outcome
 //! - [`config`]: the environment

@@ -65,10 +65,10 @@ impl Applied {
 /// Why a control event was not applied.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Failure {
-    /// The event is refused for good: drop it.
+    /// The event is refused and dropped.
     #[error("refused: {}", .0.reason())]
     Refused(Refusal),
-    /// A dependency failed: receive the event again.
+    /// A dependency failed. The event is received again.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }

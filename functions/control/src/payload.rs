@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, fmt};
 use nostr::key::PublicKey;
 use nostr_push_core::{
     app::{App, Platform},
-    device::MAX_TOKEN,
+    device::MAX_TOKEN_BYTES,
     filter::Filter,
     hex,
-    index_key::{MAX_TAG_VALUE, TagValue},
-    message::MAX_RELAY_URL,
+    index_key::{MAX_TAG_VALUE_BYTES, TagValue},
+    message::MAX_RELAY_URL_BYTES,
     order::Order,
     owner::Owner,
     settings::{MAX_MENTIONS, Settings},
-    subscription::{MAX_INDEX_KEYS, MAX_RELAYS, MAX_SUBSCRIPTIONS},
+    subscription::{MAX_INDEX_KEYS, MAX_OWNER_RELAYS, MAX_SUBSCRIPTIONS},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -52,7 +52,7 @@ pub fn registration(plaintext: &str, app: &App) -> Result<(String, Platform), Re
         .token
         .filter(|token| !token.is_empty())
         .ok_or(Refusal::BadPayload)?;
-    if token.len() > MAX_TOKEN {
+    if token.len() > MAX_TOKEN_BYTES {
         return Err(Refusal::OverQuota);
     }
     let platform = app
@@ -68,7 +68,10 @@ pub fn registration(plaintext: &str, app: &App) -> Result<(String, Platform), Re
 pub fn deregistration(plaintext: &str) -> Result<Option<String>, Refusal> {
     let payload: TokenPayload = object(plaintext)?;
     let token = payload.token.filter(|token| !token.is_empty());
-    if token.as_ref().is_some_and(|token| token.len() > MAX_TOKEN) {
+    if token
+        .as_ref()
+        .is_some_and(|token| token.len() > MAX_TOKEN_BYTES)
+    {
         return Err(Refusal::OverQuota);
     }
     Ok(token)
@@ -206,7 +209,7 @@ impl SettingsPayload {
             kinds: self.kinds.map(sorted),
             p: values(self.p, hex::decode_32)?,
             e: values(self.e, |value| {
-                (value.len() <= MAX_TAG_VALUE).then(|| TagValue::from(value))
+                (value.len() <= MAX_TAG_VALUE_BYTES).then(|| TagValue::from(value))
             })?,
             // The authors are the user's contact list, which is not stored unless the app uses it.
             authors: self
@@ -266,9 +269,9 @@ fn relays(value: Option<&Value>) -> Vec<String> {
         .flatten()
         .filter_map(Value::as_str);
     let relays = texts.filter(|url| {
-        (url.starts_with("wss://") || url.starts_with("ws://")) && url.len() <= MAX_RELAY_URL
+        (url.starts_with("wss://") || url.starts_with("ws://")) && url.len() <= MAX_RELAY_URL_BYTES
     });
-    sorted(relays.map(str::to_owned).take(MAX_RELAYS).collect())
+    sorted(relays.map(str::to_owned).take(MAX_OWNER_RELAYS).collect())
 }
 
 /// The list, sorted and without duplicates.

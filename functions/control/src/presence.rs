@@ -12,7 +12,7 @@ use crate::{check::DecryptedEvent, outcome::Applied};
 ///
 /// # Errors
 /// A dependency failed: apply the event again.
-pub async fn note(
+pub async fn record(
     store: &impl Presences,
     event: &DecryptedEvent,
     online: bool,

@@ -20,11 +20,15 @@ pub enum Refusal {
     MissingApp,
     /// The app is not configured.
     UnknownApp,
-    /// The `expiration` tag is required but absent, or it is not an integer.
+    /// The `expiration` tag (NIP-40,
+    /// <https://github.com/nostr-protocol/nips/blob/master/40.md>) is required but absent, or it is
+    /// not an integer.
     MissingExpiration,
     /// The `expiration` has passed.
     Expired,
-    /// The content does not have the form of ciphertext.
+    /// The content does not have the form of ciphertext: NIP-44
+    /// (<https://github.com/nostr-protocol/nips/blob/master/44.md>) or, in dialect H, NIP-04
+    /// (<https://github.com/nostr-protocol/nips/blob/master/04.md>).
     NotEncrypted,
     /// The content cannot be decrypted.
     Undecryptable,
@@ -36,7 +40,7 @@ pub enum Refusal {
     UnsupportedPlatform,
     /// The token is not valid for the platform.
     BadToken,
-    /// The quota of devices, subscriptions, index keys or bytes of the token is exceeded.
+    /// A quota (devices, filters, index keys) or the size limit of a token is exceeded.
     OverQuota,
 }
 

@@ -1,8 +1,8 @@
 //! Settings of dialect H. They replace the owner's earlier settings as a whole.
 //!
-//! The owner's device and subscriptions follow from the stored row. After every settings event, the
-//! newest or not, they are reconciled with the row that is stored by then. So neither a crash nor
-//! the order of two events makes a difference.
+//! The owner's device and subscriptions follow from the stored rows. After every settings event,
+//! the newest or not, they are reconciled with the stored rows. So neither a crash nor the order of
+//! two events makes a difference.
 
 use nostr_push_core::{
     app::Platform,

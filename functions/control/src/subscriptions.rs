@@ -22,8 +22,8 @@ use crate::{
     refusal::Refusal,
 };
 
-/// How long after a removal its index rows are deleted again. A message that died halfway through
-/// its index rows is received again within this time.
+/// How long after a removal its index rows are deleted again. If a process crashes while writing
+/// index rows, its message is received again within this time.
 const REDELIVERY_WINDOW: Millis = Seconds::from_hours(1).to_millis();
 
 /// Stores the filters of an event.
@@ -59,7 +59,7 @@ pub async fn upsert(
         if let Some(row) = earlier.filter(|row| !order.supersedes(&row.order)) {
             if is_just_removed(row, now) {
                 // An earlier attempt at this event may have written index rows before the removal,
-                // and died before it wrote the subscription.
+                // and crashed before it wrote the subscription.
                 let index = row.index_rows().collect();
                 store.delete_index(index, order).await?;
             }
@@ -83,8 +83,8 @@ pub async fn upsert(
     Ok(applied)
 }
 
-/// Returns `true` if the subscription was removed so recently that an event which died halfway
-/// through its index rows may not have been received again yet.
+/// Returns `true` if the subscription was removed within `REDELIVERY_WINDOW`. Until then, the
+/// message of a process that crashed while writing index rows may be received again.
 pub fn is_just_removed(row: &Subscription, now: Millis) -> bool {
     row.state == SubscriptionState::Removed && row.changed_at + REDELIVERY_WINDOW > now
 }
@@ -132,7 +132,7 @@ pub async fn delete(
             changed_at: now,
         };
         if is_repeat {
-            // The first attempt may have died before it deleted the index rows.
+            // The first attempt may have crashed before it deleted the index rows.
             let index = row.index_rows().collect();
             store.delete_index(index, order).await?;
             applied = applied.or(Applied::Repeated);

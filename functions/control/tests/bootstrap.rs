@@ -23,7 +23,7 @@ use nostr_push_core::{
     token_hasher::TokenHasher,
 };
 use nostr_push_local::{
-    aws::{self, Aws, Ports, STACK},
+    aws::{self, Aws, LocalPorts, STACK},
     tools::Tools,
 };
 use nostr_push_testkit::{control_event, event, owner, runtime_api::Bootstrap};
@@ -39,17 +39,17 @@ fn body(event: &Event) -> String {
 }
 
 /// The local AWS endpoint with tables, the app `demo` and the service key.
-struct World {
+struct Fixture {
     aws: Aws,
     environment: HashMap<String, String>,
     config: SdkConfig,
     service: Keys,
 }
 
-impl World {
+impl Fixture {
     async fn start(data: &Path) -> Self {
         let tools = Tools::install().await.unwrap();
-        let aws = Aws::start(&tools, data, Ports::ANY).await.unwrap();
+        let aws = Aws::start(&tools, data, LocalPorts::ANY).await.unwrap();
         let environment = aws.environment();
         aws::create_tables(&tools, &environment).await.unwrap();
         aws::put_app(&environment, App::named("demo"), &[Platform::Fcm])
@@ -91,14 +91,14 @@ impl World {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_record_does_not_affect_its_batch() {
     let data = tempfile::tempdir().unwrap();
-    let world = World::start(data.path()).await;
-    let mut bootstrap = world.bootstrap().await;
+    let fixture = Fixture::start(data.path()).await;
+    let mut bootstrap = fixture.bootstrap().await;
 
     let (keys, now) = (Keys::generate(), clients::now().to_seconds());
     let expiration = (now + Seconds::from_days(1)).to_string();
     let tags: [&[&str]; 2] = [&["app", "demo"], &["expiration", &expiration]];
     let valid = |kind, payload: Value| {
-        let service = world.service.public_key();
+        let service = fixture.service.public_key();
         let payload = payload.to_string();
         body(&control_event(&keys, service, kind, now.0, &tags, &payload))
     };
@@ -117,9 +117,9 @@ async fn a_bad_record_does_not_affect_its_batch() {
     ];
     assert_eq!(bootstrap.batch(&batch).await.unwrap(), ["newer"]);
 
-    let store = Store::new(&world.config, STACK);
+    let store = Store::new(&fixture.config, STACK);
     let owner = owner(keys.public_key());
-    let hasher = TokenHasher::new(world.service.secret_key().as_secret_bytes());
+    let hasher = TokenHasher::new(fixture.service.secret_key().as_secret_bytes());
     let id = hasher.device("demo", "the-token");
     let devices = store.devices(&[id]).await.unwrap();
     let registration = devices[0].active_for(&owner, now).unwrap();
@@ -133,5 +133,5 @@ async fn a_bad_record_does_not_affect_its_batch() {
         (1, 1),
         "the filter of the owner, and the one that fetches the mute list"
     );
-    world.aws.stop().await;
+    fixture.aws.stop().await;
 }

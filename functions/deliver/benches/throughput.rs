@@ -1,9 +1,9 @@
 //! The number of deliveries per second of one instance of deliver, against an SNS endpoint that
 //! takes 20 ms to publish. The batch loop and the SNS client are the real ones. The tables are in
 //! memory, so that a local database on the same two cores is not measured. Lambda gives an instance
-//! one batch of 10 at a time, so 10 deliveries at once are the most.
+//! one batch of 10 at a time, so at most 10 deliveries run concurrently.
 //!
-//! `cargo bench -p deliver --bench throughput`
+//! `cargo bench --profile release -p deliver --bench throughput`
 
 use std::{
     collections::HashMap,
@@ -188,13 +188,13 @@ async fn main() -> Result<()> {
     let per_second = (BATCH * batches) as f64 / together.as_secs_f64();
     let maximum = BATCH as f64 / alone.as_secs_f64();
     println!(
-        "one delivery alone: {:.1} ms, of which SNS {} ms and rounding by timers",
+        "one delivery alone: {:.1} ms, of which SNS {} ms",
         alone.as_secs_f64() * 1e3,
         PUBLISH_TIME.as_millis()
     );
     println!(
         "ten at once: {per_second:.0} deliveries/s, \
-         {:.2} of the {maximum:.0}/s that ten such at once allow",
+         {:.2} of the {maximum:.0}/s that ten concurrent deliveries allow",
         per_second / maximum
     );
     Ok(())

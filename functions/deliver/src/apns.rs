@@ -16,7 +16,7 @@ use crate::{
     text::Text,
 };
 
-/// Builds the message of an event. `platform` is one of the two of APNs.
+/// Builds the message of an event. `platform` is `Apns` or `ApnsSandbox`.
 pub fn push(platform: Platform, app: &App, delivery: &Delivery, text: &Text, now: Seconds) -> Push {
     let event = &delivery.event;
     let (_, payload) = payload(app, delivery, text);
@@ -31,7 +31,7 @@ pub fn push(platform: Platform, app: &App, delivery: &Delivery, text: &Text, now
     }
 }
 
-/// Builds the message of a summary. `platform` is one of the two of APNs.
+/// Builds the message of a summary. `platform` is `Apns` or `ApnsSandbox`.
 pub fn summary(platform: Platform, app: &App, summary: &Summary, count: u64) -> Push {
     let text = Text::summary(count);
     let mut payload = payload::summary_routing_fields(summary, count, &text);
@@ -53,17 +53,17 @@ fn attributes(
     platform: Platform,
     collapse_id: String,
     time_to_live: Seconds,
-) -> Vec<(&'static str, String)> {
-    let ttl = match platform {
-        Platform::ApnsSandbox => "AWS.SNS.MOBILE.APNS_SANDBOX.TTL",
-        Platform::Apns | Platform::Fcm => "AWS.SNS.MOBILE.APNS.TTL",
-    };
-    vec![
+) -> Vec<(String, String)> {
+    let ttl = format!("AWS.SNS.MOBILE.{}.TTL", platform.sns_name());
+    let attributes = [
         ("AWS.SNS.MOBILE.APNS.PUSH_TYPE", "alert".to_owned()),
         ("AWS.SNS.MOBILE.APNS.PRIORITY", "10".to_owned()),
         ("AWS.SNS.MOBILE.APNS.COLLAPSE_ID", collapse_id),
-        (ttl, time_to_live.to_string()),
-    ]
+        (&ttl, time_to_live.to_string()),
+    ];
+    attributes
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
 }
 
 /// The payload, with as much of the event as fits.

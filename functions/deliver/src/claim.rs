@@ -22,6 +22,18 @@ pub struct Attempt {
     pub lease: Seconds,
 }
 
+impl Attempt {
+    /// The attempt of one receipt of an SQS message. The receive count makes every receipt a
+    /// different holder, so a retry never inherits the claim of a crashed attempt.
+    pub fn of(message_id: &str, receive_count: u32, now: Millis, lease: Seconds) -> Self {
+        Self {
+            holder: format!("{message_id}/{receive_count}"),
+            now,
+            lease,
+        }
+    }
+}
+
 /// The claim of an attempt on a message.
 #[derive(Debug)]
 pub struct Claim<'a> {
@@ -78,5 +90,20 @@ pub fn retry_after(until: Millis, now: Millis) -> DeliveryOutcome {
         after: Some((until - now + RETRY_MARGIN).to_duration()),
         reason: DeliveryRetryReason::Claimed,
         devices: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_receipt_is_a_different_holder() {
+        let holder = |receive_count| {
+            let (now, lease) = (Millis(1), Seconds(60));
+            Attempt::of("message", receive_count, now, lease).holder
+        };
+        assert_eq!(holder(1), "message/1");
+        assert_eq!(holder(2), "message/2");
     }
 }

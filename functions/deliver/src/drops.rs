@@ -8,17 +8,19 @@ use nostr_push_core::{
     device::{Device, Registration},
     message::DeliveryMessage,
     ports::{MuteLists, PortResult},
-    tags::{is_expired, tag_values},
+    tags::is_expired,
 };
 
 use crate::{
     outcome::DeliveryDropReason,
+    tags::tags_named,
     zap::{self, Zap},
 };
 
 /// The reason to drop the event, if there is one: it has expired (NIP-40,
 /// <https://github.com/nostr-protocol/nips/blob/master/40.md>), or the recipient has muted it
-/// (NIP-51, <https://github.com/nostr-protocol/nips/blob/master/51.md>). A summary has none.
+/// (NIP-51, <https://github.com/nostr-protocol/nips/blob/master/51.md>). Summaries are not
+/// dropped here.
 ///
 /// # Errors
 /// The store failed.
@@ -43,16 +45,16 @@ pub async fn drop_reason(
     Ok(muted.then_some(DeliveryDropReason::Muted))
 }
 
-/// The devices to which the event may be pushed: those that allow as many mentions as it has. A
-/// device without a limit of its own has the app's.
+/// The devices whose mention limit the event does not exceed. A device without a limit uses the
+/// app's.
 pub fn within_mention_limit<'a>(
     devices: &[(&'a Device, &'a Registration)],
     message: &DeliveryMessage,
     app: &App,
 ) -> Vec<(&'a Device, &'a Registration)> {
-    let mentioned: BTreeSet<&str> = match message {
-        DeliveryMessage::Event(delivery) => tag_values(&delivery.event, "p")
-            .filter(|pubkey| !pubkey.is_empty())
+    let mentioned: BTreeSet<&String> = match message {
+        DeliveryMessage::Event(delivery) => tags_named(&delivery.event, "p")
+            .filter_map(|tag| tag.get(1))
             .collect(),
         DeliveryMessage::Summary(_) => BTreeSet::new(),
     };

@@ -40,7 +40,10 @@ fn sns_push(text: &Text, payload: &Value, time_to_live: Seconds) -> Push {
     let message = json!({"default": text.title.plain, (Platform::Fcm.sns_name()): fcm});
     Push {
         message: message.to_string(),
-        attributes: vec![("AWS.SNS.MOBILE.FCM.TTL", time_to_live.to_string())],
+        attributes: vec![(
+            "AWS.SNS.MOBILE.FCM.TTL".to_owned(),
+            time_to_live.to_string(),
+        )],
     }
 }
 

@@ -23,7 +23,8 @@ use crate::{
     drops,
     outcome::{DeliveryDropReason, DeliveryOutcome},
     push::{self, PushBuilder},
-    rate_limit, waiting,
+    targets::Targets,
+    waiting,
 };
 
 /// The tables that a delivery needs.
@@ -65,25 +66,16 @@ where
         ClaimResult::Completed => {
             return Ok(DeliveryOutcome::Dropped(DeliveryDropReason::Duplicate));
         }
-        ClaimResult::Held(until) => return Ok(claim::retry_after(until, attempt.now)),
+        ClaimResult::Taken(until) => return Ok(claim::retry_after(until, attempt.now)),
     };
     let devices = owner_devices(store, &owner).await?;
-    let remaining = devices
-        .active(now)
-        .filter(|(device, _)| !done.contains(&device.id.token_hash))
-        .collect::<Vec<_>>();
-    let targets = drops::within_mention_limit(&remaining, message, &app);
+    let targets = Targets::of(&devices, &done, message, &app, now);
     let drop_reason = if presence == PresenceDecision::Seen {
         Some(DeliveryDropReason::AppOpen)
-    } else if !done.is_empty() {
-        // An earlier attempt decided to push, and did so to some devices.
-        None
-    } else if remaining.is_empty() {
-        Some(DeliveryDropReason::NoDevice)
-    } else if targets.is_empty() {
-        Some(DeliveryDropReason::TooManyMentions)
     } else {
-        rate_limit::drop_reason(store, queue, message, app.max_pushes(), now).await?
+        targets
+            .drop_reason(store, queue, message, &app, now)
+            .await?
     };
     if let Some(reason) = drop_reason {
         // The claim is completed, so that a copy from a relay's store is not pushed later.
@@ -92,13 +84,11 @@ where
     }
     let pushes = PushBuilder::of(store, message, &app, now).await?;
     let publishes = targets
+        .devices
         .into_iter()
         .map(|device| push::publish(store, sns, &claim, device, &pushes));
-    let devices = join_all(publishes)
-        .await
-        .into_iter()
-        .collect::<PortResult<_>>()?;
-    let outcome = DeliveryOutcome::of_devices(devices);
+    let outcomes: PortResult<_> = join_all(publishes).await.into_iter().collect();
+    let outcome = DeliveryOutcome::of_devices(outcomes?);
     let completed = matches!(outcome, DeliveryOutcome::Completed(_));
     claim.release(store, completed).await?;
     Ok(outcome)

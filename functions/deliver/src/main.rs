@@ -52,13 +52,8 @@ async fn handle(
         queue,
         lease,
     } = dependencies;
-    let attempt = Attempt {
-        // With the receive count, each receipt is a different holder. It does not have the claim of
-        // an earlier attempt that crashed.
-        holder: format!("{}/{}", record.message_id, record.receive_count),
-        now: clients::now(),
-        lease: *lease,
-    };
+    let (message_id, receive_count) = (&record.message_id, record.receive_count);
+    let attempt = Attempt::of(message_id, receive_count, clients::now(), *lease);
     let result = handler::handle(store, sns, queue, &record.message, &attempt).await;
     report::report(telemetry, &record.message, &result, clients::now())
 }

@@ -108,7 +108,9 @@ impl DeliveryDropReason {
 pub enum DeliveryRetryReason {
     /// Another attempt holds the claim. It may have crashed, so the message is not dropped.
     Claimed,
-    /// The push to at least one device failed for now.
+    /// A dependency failed.
+    Dependency,
+    /// The push to at least one device failed temporarily.
     Publish(RetryReason),
 }
 
@@ -117,6 +119,7 @@ impl DeliveryRetryReason {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Claimed => "claimed",
+            Self::Dependency => "unavailable",
             Self::Publish(reason) => reason.reason(),
         }
     }

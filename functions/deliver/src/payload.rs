@@ -1,7 +1,7 @@
-//! The fields of every push besides its text, by which the app routes it, and the limit on the size
-//! of a payload.
+//! The routing fields of a push, which are all fields except the text, and the limit on the size of
+//! a payload.
 
-use nostr::event::{Event, Tag};
+use nostr::event::Event;
 use nostr_push_core::{
     Seconds,
     message::{Delivery, Summary},
@@ -9,12 +9,12 @@ use nostr_push_core::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::text::Text;
+use crate::{tags::tags_named, text::Text};
 
 /// The largest payload of APNs and FCM, in bytes
 /// (<https://developer.apple.com/documentation/usernotifications/generating-a-remote-notification>,
 /// <https://firebase.google.com/docs/cloud-messaging/concept-options>).
-pub const MAX_PAYLOAD: usize = 4_096;
+pub const MAX_PAYLOAD_BYTES: usize = 4_096;
 
 /// The longest time for which a platform keeps a push for a phone that is off.
 pub const MAX_TIME_TO_LIVE: Seconds = Seconds::from_days(1);
@@ -44,7 +44,7 @@ pub fn fit(delivery: &Delivery, build: impl Fn(Option<Value>) -> Value) -> (Trun
     let mut payload = (Truncation::NoEvent, build(None));
     for truncation in truncations.into_iter().skip(usize::from(delivery.cut)) {
         payload = (truncation, build(truncate(&delivery.event, truncation)));
-        if payload.1.to_string().len() <= MAX_PAYLOAD {
+        if payload.1.to_string().len() <= MAX_PAYLOAD_BYTES {
             break;
         }
     }
@@ -65,8 +65,8 @@ fn truncate(event: &Event, truncation: Truncation) -> Option<Value> {
     Some(json)
 }
 
-/// The fields of an event's push besides its text, on all platforms. In FCM's `data` every value
-/// is a string.
+/// The routing fields of an event's push: all fields except the text, on all platforms. In FCM's
+/// `data` every value is a string.
 pub fn routing_fields(delivery: &Delivery, text: &Text) -> Map<String, Value> {
     let event = &delivery.event;
     let mut fields = localization_fields(text);
@@ -85,7 +85,8 @@ pub fn routing_fields(delivery: &Delivery, text: &Text) -> Map<String, Value> {
     fields
 }
 
-/// The fields of a summary's push besides its text, with the number of events it stands for.
+/// The routing fields of a summary's push: all fields except the text. `count` is the number of
+/// events that it stands for.
 pub fn summary_routing_fields(summary: &Summary, count: u64, text: &Text) -> Map<String, Value> {
     let mut fields = localization_fields(text);
     let routing = [
@@ -119,17 +120,15 @@ fn localization_fields(text: &Text) -> Map<String, Value> {
 /// Groups are those of NIP-29 (<https://github.com/nostr-protocol/nips/blob/master/29.md>), threads
 /// those of NIP-10 (<https://github.com/nostr-protocol/nips/blob/master/10.md>).
 pub fn thread(event: &Event) -> String {
-    let value = |name: &str, marker: Option<&str>| {
-        let mut tags = event.tags.iter().map(Tag::as_slice).filter(|tag| {
-            tag[0] == name && marker.is_none_or(|marker| tag.get(3).is_some_and(|m| m == marker))
-        });
-        let value = tags.next()?.get(1)?;
-        Some(value.chars().take(64).collect())
-    };
-    value("h", None)
-        .or_else(|| value("e", Some("root")))
-        .or_else(|| value("e", None))
-        .unwrap_or_else(|| event.pubkey.to_hex())
+    let is_root = |tag: &&[String]| tag.get(3).is_some_and(|marker| marker == "root");
+    let group = tags_named(event, "h").next().and_then(|tag| tag.get(1));
+    group
+        .or_else(|| tags_named(event, "e").find(is_root)?.get(1))
+        .or_else(|| tags_named(event, "e").next()?.get(1))
+        .map_or_else(
+            || event.pubkey.to_hex(),
+            |value| value.chars().take(64).collect(),
+        )
 }
 
 /// The time for which a platform keeps the push for a phone that is off: until the event expires

@@ -36,7 +36,7 @@ pub enum PushBuilder<'a> {
 }
 
 impl<'a> PushBuilder<'a> {
-    /// Reads what the pushes of this message need.
+    /// Loads the data for the pushes of this message.
     ///
     /// # Errors
     /// The store failed.
@@ -93,6 +93,19 @@ impl<'a> PushBuilder<'a> {
     }
 }
 
+/// Publishes to the endpoint of a registration. An active registration has an endpoint. Without
+/// one, the device cannot be reached.
+pub async fn publish_to(
+    sns: &impl Publisher,
+    registration: &Registration,
+    push: &Push,
+) -> PublishOutcome {
+    match &registration.endpoint_arn {
+        Some(arn) => sns.publish(arn, push).await,
+        None => PublishOutcome::Gone,
+    }
+}
+
 /// Publishes to one device and records the outcome.
 ///
 /// # Errors
@@ -105,11 +118,7 @@ pub async fn publish<S: Devices + Claims>(
     pushes: &PushBuilder<'_>,
 ) -> PortResult<DeviceOutcome> {
     let push = pushes.build(registration.platform);
-    // An active registration has an endpoint. Without one, the device cannot be reached.
-    let outcome = match &registration.endpoint_arn {
-        Some(arn) => sns.publish(arn, &push).await,
-        None => PublishOutcome::Gone,
-    };
+    let outcome = publish_to(sns, registration, &push).await;
     let token_hash = &device.id.token_hash;
     match &outcome {
         PublishOutcome::Delivered | PublishOutcome::Rejected { .. } => {

@@ -1,6 +1,6 @@
 //! The stage as a whole, on the ports in memory, and the payloads at every truncation.
 
-mod fairness;
+mod limits_and_mutes;
 mod waiting;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -28,7 +28,7 @@ use crate::{
     fcm,
     handler::handle,
     outcome::{DeliveryDropReason, DeliveryOutcome, DeliveryRetryReason},
-    payload::{MAX_PAYLOAD, Truncation},
+    payload::{MAX_PAYLOAD_BYTES, Truncation},
     text::Text,
 };
 
@@ -198,7 +198,7 @@ async fn retries_while_another_attempt_holds_the_claim() {
 }
 
 #[tokio::test]
-async fn each_publish_outcome_has_its_consequence() {
+async fn handles_each_publish_outcome() {
     let memory = memory(&[
         ("delivered", Platform::Fcm),
         ("retried", Platform::Fcm),
@@ -448,7 +448,7 @@ fn payloads_fit_into_4096_bytes_and_keep_the_ids() {
         ] {
             assert_eq!(truncation, expected);
             let bytes = payload.to_string().len();
-            assert!(bytes <= MAX_PAYLOAD, "{bytes}");
+            assert!(bytes <= MAX_PAYLOAD_BYTES, "{bytes}");
             let data = payload.get("data").unwrap_or(&payload);
             assert_eq!(data["event_id"], json!(delivery.event.id));
             assert_eq!(data["recipient"], json!(delivery.recipient));

@@ -5,7 +5,7 @@
 //! push contains a phrase in English, and its key and arguments, so that the app can translate it.
 
 use nostr::{
-    event::{Event, Tag},
+    event::Event,
     key::PublicKey,
     nips::nip19::{FromBech32, Nip19, ToBech32},
 };
@@ -17,13 +17,16 @@ use nostr_push_core::{
 };
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::zap::{self, Zap};
+use crate::{
+    tags::tags_named,
+    zap::{self, Zap},
+};
 
 /// The longest line, in bytes. A lock screen shows no more.
-const MAX_LINE: usize = 400;
+const MAX_LINE_BYTES: usize = 400;
 
 /// The longest argument of a phrase, in bytes.
-const MAX_ARGUMENT: usize = 200;
+const MAX_ARGUMENT_BYTES: usize = 200;
 
 /// A line that the service writes itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +117,7 @@ impl Line {
     /// A line with text from the event.
     fn excerpt(text: &str) -> Self {
         Self {
-            plain: cut(&shorten_references(text), MAX_LINE),
+            plain: cut(&shorten_references(text), MAX_LINE_BYTES),
             key: None,
         }
     }
@@ -123,7 +126,7 @@ impl Line {
     fn phrase(phrase: Phrase, arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments
             .iter()
-            .map(|argument| cut(argument, MAX_ARGUMENT))
+            .map(|argument| cut(argument, MAX_ARGUMENT_BYTES))
             .collect();
         let mut parts = phrase.english.split("%@");
         let first = parts.next().unwrap_or_default().to_owned();
@@ -164,10 +167,10 @@ impl Text {
             }
         };
         let title_tag = || {
-            tag_values(event, "title")
-                .chain(tag_values(event, "name"))
-                .find(|title| !title.is_empty())
-                .unwrap_or_default()
+            tags_named(event, "title")
+                .chain(tags_named(event, "name"))
+                .find_map(|tag| tag.get(1))
+                .map_or("", String::as_str)
         };
         let (title, body) = match kind {
             _ if is_private_kind(kind) => (MESSAGE, Line::phrase(MESSAGE_BODY, &[])),
@@ -218,11 +221,10 @@ impl Text {
 fn note_title(delivery: &Delivery) -> Phrase {
     let event = &delivery.event;
     let recipient = delivery.recipient.to_hex();
-    let is_reply_tag =
-        |tag: &[String]| tag[0] == "e" && tag.get(3).is_none_or(|marker| marker != "mention");
+    let is_reply_tag = |tag: &[String]| tag.get(3).is_none_or(|marker| marker != "mention");
     if !tag_values(event, "p").any(|pubkey| pubkey == recipient) {
         NOTE
-    } else if event.tags.iter().map(Tag::as_slice).any(is_reply_tag) {
+    } else if tags_named(event, "e").any(is_reply_tag) {
         REPLY
     } else if first_tag_value(event, "q").is_some() {
         QUOTE

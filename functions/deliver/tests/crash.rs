@@ -1,4 +1,5 @@
-//! The real bootstrap against the local AWS endpoint, killed at the two worst moments.
+//! The real bootstrap against the local AWS endpoint, killed between claim and publish, and
+//! between publish and completion.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,7 +19,7 @@ use nostr_push_core::{
     ports::{Devices, Endpoints, EnsuredEndpoint},
 };
 use nostr_push_local::{
-    aws::{self, Aws, Ports, STACK},
+    aws::{self, Aws, LocalPorts, STACK},
     sns_proxy::Fault,
     tools::Tools,
 };
@@ -41,7 +42,9 @@ struct Fixture {
 impl Fixture {
     async fn start(data: &tempfile::TempDir) -> Self {
         let tools = Tools::install().await.unwrap();
-        let aws = Aws::start(&tools, data.path(), Ports::ANY).await.unwrap();
+        let aws = Aws::start(&tools, data.path(), LocalPorts::ANY)
+            .await
+            .unwrap();
         let environment = aws.environment();
         aws::create_tables(&tools, &environment).await.unwrap();
         let app = aws::put_app(&environment, App::named(APP), &[Platform::Apns])

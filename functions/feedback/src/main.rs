@@ -7,7 +7,7 @@
 use feedback::{
     config::Config,
     handler::FeedbackStage,
-    report::{FeedbackCounter, report},
+    report::{report, report_stream},
 };
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nostr_push_aws::{
@@ -68,8 +68,7 @@ impl Lambda<'_> {
     async fn enqueue(&self, payload: Value) -> Result<Value, Error> {
         let retired = stream::retired(serde_json::from_value(payload)?);
         self.queue.send(&retired).await?;
-        self.telemetry
-            .count(FeedbackCounter::Stream, retired.len() as u64);
+        report_stream(self.telemetry, retired.len());
         Ok(Value::Null)
     }
 

@@ -4,7 +4,7 @@ use nostr_push_aws::{batch::Retry, telemetry::Telemetry};
 use nostr_push_core::{counter::Counter, message::FeedbackMessage, ports::PortResult};
 use strum::VariantArray;
 
-use crate::handler::{FeedbackOutcome, KeptReason};
+use crate::outcome::{FeedbackOutcome, KeptReason};
 
 /// Everything that the stage counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,11 @@ impl Counter for FeedbackCounter {
             Self::Unavailable => "unavailable",
         }
     }
+}
+
+/// Counts the records of the stream that were put into the queue.
+pub fn report_stream(telemetry: Telemetry, records: usize) {
+    telemetry.count(FeedbackCounter::Stream, records as u64);
 }
 
 /// Counts and logs the result of one message.
@@ -133,6 +138,8 @@ mod tests {
             why: "throttled".to_owned(),
         };
         assert_eq!(counter(&Err(unavailable)), "retried.unavailable");
+        let stream = FeedbackCounter::Stream;
+        assert_eq!((stream.outcome(), stream.reason()), ("accepted", "stream"));
     }
 
     #[test]

@@ -16,29 +16,32 @@ use nostr_push_testkit::{
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::handler::{FeedbackOutcome, FeedbackStage, KeptReason};
+use super::{
+    handler::FeedbackStage,
+    outcome::{FeedbackOutcome, KeptReason},
+};
 
 const NOW: u64 = 1_800_000_000;
 
 const TOKEN_HASH: &str = "hash";
 
 /// The ports, with one device and its endpoint.
-struct World {
+struct Fixture {
     memory: Memory,
     arn: String,
 }
 
-impl World {
+impl Fixture {
     /// A device in this state until `valid_until`, registered at `NOW - 100`.
     async fn with(state: DeviceState, valid_until: u64) -> Self {
         let memory = Memory::default();
         let Ok(EnsuredEndpoint::Ready(arn)) = memory.ensure("app", "token").await else {
             panic!("no endpoint")
         };
-        let world = Self { memory, arn };
-        let device = device(TOKEN_HASH, world.registration(state, valid_until));
-        assert!(world.memory.commit(Some(&device), None).await.unwrap());
-        world
+        let fixture = Self { memory, arn };
+        let device = device(TOKEN_HASH, fixture.registration(state, valid_until));
+        assert!(fixture.memory.commit(Some(&device), None).await.unwrap());
+        fixture
     }
 
     fn registration(&self, state: DeviceState, valid_until: u64) -> Registration {
@@ -151,95 +154,95 @@ fn reads_both_kinds_of_message_and_nothing_else() {
 #[tokio::test]
 async fn removes_a_disabled_endpoint_with_its_registration() {
     for event_type in ["EndpointUpdated", "DeliveryFailure"] {
-        let world = World::with(DeviceState::Active, NOW + 100).await;
-        world.disable();
-        let event = world.event(event_type);
-        assert_eq!(world.handle(&event).await, FeedbackOutcome::Removed);
-        assert!(world.is_removed());
+        let fixture = Fixture::with(DeviceState::Active, NOW + 100).await;
+        fixture.disable();
+        let event = fixture.event(event_type);
+        assert_eq!(fixture.handle(&event).await, FeedbackOutcome::Removed);
+        assert!(fixture.is_removed());
         assert_eq!(
-            world.handle(&event).await,
+            fixture.handle(&event).await,
             kept(KeptReason::UnknownEndpoint),
             "the same message again"
         );
     }
     // The operator deleted the endpoint by hand.
-    let world = World::with(DeviceState::Active, NOW + 100).await;
-    world.memory.state().endpoints.clear();
-    let deleted = world.event("EndpointDeleted");
-    assert_eq!(world.handle(&deleted).await, FeedbackOutcome::Removed);
-    assert!(world.is_removed());
+    let fixture = Fixture::with(DeviceState::Active, NOW + 100).await;
+    fixture.memory.state().endpoints.clear();
+    let deleted = fixture.event("EndpointDeleted");
+    assert_eq!(fixture.handle(&deleted).await, FeedbackOutcome::Removed);
+    assert!(fixture.is_removed());
 }
 
 #[tokio::test]
 async fn keeps_an_enabled_endpoint() {
-    let world = World::with(DeviceState::Active, NOW + 100).await;
+    let fixture = Fixture::with(DeviceState::Active, NOW + 100).await;
     for (message, reason) in [
-        (world.event("EndpointUpdated"), KeptReason::Enabled),
-        (world.event("EndpointCreated"), KeptReason::NotOfInterest),
-        (world.failure("TTL expired"), KeptReason::Enabled),
+        (fixture.event("EndpointUpdated"), KeptReason::Enabled),
+        (fixture.event("EndpointCreated"), KeptReason::NotOfInterest),
+        (fixture.failure("TTL expired"), KeptReason::Enabled),
     ] {
-        assert_eq!(world.handle(&message).await, kept(reason));
+        assert_eq!(fixture.handle(&message).await, kept(reason));
     }
-    assert!(world.is_unchanged());
+    assert!(fixture.is_unchanged());
 }
 
 #[tokio::test]
-async fn keeps_the_device_if_credentials_are_to_blame() {
-    let world = World::with(DeviceState::Active, NOW + 100).await;
-    world.disable();
-    let invalid = world.failure("Platform credentials are invalid");
+async fn keeps_device_on_credential_failures() {
+    let fixture = Fixture::with(DeviceState::Active, NOW + 100).await;
+    fixture.disable();
+    let invalid = fixture.failure("Platform credentials are invalid");
     assert_eq!(
-        world.handle(&invalid).await,
+        fixture.handle(&invalid).await,
         FeedbackOutcome::BadCredentials
     );
     let disabled = event(&json!({
-        "EventType": "DeliveryFailure", "EndpointArn": world.arn,
+        "EventType": "DeliveryFailure", "EndpointArn": fixture.arn,
         "FailureType": "PlatformApplicationDisabled",
     }));
     assert_eq!(
-        world.handle(&disabled).await,
+        fixture.handle(&disabled).await,
         FeedbackOutcome::BadCredentials
     );
-    assert!(world.is_unchanged());
+    assert!(fixture.is_unchanged());
 }
 
 #[tokio::test]
 async fn keeps_a_device_registered_after_the_report() {
-    let world = World::with(DeviceState::Active, NOW + 100).await;
-    world.disable();
-    let report = world.event("EndpointUpdated");
-    let handled = world
+    let fixture = Fixture::with(DeviceState::Active, NOW + 100).await;
+    fixture.disable();
+    let report = fixture.event("EndpointUpdated");
+    let handled = fixture
         .stage()
         .handle(&report, Seconds(NOW - 101), Seconds(NOW))
         .await;
     assert_eq!(handled.unwrap(), kept(KeptReason::RegisteredAgain));
-    assert!(world.is_unchanged());
+    assert!(fixture.is_unchanged());
 }
 
 #[tokio::test]
 async fn ignores_an_endpoint_that_no_device_has() {
-    let world = World::with(DeviceState::Active, NOW + 100).await;
+    let fixture = Fixture::with(DeviceState::Active, NOW + 100).await;
     let other = event(&json!({"EventType": "EndpointDeleted", "EndpointArn": "arn:other"}));
     assert_eq!(
-        world.handle(&other).await,
+        fixture.handle(&other).await,
         kept(KeptReason::UnknownEndpoint)
     );
-    assert!(world.is_unchanged());
+    assert!(fixture.is_unchanged());
 }
 
 #[tokio::test]
 async fn removes_the_endpoint_of_an_expired_device() {
     // DynamoDB drops the expired row, which may take days.
     for is_dropped in [true, false] {
-        let world = World::with(DeviceState::Active, NOW - 1).await;
+        let fixture = Fixture::with(DeviceState::Active, NOW - 1).await;
         if is_dropped {
-            world.memory.state().devices.clear();
+            fixture.memory.state().devices.clear();
         }
-        let retired = world.retired(DeviceState::Active, NOW - 1);
-        assert_eq!(world.handle(&retired).await, FeedbackOutcome::Removed);
-        assert!(world.is_removed());
+        let retired = fixture.retired(DeviceState::Active, NOW - 1);
+        assert_eq!(fixture.handle(&retired).await, FeedbackOutcome::Removed);
+        assert!(fixture.is_removed());
         assert_eq!(
-            world.handle(&retired).await,
+            fixture.handle(&retired).await,
             kept(KeptReason::AlreadyRemoved),
             "the same message again"
         );
@@ -248,38 +251,38 @@ async fn removes_the_endpoint_of_an_expired_device() {
 
 #[tokio::test]
 async fn removes_the_endpoint_of_a_rejected_token() {
-    let world = World::with(DeviceState::Gone, NOW + 100).await;
-    let retired = world.retired(DeviceState::Gone, NOW + 100);
-    assert_eq!(world.handle(&retired).await, FeedbackOutcome::Removed);
-    assert!(world.is_removed());
+    let fixture = Fixture::with(DeviceState::Gone, NOW + 100).await;
+    let retired = fixture.retired(DeviceState::Gone, NOW + 100);
+    assert_eq!(fixture.handle(&retired).await, FeedbackOutcome::Removed);
+    assert!(fixture.is_removed());
 }
 
 #[tokio::test]
 async fn a_newer_registration_wins_over_a_retired_one() {
-    let world = World::with(DeviceState::Active, NOW - 1).await;
-    for device in world.memory.state().devices.values_mut() {
+    let fixture = Fixture::with(DeviceState::Active, NOW - 1).await;
+    for device in fixture.memory.state().devices.values_mut() {
         device.registration.as_mut().unwrap().order = Order::counter(2);
     }
-    let retired = world.retired(DeviceState::Active, NOW - 1);
+    let retired = fixture.retired(DeviceState::Active, NOW - 1);
     assert_eq!(
-        world.handle(&retired).await,
+        fixture.handle(&retired).await,
         kept(KeptReason::RegisteredAgain)
     );
-    let revived = World::with(DeviceState::Active, NOW + 100).await;
+    let revived = Fixture::with(DeviceState::Active, NOW + 100).await;
     let retired = revived.retired(DeviceState::Gone, NOW + 100);
     assert_eq!(revived.handle(&retired).await, kept(KeptReason::InForce));
-    assert!(world.is_unchanged() && revived.is_unchanged());
+    assert!(fixture.is_unchanged() && revived.is_unchanged());
 }
 
 #[tokio::test]
 async fn retries_while_another_process_removes_the_endpoint() {
     let until = Seconds(NOW + 50);
-    let world = World::with(DeviceState::Removing { until }, NOW - 1).await;
-    let retired = world.retired(DeviceState::Active, NOW - 1);
-    assert!(world.handle_at(&retired, NOW).await.is_err());
-    assert!(world.is_unchanged());
+    let fixture = Fixture::with(DeviceState::Removing { until }, NOW - 1).await;
+    let retired = fixture.retired(DeviceState::Active, NOW - 1);
+    assert!(fixture.handle_at(&retired, NOW).await.is_err());
+    assert!(fixture.is_unchanged());
     assert_eq!(
-        world.handle_at(&retired, NOW + 50).await,
+        fixture.handle_at(&retired, NOW + 50).await,
         Ok(FeedbackOutcome::Removed)
     );
 }
@@ -295,25 +298,25 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let state = if from_sns { DeviceState::Active } else { DeviceState::Gone };
-            let world = World::with(state, NOW + 100).await;
-            world.disable();
+            let fixture = Fixture::with(state, NOW + 100).await;
+            fixture.disable();
             if is_dropped && !from_sns {
-                world.memory.state().devices.clear();
+                fixture.memory.state().devices.clear();
             }
             let message = if from_sns {
-                world.event("EndpointUpdated")
+                fixture.event("EndpointUpdated")
             } else {
-                world.retired(DeviceState::Gone, NOW + 100)
+                fixture.retired(DeviceState::Gone, NOW + 100)
             };
-            world.memory.state().fail_in = Some(crash);
-            world.memory.state().fail_after_effect = after_effect;
+            fixture.memory.state().fail_in = Some(crash);
+            fixture.memory.state().fail_after_effect = after_effect;
             let mut tries = 0;
             let retry_at = |tries| NOW + tries * (REMOVING_LEASE.0 + 1);
-            while world.handle_at(&message, retry_at(tries)).await.is_err() {
+            while fixture.handle_at(&message, retry_at(tries)).await.is_err() {
                 tries += 1;
                 assert!(tries < 3, "the message fails at every attempt");
             }
-            assert!(world.is_removed());
+            assert!(fixture.is_removed());
         });
     }
 }

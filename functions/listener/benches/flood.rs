@@ -72,7 +72,7 @@ fn main() -> anyhow::Result<()> {
         not_matching / signatures
     );
     let forwarded = || FORWARDED.load(Ordering::Relaxed);
-    let matching = listen(&format!("wanted {count} 1"), forwarded, count)?;
+    let matching = listen(&format!("matching {count} 1"), forwarded, count)?;
     println!(
         "matching events: {matching:.0}/s, {:.2} times as many as signatures (goal: 0.7)",
         matching / signatures
@@ -158,12 +158,12 @@ fn listen(load: &str, progress: fn() -> u64, count: u64) -> anyhow::Result<f64> 
     rate
 }
 
-fn listener(url: String) -> Listener<World, World, World, World> {
+fn listener(url: String) -> Listener<MemoryPorts, MemoryPorts, MemoryPorts, MemoryPorts> {
     let ports = Ports {
-        feed: World,
-        store: World,
-        control: World,
-        content: World,
+        feed: MemoryPorts,
+        store: MemoryPorts,
+        control: MemoryPorts,
+        content: MemoryPorts,
         count: Arc::new(|counter, n| {
             if matches!(counter, ListenerCounter::Dropped(_)) {
                 DROPPED.fetch_add(n, Ordering::Relaxed);
@@ -233,7 +233,7 @@ fn pool(load: &str, count: u64) -> anyhow::Result<f64> {
 
 /// Runs for ten minutes with matching events, and prints the memory every minute.
 fn soak() -> anyhow::Result<()> {
-    let (mut relay, url) = start_relay("wanted 200000 1000000")?;
+    let (mut relay, url) = start_relay("matching 200000 1000000")?;
     runtime()?.block_on(async {
         let (stop, shutdown) = Shutdown::channel();
         let listening = tokio::spawn(listener(url).run(shutdown));
@@ -285,7 +285,7 @@ enum LoadKind {
     /// Events that match no subscription, as fast as they are read.
     Other,
     /// Events that match, as fast as they are read.
-    Wanted,
+    Matching,
     /// Events that match, 500 per second. Their content is the time at which they are sent.
     Paced,
 }
@@ -298,7 +298,7 @@ impl Load {
         };
         let kind = match *kind {
             "other" => LoadKind::Other,
-            "wanted" => LoadKind::Wanted,
+            "matching" => LoadKind::Matching,
             "paced" => LoadKind::Paced,
             _ => anyhow::bail!("not a load: {text}"),
         };
@@ -429,9 +429,9 @@ fn now_micros() -> u64 {
 
 /// Tables and queues that cost no time.
 #[derive(Clone)]
-struct World;
+struct MemoryPorts;
 
-impl ChangeFeed for World {
+impl ChangeFeed for MemoryPorts {
     async fn changes(
         &self,
         since: Millis,
@@ -450,7 +450,7 @@ impl ChangeFeed for World {
     }
 }
 
-impl Relays for World {
+impl Relays for MemoryPorts {
     async fn cursor(&self, _relay: &str) -> PortResult<Option<Seconds>> {
         Ok(None)
     }
@@ -466,7 +466,7 @@ impl Relays for World {
     }
 }
 
-impl Members for World {
+impl Members for MemoryPorts {
     async fn join(&self, member: &str, _now: Seconds, _until: Seconds) -> PortResult<Vec<String>> {
         Ok(vec![member.to_owned()])
     }
@@ -476,13 +476,13 @@ impl Members for World {
     }
 }
 
-impl Queue<ControlMessage> for World {
+impl Queue<ControlMessage> for MemoryPorts {
     async fn send(&self, _messages: &[ControlMessage]) -> PortResult<()> {
         Ok(())
     }
 }
 
-impl Queue<ContentMessage> for World {
+impl Queue<ContentMessage> for MemoryPorts {
     async fn send(&self, messages: &[ContentMessage]) -> PortResult<()> {
         let now = now_micros();
         for message in messages {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use listener::{
-    frame::Frame,
     gate::{Gate, IncomingEvent, Verdict, parse_event},
+    relay_message::RelayMessage,
 };
 use nostr::{event::Event, key::Keys};
 use nostr_push_core::{Millis, interest::Interest, message::encode};
@@ -77,7 +77,7 @@ fn main() {
 
 /// The length of the message's body, if the frame's event is forwarded.
 fn body_length(gate: &Gate, frame: &str) -> Option<usize> {
-    let Frame::Event { event: json, .. } = Frame::parse(frame) else {
+    let RelayMessage::Event { event: json, .. } = RelayMessage::parse(frame) else {
         panic!("not an event")
     };
     let Ok(event) = parse_event(json) else {

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
-use nostr_push_core::message::MAX_RELAY_URL;
+use nostr_push_core::message::MAX_RELAY_URL_BYTES;
 use url::{Host, Url};
 
 /// The normal form of a relay's URL, or `None` if the relay may not be watched for an owner. The
@@ -17,7 +17,7 @@ pub fn normalize(text: &str, allow_private: bool) -> Option<String> {
     let has_credentials = !url.username().is_empty() || url.password().is_some();
     if !allowed_scheme
         || has_credentials
-        || text.len() > MAX_RELAY_URL
+        || text.len() > MAX_RELAY_URL_BYTES
         || url.host_str().is_none_or(str::is_empty)
     {
         return None;

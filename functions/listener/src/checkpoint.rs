@@ -1,8 +1,8 @@
 //! The relays' cursors, and when they may be stored.
 //!
-//! A cursor promises that the queues have accepted everything that the relay sent before it. So a
-//! cursor is stored only once the buffers have been emptied as far as they were filled when the
-//! cursor was taken.
+//! A cursor means that the queues have accepted everything that the relay sent before it. So a
+//! cursor is stored only once the queues have accepted every event that had entered the buffers
+//! when the cursor was taken.
 
 use std::{sync::Arc, time::Duration};
 

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use nostr_push_aws::environment::{BadEnvironment, Environment};
-use nostr_push_core::message::MAX_RELAY_URL;
+use nostr_push_core::message::MAX_RELAY_URL_BYTES;
 
 /// The default address of the health interface.
 const DEFAULT_HEALTH_ADDRESS: SocketAddr =
@@ -69,11 +69,12 @@ impl Config {
             service_key_secret: env.required("SERVICE_KEY_SECRET"),
         };
         for url in &config.relays {
-            if !(url.starts_with("wss://") || url.starts_with("ws://")) || url.len() > MAX_RELAY_URL
+            if !(url.starts_with("wss://") || url.starts_with("ws://"))
+                || url.len() > MAX_RELAY_URL_BYTES
             {
                 env.problem(format!(
                     "RELAYS: {url:.64} is not a ws:// or wss:// URL \
-                     of at most {MAX_RELAY_URL} bytes"
+                     of at most {MAX_RELAY_URL_BYTES} bytes"
                 ));
             }
         }

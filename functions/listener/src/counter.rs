@@ -43,7 +43,9 @@ pub enum DropReason {
     Malformed,
     /// The event has too many bytes or tags.
     TooLarge,
-    /// The message is not a relay message of NIP-01 or NIP-42.
+    /// The message is not a relay message of NIP-01
+    /// (<https://github.com/nostr-protocol/nips/blob/master/01.md>) or NIP-42
+    /// (<https://github.com/nostr-protocol/nips/blob/master/42.md>).
     MalformedFrame,
     /// The event came on a subscription that the listener has not opened.
     Unrequested,

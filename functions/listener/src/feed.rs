@@ -25,22 +25,22 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1_500);
 /// How long after a failure the first read is tried again.
 const LOAD_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// How far each read overlaps the one before. The clocks of the writers differ, and the index lags
-/// behind its table.
+/// How far each read overlaps the previous one. The clocks of the writers differ, and the index
+/// lags behind its table.
 const READ_OVERLAP: Millis = Millis(30_000);
 
 /// How often the whole feed is read again, to find changes that were missed.
 const FULL_RESYNC_INTERVAL: Millis = Seconds::from_hours(6).to_millis();
 
 /// How long an owner counts as new. If the owner was added shortly before this task started, the
-/// task before may not have requested the mute list.
+/// previous task may not have requested the mute list.
 const NEW_OWNER_WINDOW: Millis = Seconds::from_hours(1).to_millis();
 
-/// The number of subscriptions that are checked for their end in one read. This takes about a
+/// The most subscriptions that are checked for their end in one read. This takes about a
 /// millisecond.
-const EXPIRY_CHUNK: usize = 20_000;
+const MAX_EXPIRY_CHECKS: usize = 20_000;
 
-/// What the feed keeps up to date. Clones share it.
+/// State that the feed maintains. Clones share it.
 #[derive(Clone)]
 pub struct FeedView {
     /// The index keys in use.
@@ -81,7 +81,7 @@ impl<F: ChangeFeed> Feed<F> {
         }
     }
 
-    /// What the feed keeps up to date.
+    /// The state that the feed maintains.
     pub fn view(&self) -> FeedView {
         self.view.clone()
     }
@@ -99,7 +99,6 @@ impl<F: ChangeFeed> Feed<F> {
         while let Err(error) = self.read(clock()).await {
             tracing::warn!(
                 stage = "listener",
-                outcome = "retried",
                 dependency = error.dependency,
                 "interest not loaded: {error}"
             );
@@ -147,7 +146,7 @@ impl<F: ChangeFeed> Feed<F> {
             .unwrap_or_else(PoisonError::into_inner);
         let before = interest.version();
         self.next_expiry = interest
-            .expire(now, self.next_expiry, EXPIRY_CHUNK)
+            .expire(now, self.next_expiry, MAX_EXPIRY_CHECKS)
             .unwrap_or_default();
         let changed = interest.version() != before;
         drop(interest);
@@ -168,7 +167,6 @@ impl<F: ChangeFeed> Feed<F> {
                 Err(error) => {
                     tracing::warn!(
                         stage = "listener",
-                        outcome = "retried",
                         dependency = error.dependency,
                         "interest not refreshed: {error}"
                     );

@@ -22,9 +22,9 @@ const MAX_BUFFERED_EVENTS: usize = 2_048;
 /// The most KiB of all events in a buffer together.
 const MAX_BUFFERED_KIB: u32 = 32 * 1024;
 
-/// The most events in one request
-/// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>).
-const MAX_BATCH: usize = 10;
+/// The most events in one request:
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
+const MAX_BATCH_EVENTS: usize = 10;
 
 /// The most concurrent requests to a queue.
 const MAX_CONCURRENT_REQUESTS: usize = 16;
@@ -135,11 +135,11 @@ pub async fn forward<T: Send + Sync>(
     let (queue, progress) = (&queue, &progress);
     // In order, so that `accepted` counts the events in the order in which they entered.
     let mut requests = FuturesOrdered::new();
-    let mut batch = Vec::with_capacity(MAX_BATCH);
+    let mut batch = Vec::with_capacity(MAX_BATCH_EVENTS);
     let mut batch_began = None;
     let mut open = true;
     while open || !requests.is_empty() {
-        let free = MAX_BATCH - batch.len();
+        let free = MAX_BATCH_EVENTS - batch.len();
         let can_receive = open && requests.len() < MAX_CONCURRENT_REQUESTS;
         tokio::select! {
             Some(n) = requests.next(), if !requests.is_empty() => {
@@ -154,7 +154,7 @@ pub async fn forward<T: Send + Sync>(
                 if batch_began.is_some() => {}
         }
         let is_complete = !open
-            || batch.len() == MAX_BATCH
+            || batch.len() == MAX_BATCH_EVENTS
             || batch_began.is_some_and(|began| began.elapsed() >= MAX_BATCH_DELAY);
         if is_complete && !batch.is_empty() {
             requests.push_back(send_batch(std::mem::take(&mut batch), queue, progress));
@@ -179,7 +179,6 @@ async fn send_batch<T: Send + Sync>(
         let wait = backoff(attempts, 0.0).min(MAX_RETRY_DELAY);
         tracing::warn!(
             stage = "listener",
-            outcome = "retried",
             dependency = error.dependency,
             waiting = events.len(),
             "events not sent to the queue, next attempt in {wait:?}: {error}"

@@ -1,5 +1,5 @@
-//! The hot path: decides what happens to each event of a relay. The cheap checks come first.
-//! Checking a signature costs 25 times as much as looking up the event in the interest.
+//! The hot path: decides what happens to each event of a relay. The cheap checks come first:
+//! looking up the event in the interest costs much less than checking a signature.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -7,7 +7,8 @@ use nostr::{event::Event, key::PublicKey};
 use nostr_push_core::{
     Millis,
     interest::Interest,
-    message::{ContentMessage, ControlMessage, MAX_EVENT, MAX_TAGS},
+    message::{ContentMessage, ControlMessage, MAX_EVENT_BYTES, MAX_TAGS},
+    tags::tag_values,
 };
 use serde_json::value::RawValue;
 
@@ -17,8 +18,15 @@ use crate::{
     seen::{Forwarding, SeenEvents},
 };
 
-/// The kinds of control events. Relays store 3079 to 3082 (dialect N). 22456 (dialect H) is
-/// ephemeral, and a lost event is repaired by the next one.
+/// The kinds of control events.
+///
+/// - 3079 to 3082 are of dialect N,
+///   <https://github.com/verse-pbc/nostr_push_service/blob/HEAD/docs/nip-xx-push-notifications.md>.
+///   Relays store them.
+/// - 22456 is of dialect H,
+///   <https://github.com/0xchat-app/0xchat-core/blob/main/doc/nofitications.md>. The kind is
+///   ephemeral (NIP-01, <https://github.com/nostr-protocol/nips/blob/master/01.md>), and the next
+///   event repairs a lost one.
 pub const CONTROL_KINDS: [u16; 5] = [3079, 3080, 3081, 3082, 22456];
 
 /// An event from a relay.
@@ -51,7 +59,7 @@ pub enum Verdict {
 /// # Errors
 /// Why the event is dropped.
 pub fn parse_event(json: &RawValue) -> Result<Event, DropReason> {
-    if json.get().len() > MAX_EVENT {
+    if json.get().len() > MAX_EVENT_BYTES {
         return Err(DropReason::TooLarge);
     }
     let event: Event = serde_json::from_str(json.get()).map_err(|_| DropReason::Malformed)?;
@@ -154,10 +162,7 @@ impl Gate {
     }
 
     fn is_addressed_to_service(&self, event: &Event) -> bool {
-        event.tags.iter().any(|tag| match tag.as_slice() {
-            [name, value, ..] => name == "p" && *value == self.service,
-            _ => false,
-        })
+        tag_values(event, "p").any(|value| value == self.service)
     }
 }
 

@@ -30,7 +30,7 @@ const MAX_QUEUE_FAILURES: u64 = 3;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The most bytes of the response that [`check`] reads.
-const MAX_CHECK_RESPONSE: u64 = 4_096;
+const MAX_CHECK_RESPONSE_BYTES: u64 = 4_096;
 
 /// The state of the listener's parts.
 #[derive(Debug, Default)]
@@ -65,7 +65,7 @@ impl Health {
         ConnectionGuard(&self.connected)
     }
 
-    /// Returns whether the listener is ready, and the details of each part.
+    /// Returns `true` if the listener is ready, and the details of each part.
     pub fn readiness(&self, now: Millis) -> (bool, Value) {
         let age = now - Millis(self.interest_read_at.load(Ordering::SeqCst));
         let (connected, watched) = (
@@ -142,7 +142,7 @@ pub async fn check(address: SocketAddr) -> std::io::Result<()> {
             .await?;
         let mut response = String::new();
         socket
-            .take(MAX_CHECK_RESPONSE)
+            .take(MAX_CHECK_RESPONSE_BYTES)
             .read_to_string(&mut response)
             .await?;
         let ready = response.split_whitespace().nth(1) == Some("200");

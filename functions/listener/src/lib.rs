@@ -5,10 +5,11 @@
 //! - [`relay`]: watches one relay and connects again with a backoff
 //! - [`watched_relay`], [`relay_context`]: the state of one relay, and what all relays share
 //! - [`address`], [`dial`]: which hosts may be connected to, and connecting
-//! - [`limits`]: the limits of a relay (NIP-11)
-//! - [`session`]: one connection: REQs, stored and live events, refusals, NIP-42
+//! - [`limits`]: the limits of a relay (NIP-11,
+//!   <https://github.com/nostr-protocol/nips/blob/master/11.md>)
+//! - [`session`]: one connection: REQs, stored and live events, refusals, authentication
 //! - [`plan`]: which REQs a relay receives for the interest
-//! - [`frame`]: one message from a relay
+//! - [`relay_message`]: one message from a relay
 //! - [`gate`]: the hot path: decides what happens to each event
 //! - [`seen`]: removes duplicates across relays
 //! - [`rate`]: limits the control events of each pubkey
@@ -35,7 +36,6 @@ pub mod dial;
 pub mod error;
 pub mod feed;
 pub mod forward;
-pub mod frame;
 pub mod gate;
 pub mod health;
 pub mod limits;
@@ -47,6 +47,7 @@ pub mod ports;
 pub mod rate;
 pub mod relay;
 pub mod relay_context;
+pub mod relay_message;
 pub mod relay_watcher;
 pub mod requested_relays;
 pub mod seen;

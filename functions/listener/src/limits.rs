@@ -1,5 +1,5 @@
 //! The limits of a relay: those in its information document (NIP-11,
-//! <https://github.com/nostr-protocol/nips/blob/master/11.md>), or usual ones.
+//! <https://github.com/nostr-protocol/nips/blob/master/11.md>), or the defaults.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::dial::dial;
 const NIP11_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest document that is read, in bytes.
-const MAX_DOCUMENT: usize = 64 * 1024;
+const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 
 /// A relay's limits, rounded down to a few classes. All relays of one class share a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,44 +58,44 @@ struct Limitation {
 }
 
 impl Limits {
-    /// Reads an information document. A limit that is missing or zero is the usual one. A limit
+    /// Reads an information document. A limit that is missing or zero is the default. A limit
     /// below the smallest class counts as the smallest class.
     fn from_document(json: &[u8]) -> Self {
         let document = serde_json::from_slice::<Document>(json)
             .unwrap_or_default()
             .limitation;
-        let usual = Self::default();
-        let class = |limit: Option<usize>, usual: usize, classes: &[usize]| {
-            limit.filter(|limit| *limit > 0).map_or(usual, |limit| {
+        let defaults = Self::default();
+        let class = |limit: Option<usize>, default: usize, classes: &[usize]| {
+            limit.filter(|limit| *limit > 0).map_or(default, |limit| {
                 classes
                     .iter()
                     .copied()
                     .rfind(|class| *class <= limit)
-                    .unwrap_or_else(|| classes.first().copied().unwrap_or(usual))
+                    .unwrap_or_else(|| classes.first().copied().unwrap_or(default))
             })
         };
         let page = [document.max_limit, document.default_limit];
         Self {
             subscriptions: class(
                 document.max_subscriptions,
-                usual.subscriptions,
+                defaults.subscriptions,
                 &[3, 5, 10, 20, 50],
             ),
-            filters: class(document.max_filters, usual.filters, &[1, 2, 5, 10]),
+            filters: class(document.max_filters, defaults.filters, &[1, 2, 5, 10]),
             message_bytes: class(
                 document.max_message_length,
-                usual.message_bytes,
+                defaults.message_bytes,
                 &[4 * 1024, 16 * 1024, 64 * 1024, 128 * 1024],
             ),
             page: class(
                 page.into_iter().flatten().min(),
-                usual.page,
+                defaults.page,
                 &[10, 50, 100, 500],
             ),
         }
     }
 
-    /// Fetches the relay's limits. A relay without a document has the usual limits.
+    /// Fetches the relay's limits. A relay without a document has the default limits.
     pub async fn fetch(relay: &str, only_public: bool) -> Self {
         timeout(NIP11_TIMEOUT, fetch_document(relay, only_public))
             .await
@@ -125,7 +125,7 @@ async fn fetch_document(relay: &str, only_public: bool) -> Option<Bytes> {
             .ok()
             .filter(|response| response.status().is_success())?;
         Some(
-            Limited::new(response.into_body(), MAX_DOCUMENT)
+            Limited::new(response.into_body(), MAX_DOCUMENT_BYTES)
                 .collect()
                 .await
                 .ok()?
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn fetches_limits_and_falls_back_to_usual_ones() {
+    async fn fetches_limits_and_falls_back_to_defaults() {
         let response = |body: &str| {
             format!(
                 "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
@@ -186,7 +186,7 @@ mod tests {
         );
         let too_long = format!(
             r#"{{"limitation":{{"max_subscriptions":10}},"description":"{}"}}"#,
-            "x".repeat(MAX_DOCUMENT)
+            "x".repeat(MAX_DOCUMENT_BYTES)
         );
         for invalid in [
             response(&too_long),

@@ -1,5 +1,6 @@
-//! How several tasks of the listener share the relays. Each relay is watched by the task that it
-//! ranks first (rendezvous hashing), so a task that joins or leaves moves only its own relays.
+//! How several tasks of the listener share the relays. Each relay is watched by the task with the
+//! highest hash for this relay (rendezvous hashing), so a task that joins or leaves moves only its
+//! own relays.
 
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ impl<S: Members> Membership<S> {
 
     /// Returns `true` if this task must watch the relay.
     pub fn owns(&self, relay: &str) -> bool {
-        ranks_first(relay, &self.member, &self.members)
+        has_highest_hash(relay, &self.member, &self.members)
     }
 
     /// Ends the membership, so that the other tasks take over the relays at once.
@@ -73,10 +74,10 @@ impl<S: Members> Membership<S> {
     }
 }
 
-/// Returns `true` if the relay ranks `member` before all others among `members`. A member that is
-/// alone ranks first for all relays.
-fn ranks_first(relay: &str, member: &str, members: &[String]) -> bool {
-    let rank = |member: &str| -> [u8; 32] {
+/// Returns `true` if `member` has the highest hash for the relay among `members`. A member that is
+/// alone has the highest hash for all relays.
+fn has_highest_hash(relay: &str, member: &str, members: &[String]) -> bool {
+    let hash = |member: &str| -> [u8; 32] {
         Sha256::new()
             .chain_update(member)
             .chain_update([0])
@@ -84,11 +85,11 @@ fn ranks_first(relay: &str, member: &str, members: &[String]) -> bool {
             .finalize()
             .into()
     };
-    let own_rank = rank(member);
+    let own_hash = hash(member);
     members
         .iter()
         .filter(|other| *other != member)
-        .all(|other| rank(other) < own_rank)
+        .all(|other| hash(other) < own_hash)
 }
 
 #[cfg(test)]
@@ -102,7 +103,7 @@ mod tests {
         let watcher = |relay: &str, members: &[String]| {
             let watchers: Vec<String> = members
                 .iter()
-                .filter(|member| ranks_first(relay, member, members))
+                .filter(|member| has_highest_hash(relay, member, members))
                 .cloned()
                 .collect();
             assert_eq!(watchers.len(), 1);
@@ -116,7 +117,7 @@ mod tests {
         }
         assert!((60..140).contains(&moved), "{moved} of 300");
         assert!(
-            ranks_first("wss://r", "a", &[]),
+            has_highest_hash("wss://r", "a", &[]),
             "a task that knows no others owns all relays"
         );
     }

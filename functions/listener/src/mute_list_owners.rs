@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The most owners that are remembered for relays that are not connected at the moment.
-const MAX_OWNERS: usize = 100_000;
+const MAX_REMEMBERED_OWNERS: usize = 100_000;
 
 /// New owners, in the order in which they were added. A position is the number of owners that were
 /// added before.
@@ -27,7 +27,7 @@ impl MuteListOwners {
     pub fn add(&self, owner: [u8; 32]) {
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         log.owners.push_back(owner);
-        if log.owners.len() > MAX_OWNERS {
+        if log.owners.len() > MAX_REMEMBERED_OWNERS {
             log.owners.pop_front();
             log.forgotten += 1;
         }
@@ -58,15 +58,18 @@ mod tests {
         owners.add([2; 32]);
         assert_eq!(owners.after(0), (vec![[1; 32], [2; 32]], 2));
         assert_eq!(owners.after(1), (vec![[2; 32]], 2));
-        for _ in 0..MAX_OWNERS {
+        for _ in 0..MAX_REMEMBERED_OWNERS {
             owners.add([3; 32]);
         }
-        assert_eq!(owners.after(2).0.len(), MAX_OWNERS);
+        assert_eq!(owners.after(2).0.len(), MAX_REMEMBERED_OWNERS);
         assert_eq!(
             owners.after(0).0.len(),
-            MAX_OWNERS,
+            MAX_REMEMBERED_OWNERS,
             "the first two owners are forgotten"
         );
-        assert_eq!(owners.after(MAX_OWNERS + 2), (Vec::new(), MAX_OWNERS + 2));
+        assert_eq!(
+            owners.after(MAX_REMEMBERED_OWNERS + 2),
+            (Vec::new(), MAX_REMEMBERED_OWNERS + 2)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Plans the REQs for content that relays receive.
+//! Plans the REQs (NIP-01, <https://github.com/nostr-protocol/nips/blob/master/01.md>) for content
+//! that relays receive.
 //!
 //! A plan is *narrow* while the interest fits a relay's limits: its REQs name the index keys in
 //! use. Beyond the limits it is *wide*: one REQ names the kinds in use. A plan changes as little as
@@ -20,13 +21,13 @@ use serde_json::{Value, json};
 
 use crate::limits::Limits;
 
-/// The most values per filter. Relays are known to accept that many.
+/// The most values per filter. Relays are known to accept 500.
 const MAX_VALUES_PER_FILTER: usize = 500;
 
 /// The bytes of one value in a REQ: 64 hex characters, two quotes and a comma.
 const VALUE_BYTES: usize = 67;
 
-/// The name for the keys of mute lists where other keys have the name of their filter field.
+/// The group of mute-list keys in `filters`. Not a NIP-01 field.
 const MUTE_LIST_FIELD: &str = "mute_list";
 
 /// How far wraps are backdated (NIP-59,
@@ -281,7 +282,7 @@ impl Planner {
             .collect();
         added.sort_unstable();
         while !added.is_empty() {
-            let rest = added.split_off(added.len().min(self.fitting(&added)));
+            let rest = added.split_off(added.len().min(self.fitting_count(&added)));
             let chunk = std::mem::replace(&mut added, rest);
             self.push_slot(chunk, Vec::new(), interest);
         }
@@ -297,7 +298,7 @@ impl Planner {
             let parents = vec![one.name(), two.name()];
             let mut keys = [one.keys, two.keys].concat();
             keys.sort_unstable();
-            if self.fitting(&keys) < keys.len() {
+            if self.fitting_count(&keys) < keys.len() {
                 return false;
             }
             self.push_slot(keys, parents, interest);
@@ -326,7 +327,7 @@ impl Planner {
     }
 
     /// The number of keys, from the first on, that fit into one REQ. The keys must be sorted.
-    fn fitting(&self, keys: &[IndexKey]) -> usize {
+    fn fitting_count(&self, keys: &[IndexKey]) -> usize {
         let max_chunks = self.limits.filters / self.filters_per_chunk();
         let (mut chunks, mut in_chunk, mut current) = (0, 0, String::new());
         for (n, key) in keys.iter().take(self.values_per_req()).enumerate() {

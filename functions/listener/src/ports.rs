@@ -1,4 +1,4 @@
-//! What a listener needs from outside, besides the relays.
+//! The listener's dependencies other than relays.
 
 use nostr_push_core::Millis;
 

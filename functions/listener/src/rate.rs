@@ -10,10 +10,10 @@ use lru::LruCache;
 use nostr_push_core::{Millis, Seconds};
 
 /// The most pubkeys that are remembered. The pubkey that was silent longest is forgotten first.
-const MAX_PUBKEYS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
+const MAX_REMEMBERED_PUBKEYS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
 
 /// The span in which a pubkey's events are counted.
-const WINDOW: Millis = Seconds::from_minutes(1).to_millis();
+const RATE_WINDOW: Millis = Seconds::from_minutes(1).to_millis();
 
 /// Counts the control events of each pubkey. Only verified events may be counted: a forged event
 /// must not use up the limit of another pubkey.
@@ -29,7 +29,7 @@ impl RateLimiter {
     pub fn new(max: u32) -> Self {
         Self {
             max,
-            windows: Mutex::new(LruCache::new(MAX_PUBKEYS)),
+            windows: Mutex::new(LruCache::new(MAX_REMEMBERED_PUBKEYS)),
         }
     }
 
@@ -37,7 +37,7 @@ impl RateLimiter {
     pub fn admits(&self, pubkey: &[u8; 32], now: Millis) -> bool {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let (began, count) = windows.get_or_insert_mut(*pubkey, || (now, 0));
-        if *began + WINDOW <= now {
+        if *began + RATE_WINDOW <= now {
             (*began, *count) = (now, 0);
         }
         let admitted = *count < self.max;

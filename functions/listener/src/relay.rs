@@ -17,10 +17,10 @@ use crate::{
     watched_relay::WatchedRelay,
 };
 
-/// How long a relay that misbehaves, or that has no allowed address, is not connected to.
+/// How long to wait before reconnecting to a relay that misbehaved or has no allowed address.
 const CUT_OFF_DURATION: Duration = Duration::from_secs(600);
 
-/// The age at which a connection counts as stable. The backoff then starts anew.
+/// The age at which a connection counts as stable. The backoff then starts over.
 const STABLE_CONNECTION_AGE: Duration = Duration::from_secs(60);
 
 /// Watches the relay until a stop is requested.

@@ -22,7 +22,8 @@ use crate::{
 /// What the connections to all relays share. Clones are cheap.
 #[derive(Clone)]
 pub struct RelayContext {
-    /// The service's key. It signs the authentication of NIP-42.
+    /// The service's key. It signs the authentication (NIP-42,
+    /// <https://github.com/nostr-protocol/nips/blob/master/42.md>).
     pub keys: Keys,
     /// Decides which events are forwarded.
     pub gate: Arc<Gate>,

@@ -80,19 +80,22 @@ impl<S: Relays + Members + Clone> RelayWatcher<S> {
 
     /// Starts and stops watching, so that exactly the relays of this task are watched.
     async fn update(&mut self, context: &RelayContext, now: Seconds) {
-        let own = self.own_relays();
-        self.stop_all_except(&own.iter().map(|(url, _)| url).collect());
-        context.health.watched.store(own.len(), Ordering::SeqCst);
-        for (url, only_public) in own {
+        let assigned = self.assigned_relays();
+        self.stop_all_except(&assigned.iter().map(|(url, _)| url).collect());
+        context
+            .health
+            .watched
+            .store(assigned.len(), Ordering::SeqCst);
+        for (url, only_public) in assigned {
             if !self.relays.contains_key(&url) {
                 self.start(url, only_public, context, now).await;
             }
         }
     }
 
-    /// The URLs of the relays that this task must watch, each with whether only public addresses
-    /// may be connected to.
-    fn own_relays(&mut self) -> Vec<(String, bool)> {
+    /// The URLs of the relays that this task must watch. The flag is `true` if only public
+    /// addresses of the relay may be connected to.
+    fn assigned_relays(&mut self) -> Vec<(String, bool)> {
         self.choose_owners_relays();
         let operators = self.options.relays.iter().map(|url| (url, false));
         let owners = self.owners_relays.iter().flat_map(|(_, relays)| relays);
@@ -123,14 +126,13 @@ impl<S: Relays + Members + Clone> RelayWatcher<S> {
         }
     }
 
-    fn stop_all_except(&mut self, own: &BTreeSet<&String>) {
+    fn stop_all_except(&mut self, assigned: &BTreeSet<&String>) {
         self.relays.retain(|url, (_, handle)| {
-            let keep = own.contains(url);
+            let keep = assigned.contains(url);
             if !keep {
                 tracing::info!(
                     stage = "listener",
                     relay = url,
-                    outcome = "left",
                     "relay {url} is no longer watched by this task"
                 );
                 handle.stop();
@@ -165,7 +167,6 @@ impl<S: Relays + Members + Clone> RelayWatcher<S> {
             relay = url,
             cursor = cursor.map(|cursor| cursor.0),
             now = now.0,
-            outcome = "watched",
             "relay {url} is watched by this task"
         );
         let (handle, shutdown) = Shutdown::channel();

@@ -9,7 +9,7 @@ use nostr_push_core::{
     Seconds,
     order::Order,
     owner::Owner,
-    subscription::{MAX_RELAYS, Subscription},
+    subscription::{MAX_OWNER_RELAYS, Subscription},
 };
 
 use crate::address::normalize;
@@ -84,13 +84,13 @@ impl RequestedRelays {
     }
 
     /// The relays that most owners request, at most `max`, without those in `operators`. An owner
-    /// counts once for each relay, and for at most [`MAX_RELAYS`] relays.
+    /// counts once for each relay, and for at most [`MAX_OWNER_RELAYS`] relays.
     pub fn most_requested(&self, operators: &[String], max: usize) -> Vec<String> {
         let mut by_owner: HashMap<&Owner, HashSet<&str>> = HashMap::new();
         for ((owner, _), request) in &self.requests {
             let relays = by_owner.entry(owner).or_default();
             for relay in &request.relays {
-                if relays.len() < MAX_RELAYS || relays.contains(relay.as_str()) {
+                if relays.len() < MAX_OWNER_RELAYS || relays.contains(relay.as_str()) {
                     relays.insert(relay);
                 }
             }
@@ -188,6 +188,6 @@ mod tests {
             row.identity = n.to_string();
             requested.apply(&row, NOW);
         }
-        assert_eq!(requested.most_requested(&[], 100).len(), MAX_RELAYS);
+        assert_eq!(requested.most_requested(&[], 100).len(), MAX_OWNER_RELAYS);
     }
 }

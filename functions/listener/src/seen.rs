@@ -21,7 +21,7 @@ const MAX_SEEN_EVENTS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
 /// - The later copy is live and the earlier one was not. A stored event may be too old for a
 ///   subscription to which the live event is delivered.
 ///
-/// Recipients who already have the event are protected by the claim in deliver.
+/// The claim in deliver prevents a second push to recipients who already have the event.
 pub struct SeenEvents(Mutex<LruCache<[u8; 32], Forwarding>>);
 
 /// How an event is forwarded.

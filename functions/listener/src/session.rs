@@ -1,4 +1,5 @@
-//! One connection to a relay, from the handshake until it ends.
+//! One connection to a relay (NIP-01, <https://github.com/nostr-protocol/nips/blob/master/01.md>),
+//! from the handshake until it ends.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -8,9 +9,10 @@ use std::{
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use nostr::event::{EventBuilder, FinalizeEvent, Kind, Tag};
-use nostr_push_core::{Seconds, message::MAX_EVENT, ports::backoff};
+use nostr_push_core::{Seconds, message::MAX_EVENT_BYTES, ports::backoff};
 use serde_json::{Value, json, value::RawValue};
 use tokio::{
+    sync::watch,
     task::{unconstrained, yield_now},
     time::{Instant, Interval, MissedTickBehavior, interval, timeout},
 };
@@ -22,17 +24,17 @@ use tokio_tungstenite::{
 use crate::{
     counter::{DropReason, RelayReason},
     dial::{DialError, Stream, dial},
-    frame::Frame,
     gate::{CONTROL_KINDS, IncomingEvent, Verdict, parse_event},
     limits::Limits,
     plan::{Plan, Req, StoredRange, mute_list_filters},
     relay_context::RelayContext,
+    relay_message::RelayMessage,
     shutdown::Shutdown,
     watched_relay::{MAX_LOOKBACK, NEW_REQ_OVERLAP, WatchedRelay},
 };
 
 /// The largest frame that is read, in bytes: the largest event and the message around it.
-const MAX_FRAME: usize = MAX_EVENT + 4 * 1024;
+const MAX_FRAME_BYTES: usize = MAX_EVENT_BYTES + 4 * 1024;
 
 /// The timeout of connecting, including the handshakes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -45,7 +47,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// How long further changes of the interest are awaited before the REQs are changed.
-const DEBOUNCE: Duration = Duration::from_millis(300);
+const INTEREST_DEBOUNCE: Duration = Duration::from_millis(300);
 
 /// How long the end of stored events (EOSE) is awaited.
 const EOSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -55,7 +57,7 @@ const EOSE_TIMEOUT_AFTER_NOTICE: Duration = Duration::from_secs(20);
 
 /// The number of stored events from which a response may be incomplete. The stored events are then
 /// requested page by page.
-const FULL_PAGE_MIN: usize = 100;
+const FULL_PAGE_MIN_EVENTS: usize = 100;
 
 /// The most pages that are requested in one connection.
 const MAX_PAGES: usize = 1_000;
@@ -63,7 +65,7 @@ const MAX_PAGES: usize = 1_000;
 /// The most frames that are read before other tasks get their turn.
 const FRAME_BUDGET: usize = 256;
 
-/// The penalty at which a relay is disconnected. One point is forgiven per second.
+/// The maximum penalty. The penalty decreases by 1 per second. At 100 the relay is disconnected.
 const MAX_PENALTY: u32 = 100;
 
 /// The number of closed subscriptions that are remembered.
@@ -76,7 +78,7 @@ const CONTROL_ID: &str = "control";
 /// <https://github.com/nostr-protocol/nips/blob/master/42.md>).
 const AUTH_KIND: u16 = 22242;
 
-/// A time after all events.
+/// Later than every `created_at`.
 const END_OF_TIME: Seconds = Seconds(u64::MAX);
 
 /// Why a connection ended.
@@ -105,7 +107,7 @@ struct RelaySubscription {
 
 impl RelaySubscription {
     /// Schedules the REQ to be sent again after a backoff.
-    fn refuse(&mut self) {
+    fn schedule_retry(&mut self) {
         self.refusals += 1;
         self.state = ReqState::Refused(Instant::now() + backoff(self.refusals, 0.0));
     }
@@ -120,6 +122,16 @@ enum ReqState {
     Live,
     /// The relay refused the REQ. It is sent again at this time.
     Refused(Instant),
+}
+
+/// Why waiting for a frame ended.
+enum Wakeup {
+    /// A frame came, or the connection ended.
+    Frame(Option<Result<Message, Error>>),
+    /// Another event came and was handled.
+    Handled,
+    /// The session must end.
+    Stop,
 }
 
 /// The stored events of one filter, requested page by page, from the latest to the oldest.
@@ -157,8 +169,8 @@ struct Session<'a> {
     /// The page that is being received, with its subscription id and when it was requested.
     open_page: Option<(String, PagedFilter, Instant)>,
     pages_requested: usize,
-    /// The position in the new owners up to which `pages` contains the mute lists.
-    mute_lists_until: usize,
+    /// The number of new owners whose mute lists were requested.
+    mute_lists_requested: usize,
     /// Subscriptions that were closed a short time ago. Their events may still arrive.
     recently_closed: VecDeque<String>,
     /// `true` if all stored events have been received.
@@ -199,7 +211,7 @@ pub async fn run(
     tracing::info!(
         stage = "listener",
         relay = relay.url,
-        outcome = "connected",
+        outcome = RelayReason::Connected.reason(),
         "relay {} connected",
         relay.url
     );
@@ -216,7 +228,7 @@ pub async fn run(
         pages: VecDeque::new(),
         open_page: None,
         pages_requested: 0,
-        mute_lists_until: relay.mute_lists_until(),
+        mute_lists_requested: relay.mute_lists_returned(),
         recently_closed: VecDeque::new(),
         caught_up: false,
         ever_caught_up: false,
@@ -236,8 +248,8 @@ pub async fn run(
 async fn connect(relay: &WatchedRelay) -> Result<WebSocketStream<Stream>, SessionEnd> {
     let stream = dial(&relay.url, relay.only_public).await?;
     let config = WebSocketConfig::default()
-        .max_message_size(Some(MAX_FRAME))
-        .max_frame_size(Some(MAX_FRAME));
+        .max_message_size(Some(MAX_FRAME_BYTES))
+        .max_frame_size(Some(MAX_FRAME_BYTES));
     Ok(
         client_async_with_config(relay.url.as_str(), stream, Some(config))
             .await?
@@ -268,27 +280,11 @@ impl Session<'_> {
                     self.relay.record_read(self.context.now());
                 }
                 budget = FRAME_BUDGET;
-                tokio::select! {
-                    biased;
-                    () = shutdown.stop_requested() => {
-                        // What was read is in the buffers. The rest is requested again later.
-                        drop(timeout(CLOSE_TIMEOUT, self.socket.close(None)).await);
-                        return Ok(());
-                    }
-                    result = interest_changes.changed() => {
-                        if result.is_err() {
-                            return Ok(());
-                        }
-                        tokio::time::sleep(DEBOUNCE).await;
-                        interest_changes.mark_unchanged();
-                        self.follow_plan().await?;
-                        continue;
-                    }
-                    _ = tick.tick() => {
-                        self.on_tick().await?;
-                        continue;
-                    }
-                    frame = self.socket.next() => frame,
+                let wakeup = self.wait(&mut shutdown, &mut interest_changes, &mut tick);
+                match wakeup.await? {
+                    Wakeup::Frame(frame) => frame,
+                    Wakeup::Handled => continue,
+                    Wakeup::Stop => return Ok(()),
                 }
             };
             (self.last_frame, self.pinged) = (Instant::now(), false);
@@ -300,34 +296,65 @@ impl Session<'_> {
         }
     }
 
+    /// Waits for the next frame, and handles the other reasons to wake up.
+    async fn wait(
+        &mut self,
+        shutdown: &mut Shutdown,
+        interest_changes: &mut watch::Receiver<u64>,
+        tick: &mut Interval,
+    ) -> Result<Wakeup, SessionEnd> {
+        tokio::select! {
+            biased;
+            () = shutdown.stop_requested() => {
+                // What was read is in the buffers. The rest is requested again later.
+                drop(timeout(CLOSE_TIMEOUT, self.socket.close(None)).await);
+                Ok(Wakeup::Stop)
+            }
+            result = interest_changes.changed() => {
+                if result.is_err() {
+                    return Ok(Wakeup::Stop);
+                }
+                tokio::time::sleep(INTEREST_DEBOUNCE).await;
+                interest_changes.mark_unchanged();
+                self.follow_plan().await?;
+                Ok(Wakeup::Handled)
+            }
+            _ = tick.tick() => {
+                self.on_tick().await?;
+                Ok(Wakeup::Handled)
+            }
+            frame = self.socket.next() => Ok(Wakeup::Frame(frame)),
+        }
+    }
+
     async fn send(&mut self, message: Value) -> Result<(), SessionEnd> {
         Ok(self.socket.send(Message::text(message.to_string())).await?)
     }
 
     /// Handles one message from the relay.
     async fn on_message(&mut self, text: &str) -> Result<(), SessionEnd> {
-        match Frame::parse(text) {
-            Frame::Event {
+        match RelayMessage::parse(text) {
+            RelayMessage::Event {
                 subscription,
                 event,
             } => self.on_event(&subscription, event).await,
-            Frame::Eose(subscription) => self.on_eose(&subscription).await,
-            Frame::Closed {
+            RelayMessage::Eose(subscription) => self.on_eose(&subscription).await,
+            RelayMessage::Closed {
                 subscription,
                 reason,
             } => {
                 self.on_closed(&subscription, &reason);
                 self.add_penalty(1)
             }
-            Frame::Notice(text) => {
+            RelayMessage::Notice(text) => {
                 self.on_notice(&text);
                 self.add_penalty(1)
             }
-            Frame::Auth(challenge) => {
+            RelayMessage::Auth(challenge) => {
                 self.authenticate(&challenge).await?;
                 self.add_penalty(5)
             }
-            Frame::Ok {
+            RelayMessage::Ok {
                 id,
                 accepted,
                 reason,
@@ -335,7 +362,7 @@ impl Session<'_> {
                 self.on_ok(&id, accepted, &reason);
                 Ok(())
             }
-            Frame::Malformed => self.penalize(DropReason::MalformedFrame, 5),
+            RelayMessage::Malformed => self.penalize(DropReason::MalformedFrame, 5),
         }
     }
 
@@ -344,7 +371,7 @@ impl Session<'_> {
             Ok(event) => event,
             Err(reason) => return self.penalize(reason, 5),
         };
-        let Some(backfill) = self.is_backfill(subscription, event.created_at.into()) else {
+        let Some(backfill) = self.count_event(subscription, event.created_at.into()) else {
             return self.penalize(DropReason::Unrequested, 2);
         };
         let verdict = self.context.gate.classify(IncomingEvent {
@@ -372,9 +399,9 @@ impl Session<'_> {
         }
     }
 
-    /// Counts an event on its subscription. Returns whether the event is a stored one, or `None` if
-    /// there is no such subscription.
-    fn is_backfill(&mut self, id: &str, created_at: Seconds) -> Option<bool> {
+    /// Counts an event on its subscription or page. Returns `Some(true)` if the event is a stored
+    /// one, `Some(false)` if it is live, and `None` if no subscription has this id.
+    fn count_event(&mut self, id: &str, created_at: Seconds) -> Option<bool> {
         if let Some(subscription) = self.subscriptions.get_mut(id) {
             let is_stored = subscription.state != ReqState::Live;
             subscription.stored_events += usize::from(is_stored);
@@ -391,13 +418,14 @@ impl Session<'_> {
             .then_some(true)
     }
 
-    /// Counts a dropped event or frame that relays seldom send, and adds to the penalty.
+    /// Counts a dropped event or frame and adds to the penalty.
     fn penalize(&mut self, reason: DropReason, penalty: u32) -> Result<(), SessionEnd> {
         self.context.count_dropped(reason);
         self.add_penalty(penalty)
     }
 
-    /// Adds to the penalty. Messages that cause a log line or a signature cost points too.
+    /// Adds to the penalty. Notices, refusals and challenges add to the penalty too, because each
+    /// causes a log line or a signature.
     fn add_penalty(&mut self, penalty: u32) -> Result<(), SessionEnd> {
         self.penalty += penalty;
         if self.penalty >= MAX_PENALTY {
@@ -486,8 +514,11 @@ impl Session<'_> {
             }
             self.send_req(id, req, stored).await?;
         }
-        let (owners, until) = self.context.mute_list_owners.after(self.mute_lists_until);
-        self.mute_lists_until = until;
+        let (owners, position) = self
+            .context
+            .mute_list_owners
+            .after(self.mute_lists_requested);
+        self.mute_lists_requested = position;
         let filters = mute_list_filters(&owners, self.limits);
         self.pages.extend(filters.into_iter().map(PagedFilter::new));
         self.close_obsolete().await
@@ -540,7 +571,7 @@ impl Session<'_> {
 
     /// EOSE: all stored events have been sent, and further events are live.
     async fn on_eose(&mut self, id: &str) -> Result<(), SessionEnd> {
-        let full_page = FULL_PAGE_MIN.min(self.limits.page);
+        let full_page = FULL_PAGE_MIN_EVENTS.min(self.limits.page);
         if let Some(subscription) = self.subscriptions.get_mut(id) {
             // The relay may have more stored events of each filter.
             if subscription.state != ReqState::Live && subscription.stored_events >= full_page {
@@ -562,8 +593,8 @@ impl Session<'_> {
             if page.oldest < until {
                 page.until = Some(page.oldest);
             } else {
-                // NIP-01 cannot request the rest of a second that holds more than a page. The next
-                // page starts before that second.
+                // A REQ (NIP-01) cannot request the rest of a second that holds more than a page.
+                // The next page starts before that second.
                 self.context.count_relay(RelayReason::PageOverflow);
                 page.until = Some(until - Seconds(1));
             }
@@ -580,7 +611,7 @@ impl Session<'_> {
             return Ok(());
         }
         let Some(page) = self.pages.pop_front() else {
-            self.relay.record_mute_lists(self.mute_lists_until);
+            self.relay.record_mute_lists(self.mute_lists_requested);
             self.caught_up |= self
                 .subscriptions
                 .values()
@@ -632,7 +663,7 @@ impl Session<'_> {
             if subscription.state == ReqState::Live {
                 subscription.stored = StoredRange::Resume(overlap);
             }
-            subscription.refuse();
+            subscription.schedule_retry();
             self.caught_up = false;
         } else if let Some((_, page, _)) = self.open_page.take_if(|(open, ..)| open == id) {
             // The next tick requests the next page, so that the relay has a pause.
@@ -644,7 +675,8 @@ impl Session<'_> {
         }
     }
 
-    /// AUTH (NIP-42): answers the challenge with the service's key.
+    /// AUTH (NIP-42, <https://github.com/nostr-protocol/nips/blob/master/42.md>): answers the
+    /// challenge with the service's key.
     async fn authenticate(&mut self, challenge: &str) -> Result<(), SessionEnd> {
         let tags = [["relay", self.relay.url.as_str()], ["challenge", challenge]];
         let tags = tags.into_iter().filter_map(|tag| Tag::parse(tag).ok());
@@ -706,7 +738,7 @@ impl Session<'_> {
                     if at.elapsed() > EOSE_TIMEOUT_AFTER_NOTICE
                         && self.last_notice.is_some_and(|notice| notice >= at) =>
                 {
-                    subscription.refuse();
+                    subscription.schedule_retry();
                 }
                 ReqState::Sent(at) if at.elapsed() > EOSE_TIMEOUT => {
                     subscription.state = ReqState::Live;

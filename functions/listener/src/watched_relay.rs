@@ -20,7 +20,7 @@ const RESUME_OVERLAP: Seconds = Seconds::from_minutes(5);
 pub const MAX_LOOKBACK: Seconds = Seconds::from_days(7);
 
 /// The longest status that is stored, in characters.
-const MAX_STATUS: usize = 256;
+const MAX_STATUS_CHARS: usize = 256;
 
 /// A relay that this task watches.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ pub struct WatchedRelay {
     /// The time in seconds up to which everything that the relay sent has been read. 0 if it has
     /// never been read.
     read_until: AtomicU64,
-    /// The position in the new owners up to which the relay has returned the mute lists.
-    mute_lists_until: AtomicUsize,
+    /// The number of new owners whose mute lists were returned.
+    mute_lists_returned: AtomicUsize,
     status: Mutex<String>,
 }
 
@@ -44,7 +44,7 @@ impl WatchedRelay {
             url,
             only_public,
             read_until: cursor.unwrap_or_default().0.into(),
-            mute_lists_until: AtomicUsize::default(),
+            mute_lists_returned: AtomicUsize::default(),
             status: Mutex::default(),
         }
     }
@@ -59,14 +59,14 @@ impl WatchedRelay {
         self.read_until.fetch_max(now.0, Ordering::SeqCst);
     }
 
-    /// The position in the new owners up to which the relay has returned the mute lists.
-    pub fn mute_lists_until(&self) -> usize {
-        self.mute_lists_until.load(Ordering::SeqCst)
+    /// The number of new owners whose mute lists were returned.
+    pub fn mute_lists_returned(&self) -> usize {
+        self.mute_lists_returned.load(Ordering::SeqCst)
     }
 
-    /// Records that the relay has returned the mute lists of the new owners before this position.
-    pub fn record_mute_lists(&self, until: usize) {
-        self.mute_lists_until.store(until, Ordering::SeqCst);
+    /// Records the number of new owners whose mute lists were returned.
+    pub fn record_mute_lists(&self, returned: usize) {
+        self.mute_lists_returned.store(returned, Ordering::SeqCst);
     }
 
     /// The time from which content is requested. If the relay has never been read, this is shortly
@@ -98,7 +98,7 @@ impl WatchedRelay {
 
     /// Sets the status. It is stored in the `relays` table, for the operator.
     pub fn set_status(&self, status: &str) {
-        let text: String = status.chars().take(MAX_STATUS).collect();
+        let text: String = status.chars().take(MAX_STATUS_CHARS).collect();
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 }

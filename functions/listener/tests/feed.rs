@@ -13,7 +13,7 @@ use nostr::key::Keys;
 use nostr_push_core::{Millis, Seconds, order::Order, subscription::Subscription};
 use nostr_push_testkit::{owner, subscription};
 use serde_json::json;
-use support::World;
+use support::MemoryPorts;
 
 const NOW: Millis = Millis(1_800_000_000_000);
 const HOUR: Millis = Seconds::from_hours(1).to_millis();
@@ -30,7 +30,7 @@ fn row(tag: &str, changed_at: Millis, ends_in: Millis, relays: &[&str]) -> Subsc
     }
 }
 
-fn tags(feed: &Feed<World>) -> Vec<String> {
+fn tags(feed: &Feed<MemoryPorts>) -> Vec<String> {
     let mut tags: Vec<String> = feed
         .view()
         .interest
@@ -43,7 +43,7 @@ fn tags(feed: &Feed<World>) -> Vec<String> {
     tags
 }
 
-fn requested_relays(feed: &Feed<World>) -> Vec<String> {
+fn requested_relays(feed: &Feed<MemoryPorts>) -> Vec<String> {
     let view = feed.view();
     view.requested_relays
         .lock()
@@ -53,12 +53,12 @@ fn requested_relays(feed: &Feed<World>) -> Vec<String> {
 
 #[tokio::test]
 async fn follows_new_ended_and_missed_subscriptions() {
-    let world = World::default();
-    let add = |row| world.rows.lock().unwrap().push(row);
+    let ports = MemoryPorts::default();
+    let add = |row| ports.rows.lock().unwrap().push(row);
     let relays = ["wss://relay.example"];
     add(row("lasting", NOW - HOUR, HOUR * 1_000, &[]));
     add(row("ending", NOW - HOUR, HOUR * 2, &relays));
-    let mut feed = Feed::new(world.clone(), false);
+    let mut feed = Feed::new(ports.clone(), false);
     let mut changes = feed.changes();
     feed.read(NOW).await.unwrap();
     assert_eq!(tags(&feed), ["#t:ending", "#t:lasting"]);

@@ -23,7 +23,9 @@ use listener::counter::{DropReason, RelayReason};
 use nostr::{event::Event, key::Keys};
 use nostr_push_testkit::event;
 use serde_json::{Value, json};
-use support::{World, dropped, free_address, now, publish, relay, relay_counter, start, until};
+use support::{
+    MemoryPorts, dropped, free_address, now, publish, relay, relay_counter, start, until,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -94,18 +96,18 @@ async fn send(socket: &mut Socket, message: Value) {
 
 /// An owner who subscribes to mentions, and an author who mentions the owner.
 struct Setup {
-    world: World,
+    ports: MemoryPorts,
     /// The owner's pubkey in hex.
     p: String,
     author: Keys,
 }
 
 fn setup() -> Setup {
-    let (alice, world) = (Keys::generate(), World::default());
+    let (alice, ports) = (Keys::generate(), MemoryPorts::default());
     let p = alice.public_key().to_hex();
-    world.subscribe(&alice, &json!({"kinds": [1], "#p": [p]}));
+    ports.subscribe(&alice, &json!({"kinds": [1], "#p": [p]}));
     Setup {
-        world,
+        ports,
         p,
         author: Keys::generate(),
     }
@@ -144,19 +146,19 @@ async fn relay_that_sends_forged_events_is_cut_off() {
     forged.content = "other".to_owned();
     let forged = json!(forged);
     let connections = scripted(bad, move |socket| send_forged(socket, forged.clone())).await;
-    let listening = start(&[bad, good], setup.world.clone());
+    let listening = start(&[bad, good], setup.ports.clone());
     until("ten forged events", || {
         dropped(DropReason::BadSignature) >= 10
     })
     .await;
     publish(good, &setup.note("genuine")).await;
-    until("the other relay", || setup.world.has("genuine")).await;
+    until("the other relay", || setup.ports.has("genuine")).await;
     let verified = dropped(DropReason::BadSignature);
     assert!(verified <= 20, "{verified} forged signatures were verified");
     assert_eq!(
         (
             connections.load(Ordering::SeqCst),
-            setup.world.contents().len()
+            setup.ports.contents().len()
         ),
         (1, 1)
     );
@@ -173,7 +175,7 @@ async fn relay_that_sends_only_notices_or_refusals_is_cut_off() {
         })
         .await;
         let before = relay_counter(RelayReason::CutOff);
-        let listening = start(&[address], setup().world);
+        let listening = start(&[address], setup().ports);
         until("the relay is cut off", || {
             relay_counter(RelayReason::CutOff) > before
         })
@@ -229,14 +231,14 @@ async fn invalid_messages_are_counted_and_dropped() {
         }
     })
     .await;
-    let listening = start(&[address], setup.world.clone());
-    until("the wanted event", || setup.world.has("wanted")).await;
+    let listening = start(&[address], setup.ports.clone());
+    until("the wanted event", || setup.ports.has("wanted")).await;
     until("the connection has ended", || {
         relay_counter(RelayReason::Disconnected) > 0
     })
     .await;
     listening.stop().await;
-    assert_eq!(setup.world.contents(), ["wanted"]);
+    assert_eq!(setup.ports.contents(), ["wanted"]);
     for reason in [
         DropReason::MalformedFrame,
         DropReason::Malformed,
@@ -285,14 +287,14 @@ async fn flooding_and_slow_relays_do_not_delay_others() {
     })
     .await;
     slow_relay(slow).await;
-    let listening = start(&[flooding, slow, good], setup.world.clone());
+    let listening = start(&[flooding, slow, good], setup.ports.clone());
     until("the flood", || dropped(DropReason::NoInterest) > 10_000).await;
     let started = std::time::Instant::now();
     for n in 0..20 {
         publish(good, &setup.note(&format!("good {n}"))).await;
     }
     until("the events of the good relay", || {
-        (0..20).all(|n| setup.world.has(&format!("good {n}")))
+        (0..20).all(|n| setup.ports.has(&format!("good {n}")))
     })
     .await;
     assert!(
@@ -356,9 +358,9 @@ async fn refused_req_is_sent_again_and_nothing_is_missed() {
     })
     .await;
     let started = now();
-    let listening = start(&[address], setup.world.clone());
+    let listening = start(&[address], setup.ports.clone());
     until("both events", || {
-        setup.world.has("refused at first") && setup.world.has("closed in between")
+        setup.ports.has("refused at first") && setup.ports.has("closed in between")
     })
     .await;
     listening.stop().await;

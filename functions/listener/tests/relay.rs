@@ -23,7 +23,7 @@ use nostr_push_testkit::{control_event, dialect_h_event, event};
 use nostr_relay_builder::prelude::{RelayBuilderNip42, RelayBuilderNip42Mode};
 use serde_json::json;
 use support::{
-    Running, World, builder, free_address, now, publish, publish_all, relay, relay_counter,
+    MemoryPorts, Running, builder, free_address, now, publish, publish_all, relay, relay_counter,
     run_relay, start, start_as, until, url,
 };
 use tokio::time::sleep;
@@ -33,12 +33,12 @@ fn mention(author: &Keys, p: &str, content: &str) -> Event {
     event(author, 1, now(), &[&["p", p]], content)
 }
 
-/// An owner who subscribes to mentions, in hex, and the world with that subscription.
-fn mentions() -> (String, World) {
-    let (owner, world) = (Keys::generate(), World::default());
+/// The ports with one owner's mention subscription, and that owner's pubkey in hex.
+fn mentions() -> (String, MemoryPorts) {
+    let (owner, ports) = (Keys::generate(), MemoryPorts::default());
     let p = owner.public_key().to_hex();
-    world.subscribe(&owner, &json!({"#p": [p]}));
-    (p, world)
+    ports.subscribe(&owner, &json!({"#p": [p]}));
+    (p, ports)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,9 +46,9 @@ async fn forwards_control_events_for_the_service_once() {
     let (first, second) = (free_address(), free_address());
     let _relays = (relay(first).await, relay(second).await);
     let alice = Keys::generate();
-    // Nobody has a subscription.
-    let listening = start(&[first, second], World::default());
-    let world = listening.world.clone();
+    // There are no subscriptions.
+    let listening = start(&[first, second], MemoryPorts::default());
+    let ports = listening.ports.clone();
     let register_at = |service| control_event(&alice, service, 3079, now(), &[], "{}");
 
     let to_another_service = register_at(Keys::generate().public_key());
@@ -57,7 +57,7 @@ async fn forwards_control_events_for_the_service_once() {
     publish(first, &register).await;
     publish(second, &register).await;
     until("the control event", || {
-        !world.controls.lock().unwrap().is_empty()
+        !ports.controls.lock().unwrap().is_empty()
     })
     .await;
 
@@ -70,11 +70,11 @@ async fn forwards_control_events_for_the_service_once() {
         publish(second, heartbeat).await;
     }
     until("the heartbeats", || {
-        world.controls.lock().unwrap().len() > heartbeats.len()
+        ports.controls.lock().unwrap().len() > heartbeats.len()
     })
     .await;
     listening.stop().await;
-    let controls: Vec<Event> = world
+    let controls: Vec<Event> = ports
         .controls
         .lock()
         .unwrap()
@@ -86,12 +86,12 @@ async fn forwards_control_events_for_the_service_once() {
 }
 
 /// Publishes notes until one is forwarded as a live event.
-async fn until_live(world: &World, address: SocketAddr, author: &Keys, p: &str) {
+async fn until_live(ports: &MemoryPorts, address: SocketAddr, author: &Keys, p: &str) {
     for attempt in 0.. {
         let content = format!("at {address}, {attempt}");
         publish(address, &mention(author, p, &content)).await;
-        until(&content, || world.has(&content)).await;
-        if world.has_live(&content) {
+        until(&content, || ports.has(&content)).await;
+        if ports.has_live(&content) {
             break;
         }
     }
@@ -103,32 +103,32 @@ async fn forwards_copies_from_two_relays_once() {
     let _relays = (relay(first).await, relay(second).await);
     let (alice, bob) = (Keys::generate(), Keys::generate());
     let p = alice.public_key().to_hex();
-    let listening = start(&[first, second], World::default());
-    let world = listening.world.clone();
-    world.subscribe(&alice, &json!({"kinds": [1], "#p": [p]}));
+    let listening = start(&[first, second], MemoryPorts::default());
+    let ports = listening.ports.clone();
+    ports.subscribe(&alice, &json!({"kinds": [1], "#p": [p]}));
     let hello = mention(&bob, &p, "hello");
     publish(first, &hello).await;
     publish(second, &hello).await;
-    until("hello", || world.has("hello")).await;
+    until("hello", || ports.has("hello")).await;
     publish(first, &event(&bob, 7, now(), &[&["p", &p]], "another kind")).await;
     // A stored copy and a live copy may both be forwarded, so both relays must be live first.
     for address in [first, second] {
-        until_live(&world, address, &bob, &p).await;
+        until_live(&ports, address, &bob, &p).await;
     }
     let again = mention(&bob, &p, "again");
     publish(first, &again).await;
     publish(second, &again).await;
     publish(second, &mention(&bob, &p, "and on")).await;
-    until("and on", || world.has("and on")).await;
-    assert_eq!(world.copies("again"), 1);
-    let hits = world.contents.lock().unwrap()[0]
+    until("and on", || ports.has("and on")).await;
+    assert_eq!(ports.copies("again"), 1);
+    let hits = ports.contents.lock().unwrap()[0]
         .hits
         .iter()
         .map(ToString::to_string)
         .collect::<Vec<_>>();
     assert_eq!(hits, [format!("#p:{p}")]);
     listening.stop().await;
-    let contents: Vec<String> = world
+    let contents: Vec<String> = ports
         .contents()
         .into_iter()
         .filter(|content| !content.starts_with("at "))
@@ -142,38 +142,38 @@ async fn follows_new_and_removed_subscriptions() {
     let _relay = relay(address).await;
     let (alice, bob) = (Keys::generate(), Keys::generate());
     let p = alice.public_key().to_hex();
-    let listening = start(&[address], World::default());
-    let world = listening.world.clone();
+    let listening = start(&[address], MemoryPorts::default());
+    let ports = listening.ports.clone();
     let mentions = json!({"kinds": [1], "#p": [p]});
-    world.subscribe(&alice, &mentions);
+    ports.subscribe(&alice, &mentions);
     publish(address, &mention(&bob, &p, "hello")).await;
-    until("hello", || world.has("hello")).await;
+    until("hello", || ports.has("hello")).await;
 
     let thread = "cd".repeat(32);
     let reply = |content: &str| event(&bob, 1, now(), &[&["e", &thread]], content);
-    world.unsubscribe(&alice, &mentions);
-    world.subscribe(&alice, &json!({"kinds": [1], "#e": [thread]}));
+    ports.unsubscribe(&alice, &mentions);
+    ports.subscribe(&alice, &json!({"kinds": [1], "#e": [thread]}));
     publish(address, &reply("marker")).await;
-    until("marker", || world.has("marker")).await;
+    until("marker", || ports.has("marker")).await;
     publish(address, &mention(&bob, &p, "unwanted")).await;
     publish(address, &reply("last")).await;
-    until("last", || world.has("last")).await;
+    until("last", || ports.has("last")).await;
     listening.stop().await;
-    assert_eq!(world.contents(), ["hello", "marker", "last"]);
+    assert_eq!(ports.contents(), ["hello", "marker", "last"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reconnects_and_receives_missed_events() {
     let address = free_address();
-    let (p, world) = mentions();
+    let (p, ports) = mentions();
     // The relay is not running yet.
-    let listening = start(&[address], world.clone());
+    let listening = start(&[address], ports.clone());
     sleep(Duration::from_millis(200)).await;
     let relay = relay(address).await;
     publish(address, &mention(&Keys::generate(), &p, "missed")).await;
-    until("missed", || world.has("missed")).await;
+    until("missed", || ports.has("missed")).await;
     publish(address, &mention(&Keys::generate(), &p, "live")).await;
-    until("live", || world.has_live("live")).await;
+    until("live", || ports.has_live("live")).await;
     listening.stop().await;
     relay.shutdown();
 }
@@ -182,22 +182,22 @@ async fn reconnects_and_receives_missed_events() {
 async fn stopping_drains_buffers_while_queue_recovers() {
     let address = free_address();
     let _relay = relay(address).await;
-    let (p, world) = mentions();
-    world.queue_fails.store(true, Ordering::SeqCst);
-    let listening = start(&[address], world.clone());
+    let (p, ports) = mentions();
+    ports.queue_fails.store(true, Ordering::SeqCst);
+    let listening = start(&[address], ports.clone());
     let bob = Keys::generate();
     for n in 0..20 {
         publish(address, &mention(&bob, &p, &n.to_string())).await;
     }
     // The stop is requested while the queue fails. The queue recovers while the listener drains.
     sleep(Duration::from_secs(1)).await;
-    let queue_fails = Arc::clone(&world.queue_fails);
+    let queue_fails = Arc::clone(&ports.queue_fails);
     tokio::spawn(async move {
         sleep(Duration::from_secs(1)).await;
         queue_fails.store(false, Ordering::SeqCst);
     });
     listening.stop().await;
-    let contents: BTreeSet<u32> = world
+    let contents: BTreeSet<u32> = ports
         .contents()
         .iter()
         .map(|content| content.parse().unwrap())
@@ -221,7 +221,7 @@ fn numbered_notes(author: &Keys, p: &str, numbers: std::ops::Range<u64>) -> Vec<
 async fn misses_no_event_after_a_crash() {
     let address = free_address();
     let _relay = relay(address).await;
-    let (p, world) = mentions();
+    let (p, ports) = mentions();
     let all = numbered_notes(&Keys::generate(), &p, 0..600);
     let service = Keys::generate();
     let start_task = |member| {
@@ -230,25 +230,25 @@ async fn misses_no_event_after_a_crash() {
             service.clone(),
             vec![url(&address)],
             true,
-            world.clone(),
+            ports.clone(),
         )
     };
     let first = start_task("one");
     publish(address, &all[0]).await;
-    until("the first event", || world.has("0")).await;
+    until("the first event", || ports.has("0")).await;
     until("a cursor", || {
-        world.store.state().cursors.contains_key(&url(&address))
+        ports.store.state().cursors.contains_key(&url(&address))
     })
     .await;
     // The queue fails, so the events in the buffer are lost in the crash.
-    world.queue_fails.store(true, Ordering::SeqCst);
+    ports.queue_fails.store(true, Ordering::SeqCst);
     publish_all(address, &all[1..300]).await;
     first.kill().await;
     publish_all(address, &all[300..]).await;
-    world.queue_fails.store(false, Ordering::SeqCst);
+    ports.queue_fails.store(false, Ordering::SeqCst);
     let second = start_task("two");
     let numbers = || {
-        world
+        ports
             .contents()
             .iter()
             .map(|n| n.parse::<u64>().unwrap())
@@ -263,21 +263,21 @@ async fn requests_stored_events_page_by_page() {
     let address = free_address();
     // This relay returns at most 500 events for a filter.
     let _relay = relay(address).await;
-    let (bob, (p, world)) = (Keys::generate(), mentions());
+    let (bob, (p, ports)) = (Keys::generate(), mentions());
     let from = now() - 1_000;
     let all: Vec<Event> = (0..1_300)
         .map(|n| event(&bob, 1, from + n / 2, &[&["p", &p]], &n.to_string()))
         .collect();
     publish_all(address, &all).await;
-    world
+    ports
         .store
         .state()
         .cursors
         .insert(url(&address), Seconds(from));
-    let listening = start(&[address], world.clone());
-    until("all events", || world.contents().len() >= 1_300).await;
+    let listening = start(&[address], ports.clone());
+    until("all events", || ports.contents().len() >= 1_300).await;
     assert!(
-        world
+        ports
             .contents
             .lock()
             .unwrap()
@@ -286,9 +286,9 @@ async fn requests_stored_events_page_by_page() {
     );
     let live = mention(&bob, &p, "live");
     publish(address, &live).await;
-    until("live", || world.has_live("live")).await;
+    until("live", || ports.has_live("live")).await;
     listening.stop().await;
-    assert!(world.store.state().cursors[&url(&address)] >= live.created_at.into());
+    assert!(ports.store.state().cursors[&url(&address)] >= live.created_at.into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -298,14 +298,14 @@ async fn authenticates_to_a_relay_that_requires_it() {
         mode: RelayBuilderNip42Mode::Read,
     };
     let _relay = run_relay(builder(address).nip42(nip42)).await;
-    let (p, world) = mentions();
-    let listening = start(&[address], world.clone());
+    let (p, ports) = mentions();
+    let listening = start(&[address], ports.clone());
     until("authentication", || {
         relay_counter(RelayReason::Authenticated) > 0
     })
     .await;
     publish(address, &mention(&Keys::generate(), &p, "for members")).await;
-    until("the event", || world.has("for members")).await;
+    until("the event", || ports.has("for members")).await;
     listening.stop().await;
 }
 
@@ -313,16 +313,16 @@ async fn authenticates_to_a_relay_that_requires_it() {
 async fn watches_owners_relay_while_it_is_requested() {
     let (operators, owners) = (free_address(), free_address());
     let _relays = (relay(operators).await, relay(owners).await);
-    let (alice, bob, world) = (Keys::generate(), Keys::generate(), World::default());
+    let (alice, bob, ports) = (Keys::generate(), Keys::generate(), MemoryPorts::default());
     let p = alice.public_key().to_hex();
     let filter = json!({"#p": [p]});
     let subscribe = |order, relays: &[String]| {
-        world.subscribe_with(&alice, &filter, SubscriptionState::Active, order, relays);
+        ports.subscribe_with(&alice, &filter, SubscriptionState::Active, order, relays);
     };
     subscribe(1, &[url(&owners)]);
-    let listening = start(&[operators], world.clone());
+    let listening = start(&[operators], ports.clone());
     publish(owners, &mention(&bob, &p, "over there")).await;
-    until("over there", || world.has("over there")).await;
+    until("over there", || ports.has("over there")).await;
     subscribe(2, &[]);
     until("only the operator's relay", || {
         listening.health.connected.load(Ordering::SeqCst) == 1
@@ -330,18 +330,18 @@ async fn watches_owners_relay_while_it_is_requested() {
     .await;
     publish(owners, &mention(&bob, &p, "too late")).await;
     publish(operators, &mention(&bob, &p, "here")).await;
-    until("here", || world.has("here")).await;
-    assert!(!world.has("too late"));
+    until("here", || ports.has("here")).await;
+    assert!(!ports.has("too late"));
     listening.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn does_not_connect_to_owners_relay_with_private_address() {
-    let (alice, world) = (Keys::generate(), World::default());
+    let (alice, ports) = (Keys::generate(), MemoryPorts::default());
     let filter = json!({"#p": [alice.public_key()]});
     let relays = [url(&free_address()), "wss://localhost:1".to_owned()];
-    world.subscribe_with(&alice, &filter, SubscriptionState::Active, 1, &relays);
-    let listening = start_as("one", Keys::generate(), Vec::new(), false, world);
+    ports.subscribe_with(&alice, &filter, SubscriptionState::Active, 1, &relays);
+    let listening = start_as("one", Keys::generate(), Vec::new(), false, ports);
     until("forbidden", || relay_counter(RelayReason::Forbidden) > 0).await;
     assert_eq!(
         listening.health.watched.load(Ordering::SeqCst),
@@ -352,13 +352,13 @@ async fn does_not_connect_to_owners_relay_with_private_address() {
 }
 
 /// Publishes one note at each of these relays, and waits until all are forwarded.
-async fn publish_everywhere(world: &World, addresses: &[SocketAddr], p: &str, name: &str) {
+async fn publish_everywhere(ports: &MemoryPorts, addresses: &[SocketAddr], p: &str, name: &str) {
     let author = Keys::generate();
     for (n, address) in addresses.iter().enumerate() {
         publish(*address, &mention(&author, p, &format!("{name} {n}"))).await;
     }
     until(name, || {
-        (0..addresses.len()).all(|n| world.has(&format!("{name} {n}")))
+        (0..addresses.len()).all(|n| ports.has(&format!("{name} {n}")))
     })
     .await;
 }
@@ -370,11 +370,11 @@ async fn tasks_share_relays_and_take_over_those_of_a_dead_task() {
     for address in &addresses {
         relays.push(relay(*address).await);
     }
-    let (service, (p, world)) = (Keys::generate(), mentions());
+    let (service, (p, ports)) = (Keys::generate(), mentions());
     let urls: Vec<String> = addresses.iter().map(url).collect();
     let mut tasks: Vec<_> = ["a", "b", "c"]
         .iter()
-        .map(|member| start_as(member, service.clone(), urls.clone(), true, world.clone()))
+        .map(|member| start_as(member, service.clone(), urls.clone(), true, ports.clone()))
         .collect();
     let watched = |tasks: &[Running]| {
         tasks
@@ -394,14 +394,14 @@ async fn tasks_share_relays_and_take_over_those_of_a_dead_task() {
             == 9
     })
     .await;
-    publish_everywhere(&world, &addresses, &p, "before").await;
+    publish_everywhere(&ports, &addresses, &p, "before").await;
     let killed = tasks
         .iter()
         .position(|task| task.health.watched.load(Ordering::SeqCst) > 0)
         .unwrap();
     tasks.swap_remove(killed).kill().await;
     let started = std::time::Instant::now();
-    publish_everywhere(&world, &addresses, &p, "after").await;
+    publish_everywhere(&ports, &addresses, &p, "after").await;
     assert!(
         started.elapsed() < Duration::from_secs(60),
         "{:?}",
@@ -416,11 +416,11 @@ async fn tasks_share_relays_and_take_over_those_of_a_dead_task() {
 async fn loses_nothing_while_queue_fails_for_a_minute() {
     let address = free_address();
     let _relay = relay(address).await;
-    let (bob, (p, world)) = (Keys::generate(), mentions());
-    let listening = start(&[address], world.clone());
+    let (bob, (p, ports)) = (Keys::generate(), mentions());
+    let listening = start(&[address], ports.clone());
     publish(address, &mention(&bob, &p, "first")).await;
-    until("first", || world.has("first")).await;
-    world.queue_fails.store(true, Ordering::SeqCst);
+    until("first", || ports.has("first")).await;
+    ports.queue_fails.store(true, Ordering::SeqCst);
     // More than the 2,048 events that the buffer holds.
     let all = numbered_notes(&bob, &p, 0..4_000);
     publish_all(address, &all).await;
@@ -436,9 +436,9 @@ async fn loses_nothing_while_queue_fails_for_a_minute() {
     );
     let is_ready = || listening.health.readiness(support::now_ms()).0;
     assert!(!is_ready(), "the health interface reports the failure");
-    world.queue_fails.store(false, Ordering::SeqCst);
+    ports.queue_fails.store(false, Ordering::SeqCst);
     until("all events", || {
-        world
+        ports
             .contents()
             .iter()
             .filter(|n| *n != "first")
@@ -455,9 +455,9 @@ async fn loses_nothing_while_queue_fails_for_a_minute() {
 async fn process_ends_if_a_task_panics() {
     let address = free_address();
     let _relay = relay(address).await;
-    let (p, world) = mentions();
-    world.queue_panics.store(true, Ordering::SeqCst);
-    let listening = start(&[address], world);
+    let (p, ports) = mentions();
+    ports.queue_panics.store(true, Ordering::SeqCst);
+    let listening = start(&[address], ports);
     publish(address, &mention(&Keys::generate(), &p, "poison")).await;
     assert!(matches!(
         listening.ended().await,
@@ -472,9 +472,9 @@ async fn fetches_old_mute_list_of_new_owner_and_follows_it() {
     for many_authors in [0, 20] {
         let address = free_address();
         let _relay = relay(address).await;
-        let (alice, bob, world) = (Keys::generate(), Keys::generate(), World::default());
-        world.subscribe_to_many_authors(&bob, many_authors);
-        world.subscribe(&bob, &json!({"kinds": [1], "#t": ["marker"]}));
+        let (alice, bob, ports) = (Keys::generate(), Keys::generate(), MemoryPorts::default());
+        ports.subscribe_to_many_authors(&bob, many_authors);
+        ports.subscribe(&bob, &json!({"kinds": [1], "#t": ["marker"]}));
         let list = |at, content: &str| event(&alice, 10_000, at, &[&["word", "casino"]], content);
         publish(address, &list(now() - 300 * DAY, "old")).await;
         let alices = alice.public_key().to_hex();
@@ -486,18 +486,18 @@ async fn fetches_old_mute_list_of_new_owner_and_follows_it() {
             "another list",
         );
         publish(address, &bobs_list).await;
-        let listening = start(&[address], world.clone());
+        let listening = start(&[address], ports.clone());
         let marker = event(&bob, 1, now(), &[&["t", "marker"]], "before");
         publish(address, &marker).await;
-        until("before", || world.has("before")).await;
-        assert!(!world.has("old"));
-        world.subscribe_to_mute_list(&alice);
-        until("old", || world.has("old")).await;
+        until("before", || ports.has("before")).await;
+        assert!(!ports.has("old"));
+        ports.subscribe_to_mute_list(&alice);
+        until("old", || ports.has("old")).await;
         publish(address, &event(&alice, 1, now(), &[], "own note")).await;
         publish(address, &list(now(), "new")).await;
-        until("new", || world.has("new")).await;
+        until("new", || ports.has("new")).await;
         listening.stop().await;
-        assert_eq!(world.contents(), ["before", "old", "new"]);
+        assert_eq!(ports.contents(), ["before", "old", "new"]);
     }
 }
 
@@ -505,11 +505,11 @@ async fn fetches_old_mute_list_of_new_owner_and_follows_it() {
 async fn interest_beyond_relays_limits_is_watched_by_kinds() {
     let address = free_address();
     let _relay = relay(address).await;
-    let (alice, author, world) = (Keys::generate(), Keys::generate(), World::default());
-    world.subscribe_to_many_authors(&alice, 20);
+    let (alice, author, ports) = (Keys::generate(), Keys::generate(), MemoryPorts::default());
+    ports.subscribe_to_many_authors(&alice, 20);
     let wanted = json!({"kinds": [1], "authors": [author.public_key()]});
-    world.subscribe(&alice, &wanted);
-    let listening = start(&[address], world.clone());
+    ports.subscribe(&alice, &wanted);
+    let listening = start(&[address], ports.clone());
     publish(
         address,
         &event(&Keys::generate(), 1, now(), &[], "of another author"),
@@ -517,7 +517,7 @@ async fn interest_beyond_relays_limits_is_watched_by_kinds() {
     .await;
     publish(address, &event(&author, 7, now(), &[], "another kind")).await;
     publish(address, &event(&author, 1, now(), &[], "wanted")).await;
-    until("wanted", || world.has("wanted")).await;
+    until("wanted", || ports.has("wanted")).await;
     listening.stop().await;
-    assert_eq!(world.contents(), ["wanted"]);
+    assert_eq!(ports.contents(), ["wanted"]);
 }

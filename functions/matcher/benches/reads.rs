@@ -4,7 +4,7 @@
 //! The table is DynamoDB's API in this process (dynoxide), so the times can only be compared with
 //! each other.
 //!
-//! `cargo bench -p matcher --bench reads`
+//! `cargo bench --profile release -p matcher --bench reads`
 
 use std::{
     collections::HashMap,
@@ -43,19 +43,19 @@ const EVENTS: usize = 300;
 const NOW: u64 = 1_800_000_000;
 
 /// The store, with a count of the reads.
-struct Counted {
+struct CountingStore {
     store: Store,
     reads: AtomicUsize,
 }
 
-impl IndexReader for Counted {
+impl IndexReader for CountingStore {
     async fn page(&self, key: &IndexKey, after: Option<&str>) -> PortResult<IndexPage> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.store.page(key, after).await
     }
 }
 
-impl Subscriptions for Counted {
+impl Subscriptions for CountingStore {
     async fn get(&self, ids: &[(Owner, String)]) -> PortResult<Vec<Subscription>> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.store.get(ids).await
@@ -70,7 +70,7 @@ impl Subscriptions for Counted {
     }
 }
 
-impl MuteLists for Counted {
+impl MuteLists for CountingStore {
     async fn mute_list(&self, pubkey: &PublicKey) -> PortResult<Option<MuteList>> {
         self.store.mute_list(pubkey).await
     }
@@ -81,7 +81,7 @@ impl MuteLists for Counted {
 }
 
 /// Starts a table in this process.
-async fn start_table(database: &Database) -> anyhow::Result<Counted> {
+async fn start_table(database: &Database) -> anyhow::Result<CountingStore> {
     let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let endpoint = format!("http://{}", listener.local_addr()?);
     tokio::spawn(dynoxide::server::serve_on(listener, database.clone()));
@@ -95,7 +95,7 @@ async fn start_table(database: &Database) -> anyhow::Result<Counted> {
     .into();
     create_tables(&Tools::install().await?, &variables).await?;
     let config = clients::at(&variables, "AWS_ENDPOINT_URL").await;
-    Ok(Counted {
+    Ok(CountingStore {
         store: Store::new(&config, STACK),
         reads: AtomicUsize::new(0),
     })
@@ -139,7 +139,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// The reads per event, and the median of the events' times.
-async fn measure(store: &Counted, recipient: &str) -> anyhow::Result<(usize, Duration)> {
+async fn measure(store: &CountingStore, recipient: &str) -> anyhow::Result<(usize, Duration)> {
     store.reads.store(0, Ordering::Relaxed);
     let mut times = Vec::with_capacity(EVENTS);
     for _ in 0..EVENTS {
@@ -151,7 +151,7 @@ async fn measure(store: &Counted, recipient: &str) -> anyhow::Result<(usize, Dur
 }
 
 /// The time to handle an event with three hits, of which one has rows.
-async fn handle_event(store: &Counted, recipient: &str) -> anyhow::Result<Duration> {
+async fn handle_event(store: &CountingStore, recipient: &str) -> anyhow::Result<Duration> {
     let queue = Memory::default();
     let other = "ef".repeat(32);
     let tags: &[&[&str]] = &[&["p", recipient], &["p", &other], &["t", "in no filter"]];

@@ -39,16 +39,16 @@ where
     S: IndexReader + Subscriptions + MuteLists,
     Q: Queue<DeliveryMessage> + Queue<ContentMessage>,
 {
-    let mute_list = content.event.kind.as_u16() == MUTE_LIST_KIND;
-    if mute_list {
+    let is_mute_list = content.event.kind.as_u16() == MUTE_LIST_KIND;
+    if is_mute_list {
         let list = MuteList::of(&content.event, now);
         store.put_mute_list(&list).await?;
     }
     if let Some(reason) = drop_reason(&content.event, now) {
         return Ok(MatchOutcome {
-            mute_list,
+            is_mute_list,
             // Old mute lists are still valid.
-            dropped: (!mute_list).then_some(reason),
+            dropped: (!is_mute_list).then_some(reason),
             ..MatchOutcome::default()
         });
     }
@@ -57,9 +57,9 @@ where
         recipients: found.reasons.len() as u64,
         requeued: rest.is_some(),
         dropped: None,
-        mute_list,
-        own_event: found.own_event,
-        before_subscription: found.before_subscription,
+        is_mute_list,
+        own_events: found.own_events,
+        before_subscription_matches: found.before_subscription_matches,
     };
     let deliveries = deliveries(content, found.reasons);
     queue.send(&deliveries).await?;
@@ -77,7 +77,7 @@ where
     Ok(outcome)
 }
 
-/// The reason to drop the event whatever it matches, if there is one.
+/// The reason to drop the event regardless of its matches, if any.
 fn drop_reason(event: &Event, now: Seconds) -> Option<MatchDropReason> {
     if is_expired(event, now) {
         return Some(MatchDropReason::Expired);

@@ -12,11 +12,11 @@ pub struct MatchOutcome {
     /// Why the event was dropped, if it was.
     pub dropped: Option<MatchDropReason>,
     /// `true` if the event is a mute list, which is stored for deliver.
-    pub mute_list: bool,
+    pub is_mute_list: bool,
     /// The number of matching subscriptions that belong to the event's author.
-    pub own_event: u64,
+    pub own_events: u64,
     /// The number of matching subscriptions that are newer than the backfilled event.
-    pub before_subscription: u64,
+    pub before_subscription_matches: u64,
 }
 
 /// Why an event was dropped.

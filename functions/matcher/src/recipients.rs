@@ -23,9 +23,9 @@ pub struct Recipients<'a> {
     /// For each recipient, the dimensions by which the event was found.
     pub reasons: BTreeMap<Owner, BTreeSet<String>>,
     /// The number of matching subscriptions that belong to the event's author.
-    pub own_event: u64,
+    pub own_events: u64,
     /// The number of matching subscriptions that are newer than the backfilled event.
-    pub before_subscription: u64,
+    pub before_subscription_matches: u64,
 }
 
 impl<'a> Recipients<'a> {
@@ -35,8 +35,8 @@ impl<'a> Recipients<'a> {
             content,
             now,
             reasons: BTreeMap::new(),
-            own_event: 0,
-            before_subscription: 0,
+            own_events: 0,
+            before_subscription_matches: 0,
         }
     }
 
@@ -57,9 +57,9 @@ impl<'a> Recipients<'a> {
             return;
         }
         if row.owner.pubkey == event.pubkey {
-            self.own_event += 1;
+            self.own_events += 1;
         } else if self.content.backfill && Seconds::from(event.created_at) < row.since {
-            self.before_subscription += 1;
+            self.before_subscription_matches += 1;
         } else {
             self.reasons
                 .entry(row.owner.clone())

@@ -46,9 +46,12 @@ impl MatcherCounter {
         let mut counters = vec![
             (Self::Matched, outcome.recipients),
             (Self::Requeued, u64::from(outcome.requeued)),
-            (Self::MuteList, u64::from(outcome.mute_list)),
-            (Self::OwnEvent, outcome.own_event),
-            (Self::BeforeSubscription, outcome.before_subscription),
+            (Self::MuteList, u64::from(outcome.is_mute_list)),
+            (Self::OwnEvent, outcome.own_events),
+            (
+                Self::BeforeSubscription,
+                outcome.before_subscription_matches,
+            ),
         ];
         counters.extend(outcome.dropped.map(|reason| (Self::Dropped(reason), 1)));
         counters
@@ -151,9 +154,9 @@ mod tests {
             recipients: 1_000,
             requeued: true,
             dropped: None,
-            mute_list: true,
-            own_event: 2,
-            before_subscription: 3,
+            is_mute_list: true,
+            own_events: 2,
+            before_subscription_matches: 3,
         };
         let expected = [
             ("accepted.matched", 1_000),

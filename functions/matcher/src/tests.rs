@@ -171,12 +171,12 @@ async fn drops_events_that_must_not_notify_with_a_reason() {
     assert_eq!(fixture.live(&old).await, dropped(MatchDropReason::TooOld));
     let own = event(&keys, 1, NOW, &[tag], "");
     let own_event = MatchOutcome {
-        own_event: 1,
+        own_events: 1,
         ..MatchOutcome::default()
     };
     assert_eq!(fixture.live(&own).await, own_event);
     let before_subscription = MatchOutcome {
-        before_subscription: 2,
+        before_subscription_matches: 2,
         ..MatchOutcome::default()
     };
     let stored = event(&author, 1, NOW - 101, &[tag], "");
@@ -221,7 +221,7 @@ async fn stores_newest_mute_list_of_any_age() {
     .await;
     let list = |at, word: &str| event(&keys, 10_000, at, &[&["word", word]], "");
     let stored = MatchOutcome {
-        mute_list: true,
+        is_mute_list: true,
         ..MatchOutcome::default()
     };
     let old = list(NOW - 400 * MAX_AGE.0, "Old");
@@ -260,7 +260,7 @@ async fn ended_subscription_does_not_match() {
 }
 
 #[tokio::test]
-async fn large_fan_out_is_done_in_parts_and_reaches_each_once() {
+async fn splits_large_fan_out_and_reaches_each_recipient_once() {
     let rows: Vec<Subscription> = (0..2_500)
         .map(|_| subscription(&anyone(), &json!({"#t": ["a"]})))
         .collect();
@@ -444,7 +444,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn index_and_brute_force_agree(
+    fn index_matches_brute_force(
         filters in prop::collection::vec((0..4usize, any_filter()), 1..12),
         events in prop::collection::vec(any_event(), 1..6),
         page_size in 1..4usize,

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use nostr::key::Keys;
 use nostr_push_aws::clients;
 use nostr_push_local::{
-    aws::{Aws, Ports, STACK, build},
+    aws::{Aws, LocalPorts, STACK, build},
     root,
     tools::Tools,
 };
@@ -37,7 +37,7 @@ async fn main() -> Result<()> {
     let tools = Tools::install().await?;
     build(&tools).await?;
     let data = tempfile::tempdir()?;
-    let aws = Aws::start(&tools, data.path(), Ports::ANY).await?;
+    let aws = Aws::start(&tools, data.path(), LocalPorts::ANY).await?;
     let config = clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await;
     let secrets = aws_sdk_secretsmanager::Client::new(&config);
     secrets

@@ -10,7 +10,7 @@ mod bill;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bill::{Bill, Measured, round};
+use bill::{AverageCharges, Bill, round};
 use nostr::key::{Keys, PublicKey};
 use nostr_push_aws::clients;
 use nostr_push_core::{Seconds, app::App};
@@ -152,7 +152,7 @@ impl Client<'_> {
     }
 
     /// Measures the heartbeats of a new owner, after their settings and their first heartbeat.
-    async fn heartbeats(&self) -> Result<Measured> {
+    async fn heartbeats(&self) -> Result<AverageCharges> {
         let carol = Keys::generate();
         let token = Keys::generate().public_key().to_hex();
         let settings = json!({"kinds": [1], "deviceId": token});
@@ -186,12 +186,12 @@ impl Client<'_> {
 
 /// What the listener is charged for because of an event. It reads tables at fixed intervals, which
 /// counts as idle.
-fn without_reads(measured: &Measured) -> Value {
+fn without_reads(measured: &AverageCharges) -> Value {
     json!({"sqs": measured.stages["listener"]["sqs"]})
 }
 
 /// The listener's charges of an idle hour.
-fn per_hour(idle: &Measured) -> Result<Map<String, Value>> {
+fn per_hour(idle: &AverageCharges) -> Result<Map<String, Value>> {
     let hours = IDLE_TIME.as_secs_f64() / 3600.0;
     let listener = idle.stages["listener"].as_object();
     let charges = listener.context("the listener was charged for nothing")?;

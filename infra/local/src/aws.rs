@@ -28,19 +28,19 @@ pub const STACK: &str = "nostr-push";
 /// The region of the local endpoint.
 pub const REGION: &str = "us-east-1";
 
-/// The ports of one data folder. They stay the same across restarts, because queue URLs contain
+/// The TCP ports of one data folder. They stay the same across restarts, because queue URLs contain
 /// them.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Ports {
+pub struct LocalPorts {
     /// The port of ministack.
     pub endpoint: u16,
     /// The port of the SNS proxy.
     pub sns: u16,
 }
 
-impl Ports {
+impl LocalPorts {
     /// The ports of `cargo local`, which `docs/local.md` names.
-    pub const USUAL: Self = Self {
+    pub const DEFAULT: Self = Self {
         endpoint: 4566,
         sns: 4567,
     };
@@ -76,7 +76,7 @@ impl Aws {
     ///
     /// # Errors
     /// A program cannot be started, or a port is in use.
-    pub async fn start(tools: &Tools, data: &Path, ports: Ports) -> Result<Self> {
+    pub async fn start(tools: &Tools, data: &Path, ports: LocalPorts) -> Result<Self> {
         Self::start_metered(tools, data, ports, None).await
     }
 
@@ -88,7 +88,7 @@ impl Aws {
     pub async fn start_metered(
         tools: &Tools,
         data: &Path,
-        ports: Ports,
+        ports: LocalPorts,
         meter: Option<&Meter>,
     ) -> Result<Self> {
         let logs = data.join("logs");
@@ -220,13 +220,13 @@ fn ministack(
 
 /// The ports that are stored in `data`. If there are none, stores the preferred ports, or free
 /// ports in place of those in use.
-fn stored_ports(data: &Path, preferred: Ports) -> Result<Ports> {
+fn stored_ports(data: &Path, preferred: LocalPorts) -> Result<LocalPorts> {
     let file = data.join("ports.json");
     if let Ok(text) = fs::read_to_string(&file) {
         return serde_json::from_str(&text)
             .with_context(|| format!("{} is damaged", file.display()));
     }
-    let ports = Ports {
+    let ports = LocalPorts {
         endpoint: free_port(preferred.endpoint),
         sns: free_port(preferred.sns),
     };

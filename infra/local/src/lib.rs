@@ -1,9 +1,9 @@
 //! The whole pipeline on one machine: `cargo local`. Dev only.
 //!
-//! Whatever can run here is real. The real `sam deploy` deploys the template. The functions run as
-//! the same `bootstrap` binaries behind the same event-source mappings, the listener is the binary
-//! that Fargate runs, and a real relay speaks websockets. `docs/local.md` lists the differences
-//! from AWS.
+//! Everything that can run locally is the real program. The real `sam deploy` deploys the template.
+//! The functions run as the same `bootstrap` binaries behind the same event-source mappings, the
+//! listener is the binary that Fargate runs, and a real relay speaks websockets. `docs/local.md`
+//! lists the differences from AWS.
 //!
 //! - [`stack`]: starts all parts in order, and stops them
 //! - [`tools`]: installs the tools, pinned, into `.tools`

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use nostr::key::Keys;
 use nostr_push_core::{Seconds, app::App};
 use nostr_push_local::{
-    aws::Ports,
+    aws::LocalPorts,
     demo,
     stack::{Options, Stack},
     step,
@@ -85,7 +85,7 @@ impl Arguments {
             relay_address: SocketAddr::from(([127, 0, 0, 1], 7777)),
             service_key,
             data: self.data,
-            ports: Ports::USUAL,
+            ports: LocalPorts::DEFAULT,
             apps: apps.map(app).collect(),
         })
     }

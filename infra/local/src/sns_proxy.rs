@@ -1,6 +1,6 @@
 //! A proxy between the service and SNS (moto), for what moto lacks:
 //!
-//! - It records every accepted publish. What can be read back from moto has no attributes.
+//! - It records every accepted publish. moto does not return a publish's attributes.
 //! - It keeps the state of SNS across restarts, in a journal of the requests that change it. A
 //!   start replays the journal. The replay creates the same endpoint ARNs, because the source of
 //!   moto's ids is seeded before each request.
@@ -352,7 +352,7 @@ impl Proxy {
             seq: state.pushes.last().map_or(0, |push| push.seq) + 1,
             at: clients::now(),
             app: app.to_owned(),
-            platform: form::platform_of(sns_name).as_str().to_owned(),
+            platform: form::platform_of_application(sns_name)?.as_str().to_owned(),
             token: state.tokens.get(arn).cloned().unwrap_or_default(),
             message: serde_json::from_str(payload).unwrap_or_else(|_| json!(payload)),
             attributes: form.message_attributes().collect(),

@@ -20,7 +20,7 @@ use tokio::{process::Command, sync::Mutex};
 
 use crate::{
     api::{self, Api},
-    aws::{self, Aws, Ports, STACK},
+    aws::{self, Aws, LocalPorts, STACK},
     counters::Counters,
     meter::Meter,
     process::Service,
@@ -48,7 +48,7 @@ pub struct Options {
     /// The folder with all state.
     pub data: PathBuf,
     /// The ports of the AWS endpoint, unless some are stored in `data`.
-    pub ports: Ports,
+    pub ports: LocalPorts,
     /// The apps, each with APNs and FCM. `demo` should be one of them: it is the heartbeat app.
     pub apps: Vec<App>,
 }
@@ -62,7 +62,7 @@ impl Options {
             relay_address: SocketAddr::from(([127, 0, 0, 1], free_port(0))),
             service_key: None,
             data: data.to_owned(),
-            ports: Ports::ANY,
+            ports: LocalPorts::ANY,
             apps,
         }
     }
@@ -272,7 +272,7 @@ impl Stack {
         Ok(lines)
     }
 
-    /// The end of each part's log, for a test that failed.
+    /// The end of ministack's log and of the listener's log, for a test that failed.
     pub fn logs(&self) -> String {
         let end = |path: &Path| {
             let text = fs::read_to_string(path).unwrap_or_default();

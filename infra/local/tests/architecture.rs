@@ -1,5 +1,6 @@
 //! The rules about which part may use which: stages do not depend on each other, only `main.rs` and
-//! `config.rs` use AWS, and core depends on neither AWS nor tokio.
+//! `config.rs` use AWS, and `report.rs` uses only `batch` and `telemetry`. Core depends on neither
+//! AWS nor tokio.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -66,7 +67,7 @@ fn aws_modules(text: &str) -> Vec<&str> {
     for after in text.split("nostr_push_aws").skip(1) {
         let path = after.strip_prefix("::").unwrap_or_default();
         let paths: Vec<&str> = match path.strip_prefix('{') {
-            Some(list) => list.split('}').next().unwrap().split(',').collect(),
+            Some(list) => list_items(list),
             None => vec![path],
         };
         let words = paths
@@ -75,6 +76,28 @@ fn aws_modules(text: &str) -> Vec<&str> {
         modules.extend(words.filter(|word| !word.is_empty()));
     }
     modules
+}
+
+/// The items of a `{…}` list, of which `list` starts after the opening brace. An item can contain
+/// lists.
+fn list_items(list: &str) -> Vec<&str> {
+    let mut items = Vec::new();
+    let (mut depth, mut start) = (0, 0);
+    for (position, c) in list.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' | '}' if depth == 0 => {
+                items.push(&list[start..position]);
+                if c == '}' {
+                    break;
+                }
+                start = position + 1;
+            }
+            _ => {}
+        }
+    }
+    items
 }
 
 #[test]
@@ -126,9 +149,11 @@ fn only_wiring_and_reports_use_aws() {
 }
 
 #[test]
-fn modules_are_found_in_every_form_of_use() {
+fn aws_modules_are_found_in_lists_and_paths() {
     let text = "use nostr_push_aws::{batch::Retry, telemetry::Telemetry};
         use nostr_push_aws::sqs::Queue;
         fn f(_: nostr_push_aws::sns::Sns) {}";
     assert_eq!(aws_modules(text), ["batch", "telemetry", "sqs", "sns"]);
+    let nested = "use nostr_push_aws::{batch::{Retry}, sqs::Queue}; use std::{env, fs};";
+    assert_eq!(aws_modules(nested), ["batch", "sqs"]);
 }

@@ -53,8 +53,7 @@ async fn check_with_buildah() {
         ["/etc/ssl/certs/ca-certificates.crt", "/listener"],
         "the image contains no other files"
     );
-    // Without a container runtime, the nearest to a container is the program in its own root, run
-    // by its own user.
+    // Without a container runtime, run it chrooted into the image as its user.
     let mut start = Command::new("/usr/sbin/chroot");
     start.args(["--userspec=65532:65532", &mounted, "/listener"]);
     assert_names_missing_variables(&mut start).await;

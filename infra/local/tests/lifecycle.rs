@@ -1,5 +1,5 @@
-//! The life of the stack on the local AWS endpoint: `sam deploy` deploys it, upgrades it from an
-//! earlier template, and deploys it again without a change. In the end it is deleted.
+//! Deploys, upgrades, redeploys and deletes the stack on the local AWS endpoint. The upgrade starts
+//! from an earlier template, and the redeployment changes nothing.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,7 +12,7 @@ use std::{path::Path, time::Duration};
 use aws_sdk_cloudformation::Client;
 use nostr_push_aws::clients::{self, SdkConfig};
 use nostr_push_local::{
-    aws::{self, Aws, Ports, STACK},
+    aws::{self, Aws, LocalPorts, STACK},
     process::run,
     report_skipped, root, step,
     tools::Tools,
@@ -39,7 +39,9 @@ async fn stack_is_upgraded_redeployed_and_deleted() {
     let tools = Tools::install().await.unwrap();
     let data = tempfile::tempdir().unwrap();
     aws::build(&tools).await.unwrap();
-    let aws = Aws::start(&tools, data.path(), Ports::ANY).await.unwrap();
+    let aws = Aws::start(&tools, data.path(), LocalPorts::ANY)
+        .await
+        .unwrap();
     let config = clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await;
     let stack = Stack {
         tools,

@@ -13,7 +13,7 @@ use nostr_push_core::{
     ports::{Apps, Endpoints, EnsuredEndpoint, PublishOutcome, Publisher, Push},
 };
 use nostr_push_local::{
-    aws::{self, Aws, Ports, STACK},
+    aws::{self, Aws, LocalPorts, STACK},
     tools::Tools,
 };
 use serde_json::json;
@@ -27,7 +27,9 @@ async fn second_start_keeps_tables_endpoints_and_pushes() {
         attributes: Vec::new(),
     };
 
-    let aws = Aws::start(&tools, data.path(), Ports::ANY).await.unwrap();
+    let aws = Aws::start(&tools, data.path(), LocalPorts::ANY)
+        .await
+        .unwrap();
     let environment = aws.environment();
     aws::create_tables(&tools, &environment).await.unwrap();
     let app = aws::put_app(&environment, App::named("demo"), &[Platform::Fcm]).await;
@@ -46,7 +48,9 @@ async fn second_start_keeps_tables_endpoints_and_pushes() {
     sns.delete(&endpoints[2]).await.unwrap();
     aws.stop().await;
 
-    let aws = Aws::start(&tools, data.path(), Ports::ANY).await.unwrap();
+    let aws = Aws::start(&tools, data.path(), LocalPorts::ANY)
+        .await
+        .unwrap();
     let config = clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await;
     let stored = Store::new(&config, STACK).app("demo").await.unwrap();
     assert_eq!(stored, Some(app));

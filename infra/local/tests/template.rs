@@ -24,8 +24,8 @@ const NESTED: [&str; 3] = [
     "infra/observability.yaml",
 ];
 
-/// Parts of resources that name something of the stack. The ARNs of SNS applications and endpoints
-/// are not known to the template, so a policy names the account and region.
+/// Substrings that limit a resource to this stack or account. The ARNs of SNS applications and
+/// endpoints are not known to the template, so a policy names the account and region.
 const NARROW_RESOURCES: [&str; 6] = [
     "Ref",
     "GetAtt",
@@ -106,7 +106,7 @@ async fn linters_find_no_problems() {
 }
 
 #[tokio::test]
-async fn every_queue_and_its_function_fit_together() {
+async fn queue_settings_match_functions() {
     let template = Template::main().await;
     let mut functions = 0;
     let mappings = template.of_type("AWS::Lambda::EventSourceMapping");
@@ -159,7 +159,7 @@ fn is_stream(mapping: &Value) -> bool {
 }
 
 #[tokio::test]
-async fn claim_outlives_function_and_message() {
+async fn claim_ttl_exceeds_timeout_and_retention() {
     let template = Template::main().await;
     let deliver = template.properties("DeliverFunction");
     let lease = &deliver["Environment"]["Variables"]["CLAIM_LEASE_SECONDS"];

@@ -1,5 +1,5 @@
-//! `pushctl announce`: publishes who the service is, signed with its key, to the relays that it
-//! watches.
+//! `pushctl announce`: publishes the service's profile, relay list and handler information, signed
+//! with its key, to the relays that it watches.
 
 use anyhow::{Result, ensure};
 use nostr::{
@@ -8,7 +8,7 @@ use nostr::{
 };
 use serde_json::{Value, json};
 
-use crate::{key::npub, operator::Operator, relay};
+use crate::{context::CommandContext, key::npub, relay};
 
 /// The kinds that the service handles.
 const HANDLED_KINDS: [u16; 5] = [3079, 3080, 3081, 3082, 22456];
@@ -29,9 +29,9 @@ pub(crate) struct Arguments {
     relay: Vec<String>,
 }
 
-pub(crate) async fn run(operator: &Operator, arguments: Arguments) -> Result<()> {
-    let watched = operator.deployed().await?.relays();
-    let keys = operator.service_key().await?;
+pub(crate) async fn run(context: &CommandContext, arguments: Arguments) -> Result<()> {
+    let watched = context.deployed().await?.relays();
+    let keys = context.service_key().await?;
     let relays = if arguments.relay.is_empty() {
         &watched
     } else {
@@ -51,7 +51,7 @@ pub(crate) async fn run(operator: &Operator, arguments: Arguments) -> Result<()>
     }
     let accepted = results.iter().filter(|result| result["taken"] == true);
     let accepted = accepted.count();
-    operator.print(
+    context.print(
         &json!({"pubkey": keys.public_key(), "results": results}),
         format_args!(
             "announced {}: {accepted} of {} events were accepted",

@@ -13,7 +13,7 @@ use nostr_push_core::{
 use serde_json::{Value, json};
 
 use crate::{
-    operator::Operator,
+    context::CommandContext,
     options::{options_of, with_options},
 };
 
@@ -82,17 +82,17 @@ pub(crate) struct Add {
     options: Vec<String>,
 }
 
-pub(crate) async fn run(operator: &Operator, command: Command) -> Result<()> {
+pub(crate) async fn run(context: &CommandContext, command: Command) -> Result<()> {
     match command {
-        Command::Add(arguments) => add(operator, arguments).await,
-        Command::List => list(operator).await,
-        Command::Set { app, options } => set(operator, &app, &options).await,
-        Command::Remove { app, yes } => remove(operator, &app, yes).await,
+        Command::Add(arguments) => add(context, arguments).await,
+        Command::List => list(context).await,
+        Command::Set { app, options } => set(context, &app, &options).await,
+        Command::Remove { app, yes } => remove(context, &app, yes).await,
     }
 }
 
-async fn list(operator: &Operator) -> Result<()> {
-    let apps = operator.store.all_apps().await?;
+async fn list(context: &CommandContext) -> Result<()> {
+    let apps = context.store.all_apps().await?;
     let line = |app: &App| {
         let platforms: Vec<&str> = app.platforms.keys().map(|p| p.as_str()).collect();
         let options = Value::from(options_of(app));
@@ -104,38 +104,38 @@ async fn list(operator: &Operator) -> Result<()> {
     } else {
         lines.join("\n")
     };
-    operator.print(&json!(apps), text);
+    context.print(&json!(apps), text);
     Ok(())
 }
 
-async fn set(operator: &Operator, app: &str, options: &[String]) -> Result<()> {
-    let changed = with_options(&operator.app(app).await?, options)?;
-    operator.store.put_app(&changed).await?;
+async fn set(context: &CommandContext, app: &str, options: &[String]) -> Result<()> {
+    let changed = with_options(&context.app(app).await?, options)?;
+    context.store.put_app(&changed).await?;
     let options = Value::from(options_of(&changed));
-    operator.print(
+    context.print(
         &json!(changed),
         format_args!("{app}: {options}; the functions use the options within a minute"),
     );
     Ok(())
 }
 
-async fn remove(operator: &Operator, app: &str, yes: bool) -> Result<()> {
-    let stored = operator.app(app).await?;
+async fn remove(context: &CommandContext, app: &str, yes: bool) -> Result<()> {
+    let stored = context.app(app).await?;
     ensure!(yes, "this removes all devices of {app}: confirm with --yes");
     // The row is deleted last, so that an interrupted command can be repeated. Meanwhile control
     // events are retried.
     for arn in stored.platforms.values() {
-        operator.sns.delete_platform_application(arn).await?;
+        context.sns.delete_platform_application(arn).await?;
     }
-    operator.store.delete_app(app).await?;
-    operator.print(&json!({"removed": app}), format_args!("{app} is removed"));
+    context.store.delete_app(app).await?;
+    context.print(&json!({"removed": app}), format_args!("{app} is removed"));
     Ok(())
 }
 
 /// The attributes of a platform application that hold its credentials.
 type Credentials = HashMap<String, String>;
 
-async fn add(operator: &Operator, arguments: Add) -> Result<()> {
+async fn add(context: &CommandContext, arguments: Add) -> Result<()> {
     let id = &arguments.app;
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     ensure!(
@@ -145,13 +145,13 @@ async fn add(operator: &Operator, arguments: Add) -> Result<()> {
     );
     let mut platforms = apns(&arguments)?;
     platforms.extend(fcm(&arguments)?);
-    let stored = operator.store.app(id).await?;
+    let stored = context.store.app(id).await?;
     let stored = stored.unwrap_or_else(|| App::named(id));
     let mut app = with_options(&stored, &arguments.options)?;
     if platforms.is_empty() && app.platforms.is_empty() {
         bail!("an app needs --apns-key or --fcm-service-account");
     }
-    let deployed = operator.deployed().await?;
+    let deployed = context.deployed().await?;
     let topic = deployed.output("EndpointEventsTopic")?;
     for (platform, mut attributes) in platforms {
         let events = ENDPOINT_EVENTS.map(|event| (event.to_owned(), topic.to_owned()));
@@ -161,14 +161,14 @@ async fn add(operator: &Operator, arguments: Add) -> Result<()> {
             "{}: configuring the platform application for {name}",
             app.app
         );
-        let arn = operator
+        let arn = context
             .sns
             .platform_application(&app.app, platform, app.platforms.get(&platform), attributes)
             .await?;
         app.platforms.insert(platform, arn);
     }
-    operator.store.put_app(&app).await?;
-    operator.print(
+    context.store.put_app(&app).await?;
+    context.print(
         &json!(app),
         format_args!(
             "{} is stored; the functions use it within a minute",

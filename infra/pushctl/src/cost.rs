@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use self::usage::{Counted, Usage};
+use self::usage::{CountedUsage, Usage};
 
 /// The region and the date of the prices.
-const PRICED: &str = "us-east-1, arm64, as published in 2025";
+const PRICE_BASIS: &str = "us-east-1, arm64, as published in 2025";
 
 /// One of AWS's list prices, without free tiers.
 struct Price {
@@ -189,7 +189,7 @@ pub(crate) fn run(arguments: &Arguments, json: bool) -> Result<()> {
 }
 
 fn bill(arguments: &Arguments) -> Result<Bill> {
-    let counted = Counted::load()?;
+    let counted = CountedUsage::load()?;
     #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 users")]
     let users = arguments.users as f64;
     let (tasks, batch) = (f64::from(arguments.tasks), f64::from(arguments.batch));

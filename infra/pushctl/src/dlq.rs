@@ -10,7 +10,7 @@ use aws_sdk_sqs::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::operator::Operator;
+use crate::context::CommandContext;
 
 /// The queues, in the order in which an event passes them.
 pub(crate) const QUEUES: [&str; 4] = ["control", "event", "delivery", "feedback"];
@@ -42,16 +42,16 @@ pub(crate) enum Command {
     },
 }
 
-pub(crate) async fn run(operator: &Operator, command: &Command) -> Result<()> {
-    let queues = Queues::of(operator);
+pub(crate) async fn run(context: &CommandContext, command: &Command) -> Result<()> {
+    let queues = Queues::of(context);
     match command {
-        Command::List => list(operator, &queues).await,
-        Command::Show { queue, max } => show(operator, &queues, queue, *max).await,
-        Command::Redrive { queue } => redrive(operator, &queues, queue).await,
+        Command::List => list(context, &queues).await,
+        Command::Show { queue, max } => show(context, &queues, queue, *max).await,
+        Command::Redrive { queue } => redrive(context, &queues, queue).await,
     }
 }
 
-async fn list(operator: &Operator, queues: &Queues<'_>) -> Result<()> {
+async fn list(context: &CommandContext, queues: &Queues<'_>) -> Result<()> {
     let mut counts = Map::new();
     let mut lines = Vec::new();
     for queue in QUEUES {
@@ -59,11 +59,16 @@ async fn list(operator: &Operator, queues: &Queues<'_>) -> Result<()> {
         counts.insert(queue.to_owned(), json!(n));
         lines.push(format!("{queue}: {n}"));
     }
-    operator.print(&json!(counts), lines.join("\n"));
+    context.print(&json!(counts), lines.join("\n"));
     Ok(())
 }
 
-async fn show(operator: &Operator, queues: &Queues<'_>, queue: &str, max: usize) -> Result<()> {
+async fn show(
+    context: &CommandContext,
+    queues: &Queues<'_>,
+    queue: &str,
+    max: usize,
+) -> Result<()> {
     let url = queues.dead_letter_url(queue).await?;
     let mut shown: Vec<Value> = Vec::new();
     while shown.len() < max {
@@ -74,7 +79,7 @@ async fn show(operator: &Operator, queues: &Queues<'_>, queue: &str, max: usize)
         shown.extend(messages.into_iter().map(show_message));
     }
     shown.truncate(max);
-    operator.print_json(&json!(shown));
+    context.print_json(&json!(shown));
     Ok(())
 }
 
@@ -84,7 +89,7 @@ fn show_message(message: Message) -> Value {
     json!({"message_id": message.message_id, "body": body})
 }
 
-async fn redrive(operator: &Operator, queues: &Queues<'_>, queue: &str) -> Result<()> {
+async fn redrive(context: &CommandContext, queues: &Queues<'_>, queue: &str) -> Result<()> {
     let from = queues.dead_letter_url(queue).await?;
     let to = queues.url(queue).await?;
     let mut moved = 0;
@@ -99,7 +104,7 @@ async fn redrive(operator: &Operator, queues: &Queues<'_>, queue: &str) -> Resul
         }
         eprintln!("{queue}: {moved} sent back so far");
     }
-    operator.print(
+    context.print(
         &json!({"queue": queue, "moved": moved}),
         format_args!("{queue}: {moved} sent back"),
     );
@@ -113,10 +118,10 @@ pub(crate) struct Queues<'a> {
 }
 
 impl<'a> Queues<'a> {
-    pub(crate) fn of(operator: &'a Operator) -> Self {
+    pub(crate) fn of(context: &'a CommandContext) -> Self {
         Self {
-            client: Client::new(&operator.aws),
-            stack: &operator.stack,
+            client: Client::new(&context.aws),
+            stack: &context.stack,
         }
     }
 

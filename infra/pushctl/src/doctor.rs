@@ -13,9 +13,9 @@ use nostr_push_core::{
 use serde_json::{Value, json};
 
 use crate::{
+    context::{CommandContext, DeployedStack},
     dlq::{QUEUES, Queues},
     key::npub,
-    operator::{Deployed, Operator},
     relay,
 };
 
@@ -73,31 +73,31 @@ impl Check {
     }
 }
 
-pub(crate) async fn run(operator: &Operator) -> Result<ExitCode> {
+pub(crate) async fn run(context: &CommandContext) -> Result<ExitCode> {
     let mut checks = Checks::default();
-    let deployed = operator.deployed().await;
+    let deployed = context.deployed().await;
     let stack = deployed.as_ref().map_err(|error| anyhow!("{error:#}"));
     checks.add(
         "credentials and stack",
         stack.and_then(check_status),
         "Check AWS_PROFILE, AWS_REGION and --stack, or deploy with infra/deploy.",
     );
-    let keys = operator.service_key().await;
+    let keys = context.service_key().await;
     let pubkey = keys.as_ref().ok().map(Keys::public_key);
     checks.add(
         "service key",
         keys.map(|keys| npub(&keys.public_key())),
         "The key must be 64 hex characters or an nsec: pushctl key new.",
     );
-    check_apps(operator, &mut checks, deployed.as_ref().ok()).await;
-    check_dead_letters(operator, &mut checks).await;
+    check_apps(context, &mut checks, deployed.as_ref().ok()).await;
+    check_dead_letters(context, &mut checks).await;
     if let Ok(deployed) = &deployed {
         let pubkey = pubkey.map(|pubkey| pubkey.to_hex()).unwrap_or_default();
-        check_listener(operator, &mut checks, deployed, &pubkey).await;
+        check_listener(context, &mut checks, deployed, &pubkey).await;
     }
     let failed = checks.failed();
     let results: Vec<Value> = checks.checks.iter().map(Check::json).collect();
-    operator.print(
+    context.print(
         &json!({"failed": failed, "checks": results}),
         format_args!("{} checks, {failed} failed", results.len()),
     );
@@ -108,7 +108,7 @@ pub(crate) async fn run(operator: &Operator) -> Result<ExitCode> {
     })
 }
 
-fn check_status(deployed: &Deployed) -> Result<String> {
+fn check_status(deployed: &DeployedStack) -> Result<String> {
     let status = &deployed.status;
     ensure!(
         status.ends_with("_COMPLETE") && !status.contains("ROLLBACK"),
@@ -117,8 +117,12 @@ fn check_status(deployed: &Deployed) -> Result<String> {
     Ok(status.clone())
 }
 
-async fn check_apps(operator: &Operator, checks: &mut Checks, deployed: Option<&Deployed>) {
-    let apps = match operator.store.all_apps().await {
+async fn check_apps(
+    context: &CommandContext,
+    checks: &mut Checks,
+    deployed: Option<&DeployedStack>,
+) {
+    let apps = match context.store.all_apps().await {
         Ok(apps) => apps,
         Err(error) => {
             let remedy = "The tables cannot be read: check your permissions and --stack.";
@@ -146,7 +150,7 @@ async fn check_apps(operator: &Operator, checks: &mut Checks, deployed: Option<&
         for (platform, arn) in &app.platforms {
             checks.add(
                 platform_check_name(app, *platform),
-                check_platform_application(operator, arn, topic).await,
+                check_platform_application(context, arn, topic).await,
                 "pushctl app add with the credentials again.",
             );
         }
@@ -159,11 +163,11 @@ fn platform_check_name(app: &App, platform: Platform) -> String {
 
 /// Checks a platform application. `topic` is the topic to which it must report endpoint events.
 async fn check_platform_application(
-    operator: &Operator,
+    context: &CommandContext,
     arn: &str,
     topic: Option<&str>,
 ) -> Result<String> {
-    let state = operator.sns.platform_application_state(arn).await?;
+    let state = context.sns.platform_application_state(arn).await?;
     let state = state.ok_or_else(|| anyhow!("the SNS platform application does not exist"))?;
     ensure!(
         state.enabled,
@@ -176,8 +180,8 @@ async fn check_platform_application(
     Ok("enabled, and reports endpoint events".to_owned())
 }
 
-async fn check_dead_letters(operator: &Operator, checks: &mut Checks) {
-    let queues = Queues::of(operator);
+async fn check_dead_letters(context: &CommandContext, checks: &mut Checks) {
+    let queues = Queues::of(context);
     for queue in QUEUES {
         let dead_letters = queues.dead_letters(queue).await;
         let result = dead_letters.and_then(|n| {
@@ -194,9 +198,9 @@ async fn check_dead_letters(operator: &Operator, checks: &mut Checks) {
 
 /// Checks the listener's image and its relays. `pubkey` is the service's, in hex.
 async fn check_listener(
-    operator: &Operator,
+    context: &CommandContext,
     checks: &mut Checks,
-    deployed: &Deployed,
+    deployed: &DeployedStack,
     pubkey: &str,
 ) {
     let image = deployed.parameter("ListenerImage").cloned();
@@ -219,7 +223,7 @@ async fn check_listener(
             response.map(|()| "responds".to_owned()),
             "If the problem persists, use another relay: infra/deploy Relays=….",
         );
-        let cursor = operator.store.cursor(&url).await;
+        let cursor = context.store.cursor(&url).await;
         checks.add(
             format!("listener at {url}"),
             check_cursor(cursor, clients::now().to_seconds()),

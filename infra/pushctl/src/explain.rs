@@ -15,7 +15,7 @@ use nostr_push_core::{
 };
 use serde_json::{Value, json};
 
-use crate::{dry_run::DryRun, operator::Operator};
+use crate::{context::CommandContext, dry_run::DryRun};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -26,24 +26,24 @@ pub(crate) struct Arguments {
     backfill: bool,
 }
 
-pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()> {
+pub(crate) async fn run(context: &CommandContext, arguments: &Arguments) -> Result<()> {
     let event = read_event(arguments)?;
     let now = clients::now();
-    let dry_run = DryRun::new(&operator.store);
-    let content = content_message(event.clone(), arguments.backfill, now);
-    let (matches, deliveries) = run_matcher(&dry_run, content, now).await?;
+    let dry_run = DryRun::new(&context.store);
+    let message = content_message(event.clone(), arguments.backfill, now);
+    let (matches, deliveries) = run_matcher(&dry_run, message, now).await?;
     let mut recipients = Vec::new();
     for message in &deliveries {
         recipients.push(run_deliver(&dry_run, message, now).await?);
     }
     let sum = |count: fn(&MatchOutcome) -> u64| matches.iter().map(count).sum::<u64>();
     let dropped = matches.iter().find_map(|outcome| outcome.dropped);
-    operator.print_json(&json!({
+    context.print_json(&json!({
         "event": event.id,
         "kind": event.kind.as_u16(),
         "dropped": dropped.map(MatchDropReason::reason),
-        "own_event": sum(|outcome| outcome.own_event),
-        "before_subscription": sum(|outcome| outcome.before_subscription),
+        "own_event": sum(|outcome| outcome.own_events),
+        "before_subscription": sum(|outcome| outcome.before_subscription_matches),
         "recipients": recipients,
     }));
     Ok(())

@@ -7,7 +7,7 @@ use nostr::{
 };
 use serde_json::json;
 
-use crate::operator::Operator;
+use crate::context::CommandContext;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -22,19 +22,19 @@ pub(crate) enum Command {
     },
 }
 
-pub(crate) async fn run(operator: &Operator, command: &Command) -> Result<()> {
+pub(crate) async fn run(context: &CommandContext, command: &Command) -> Result<()> {
     let pubkey = match command {
-        Command::Show => operator.service_key().await?.public_key(),
+        Command::Show => context.service_key().await?.public_key(),
         Command::New { yes } => {
             ensure!(
                 yes,
                 "all clients must learn the new pubkey and register again: confirm with --yes"
             );
-            create(operator).await?
+            create(context).await?
         }
     };
     let npub = npub(&pubkey);
-    operator.print(
+    context.print(
         &json!({"pubkey": pubkey, "npub": npub}),
         format_args!("{npub}\n{pubkey}"),
     );
@@ -42,12 +42,12 @@ pub(crate) async fn run(operator: &Operator, command: &Command) -> Result<()> {
 }
 
 /// Stores a new key, and returns its pubkey.
-async fn create(operator: &Operator) -> Result<PublicKey> {
+async fn create(context: &CommandContext) -> Result<PublicKey> {
     let keys = Keys::generate();
-    let client = aws_sdk_secretsmanager::Client::new(&operator.aws);
+    let client = aws_sdk_secretsmanager::Client::new(&context.aws);
     let request = client
         .put_secret_value()
-        .secret_id(operator.secret())
+        .secret_id(context.secret())
         .secret_string(keys.secret_key().to_secret_hex());
     request.send().await.context("cannot write the secret")?;
     eprintln!(

@@ -1,7 +1,7 @@
 //! `pushctl`: the operator's command line. It uses the caller's AWS credentials and region. With
 //! `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_SNS` it uses the local stack.
 //!
-//! - [`operator`]: what all commands need: the stack, its tables, SNS, and the output
+//! - [`context`]: what all commands need: the stack, its tables, SNS, and the output
 //! - [`app`], [`options`], [`key`], [`announce`]: setting up
 //! - [`owner`], [`explain`], [`dry_run`], [`send_test`]: why an owner gets a push, or none
 //! - [`doctor`], [`dlq`], [`reconcile`]: maintenance
@@ -13,13 +13,13 @@
 
 mod announce;
 mod app;
+mod context;
 mod cost;
 mod dlq;
 mod doctor;
 mod dry_run;
 mod explain;
 mod key;
-mod operator;
 mod options;
 mod owner;
 mod reconcile;
@@ -30,7 +30,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
-use operator::Operator;
+use context::CommandContext;
 
 /// Manages a deployment of nostr-push.
 #[derive(Parser)]
@@ -107,17 +107,17 @@ async fn main() -> ExitCode {
 }
 
 async fn run(command: Command, stack: String, json: bool) -> Result<ExitCode> {
-    let operator = async || Operator::new(stack, json).await;
+    let context = async || CommandContext::new(stack, json).await;
     match command {
-        Command::App(command) => app::run(&operator().await, command).await?,
-        Command::Key(command) => key::run(&operator().await, &command).await?,
-        Command::Announce(arguments) => announce::run(&operator().await, arguments).await?,
-        Command::Owner(command) => owner::run(&operator().await, &command).await?,
-        Command::Explain(arguments) => explain::run(&operator().await, &arguments).await?,
-        Command::SendTest(arguments) => send_test::run(&operator().await, &arguments).await?,
-        Command::Dlq(command) => dlq::run(&operator().await, &command).await?,
-        Command::Doctor => return doctor::run(&operator().await).await,
-        Command::Reconcile(arguments) => reconcile::run(&operator().await, &arguments).await?,
+        Command::App(command) => app::run(&context().await, command).await?,
+        Command::Key(command) => key::run(&context().await, &command).await?,
+        Command::Announce(arguments) => announce::run(&context().await, arguments).await?,
+        Command::Owner(command) => owner::run(&context().await, &command).await?,
+        Command::Explain(arguments) => explain::run(&context().await, &arguments).await?,
+        Command::SendTest(arguments) => send_test::run(&context().await, &arguments).await?,
+        Command::Dlq(command) => dlq::run(&context().await, &command).await?,
+        Command::Doctor => return doctor::run(&context().await).await,
+        Command::Reconcile(arguments) => reconcile::run(&context().await, &arguments).await?,
         Command::Cost(arguments) => cost::run(&arguments, json)?,
         Command::Completions { shell } => print_completions(shell),
     }

@@ -56,7 +56,7 @@ pub(crate) fn with_options(app: &App, options: &[String]) -> Result<App> {
         }
     }
     let app: App = serde_json::from_value(fields.into()).context("a value has the wrong type")?;
-    // Otherwise control would fail on each registration.
+    // Otherwise control would apply none of the app's triggers.
     app.triggers_for(Keys::generate().public_key())
         .context("triggers: not all are filters")?;
     Ok(app)

@@ -16,7 +16,7 @@ use nostr_push_core::{
 };
 use serde_json::{Value, json};
 
-use crate::operator::{Operator, pubkey};
+use crate::context::{CommandContext, pubkey};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -34,26 +34,31 @@ pub(crate) struct Show {
     app: Option<String>,
 }
 
-pub(crate) async fn run(operator: &Operator, command: &Command) -> Result<()> {
+pub(crate) async fn run(context: &CommandContext, command: &Command) -> Result<()> {
     let Command::Show(Show { pubkey, app }) = command;
-    let mut apps = operator.store.all_apps().await?;
+    let mut apps = context.store.all_apps().await?;
     if let Some(app) = app {
         apps.retain(|row| row.app == *app);
     }
     let now = clients::now().to_seconds();
     let mut shown = Vec::new();
     for app in &apps {
-        shown.push(show(operator, app, *pubkey, now).await?);
+        shown.push(show(context, app, *pubkey, now).await?);
     }
-    let mute_list = operator.store.mute_list(pubkey).await?;
+    let mute_list = context.store.mute_list(pubkey).await?;
     let muted = mute_list.map_or(0, |list| list.entries.len());
-    operator.print_json(&json!({"pubkey": pubkey, "muted": muted, "apps": shown}));
+    context.print_json(&json!({"pubkey": pubkey, "muted": muted, "apps": shown}));
     Ok(())
 }
 
 /// What is stored under one app.
-async fn show(operator: &Operator, app: &App, pubkey: PublicKey, now: Seconds) -> Result<Value> {
-    let store = &operator.store;
+async fn show(
+    context: &CommandContext,
+    app: &App,
+    pubkey: PublicKey,
+    now: Seconds,
+) -> Result<Value> {
+    let store = &context.store;
     let owner = Owner {
         app: app.app.clone(),
         pubkey,

@@ -10,7 +10,7 @@ use nostr_push_aws::dynamodb::Store;
 use nostr_push_core::ports::{Devices, Endpoints, PortResult};
 use serde_json::json;
 
-use crate::operator::Operator;
+use crate::context::CommandContext;
 
 /// The most lookups at the same time.
 const CONCURRENCY: usize = 32;
@@ -26,17 +26,17 @@ pub(crate) struct Arguments {
     grace: u64,
 }
 
-pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()> {
-    let (endpoints, orphans) = find_orphans(operator).await?;
+pub(crate) async fn run(context: &CommandContext, arguments: &Arguments) -> Result<()> {
+    let (endpoints, orphans) = find_orphans(context).await?;
     let mut removed = Vec::new();
     if arguments.remove && !orphans.is_empty() {
         eprintln!(
-            "waiting {} s, because some of these may be getting their device now",
+            "waiting {} s, because control may be registering some of them",
             arguments.grace
         );
         tokio::time::sleep(Duration::from_secs(arguments.grace)).await;
-        for arn in without_device(&operator.store, orphans.clone()).await? {
-            operator.sns.delete(&arn).await?;
+        for arn in without_device(&context.store, orphans.clone()).await? {
+            context.sns.delete(&arn).await?;
             removed.push(arn);
         }
     }
@@ -46,7 +46,7 @@ pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()
         removed.len()
     );
     let lines = [orphans.clone(), vec![summary]].concat();
-    operator.print(
+    context.print(
         &json!({"endpoints": endpoints, "without_device": orphans, "removed": removed}),
         lines.join("\n"),
     );
@@ -54,16 +54,16 @@ pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()
 }
 
 /// The number of all endpoints, and the ARNs of those without a device.
-async fn find_orphans(operator: &Operator) -> Result<(usize, Vec<String>)> {
+async fn find_orphans(context: &CommandContext) -> Result<(usize, Vec<String>)> {
     let mut orphans = Vec::new();
     let mut endpoints = 0;
-    for app in operator.store.all_apps().await? {
+    for app in context.store.all_apps().await? {
         for (platform, application) in &app.platforms {
             let mut next = None;
             loop {
-                let page = operator.sns.endpoints(application, next).await?;
+                let page = context.sns.endpoints(application, next).await?;
                 endpoints += page.arns.len();
-                orphans.extend(without_device(&operator.store, page.arns).await?);
+                orphans.extend(without_device(&context.store, page.arns).await?);
                 eprintln!(
                     "{} {}: {endpoints} endpoints so far, {} without a device",
                     app.app,

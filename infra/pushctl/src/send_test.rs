@@ -1,22 +1,22 @@
 //! `pushctl send-test`: a push to all devices of a pubkey. It bypasses all filters and limits.
 
 use anyhow::{Result, ensure};
-use deliver::{push::PushBuilder, text::Text};
+use deliver::{
+    push::{PushBuilder, publish_to},
+    text::Text,
+};
 use nostr::{
     event::{EventBuilder, FinalizeEvent, Kind},
     key::{Keys, PublicKey},
 };
 use nostr_push_aws::clients;
 use nostr_push_core::{
-    app::ContentDetail,
-    device_store::owner_devices,
-    message::Delivery,
-    owner::Owner,
-    ports::{PublishOutcome, Publisher},
+    app::ContentDetail, device_store::owner_devices, message::Delivery, owner::Owner,
+    ports::PublishOutcome,
 };
 use serde_json::{Value, json};
 
-use crate::operator::{Operator, pubkey};
+use crate::context::{CommandContext, pubkey};
 
 /// The result of a push that SNS accepted.
 const ACCEPTED: &str = "accepted by SNS";
@@ -33,8 +33,8 @@ pub(crate) struct Arguments {
     text: String,
 }
 
-pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()> {
-    let app = operator.app(&arguments.app).await?;
+pub(crate) async fn run(context: &CommandContext, arguments: &Arguments) -> Result<()> {
+    let app = context.app(&arguments.app).await?;
     let owner = Owner {
         app: app.app.clone(),
         pubkey: arguments.pubkey,
@@ -48,14 +48,9 @@ pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()
         now,
     };
     let mut results = Vec::new();
-    for (device, registration) in owner_devices(&operator.store, &owner).await?.active(now) {
-        let outcome = match &registration.endpoint_arn {
-            Some(arn) => {
-                let push = pushes.build(registration.platform);
-                operator.sns.publish(arn, &push).await
-            }
-            None => PublishOutcome::Gone,
-        };
+    for (device, registration) in owner_devices(&context.store, &owner).await?.active(now) {
+        let push = pushes.build(registration.platform);
+        let outcome = publish_to(&context.sns, registration, &push).await;
         results.push(json!({
             "device": device.id.token_hash.get(..8),
             "platform": registration.platform,
@@ -69,13 +64,13 @@ pub(crate) async fn run(operator: &Operator, arguments: &Arguments) -> Result<()
         arguments.pubkey
     );
     let lines: Vec<String> = results.iter().map(line).collect();
-    operator.print(&json!(results), lines.join("\n"));
+    context.print(&json!(results), lines.join("\n"));
     let is_accepted = |result: &Value| result["result"] == ACCEPTED;
     ensure!(results.iter().any(is_accepted), "SNS accepted no push");
     Ok(())
 }
 
-/// A delivery of a note by a new key, so that no app takes the note for one of a known person.
+/// A delivery of a note by a new key, so that no app attributes it to a known person.
 fn delivery(owner: &Owner, text: &str) -> Result<Delivery> {
     let event = EventBuilder::new(Kind::from_u16(1), text).finalize(&Keys::generate())?;
     Ok(Delivery {
@@ -94,7 +89,7 @@ fn describe(outcome: PublishOutcome) -> String {
     match outcome {
         PublishOutcome::Delivered => ACCEPTED.to_owned(),
         PublishOutcome::Gone => "the endpoint is disabled or deleted".to_owned(),
-        PublishOutcome::Retry { reason, .. } => format!("failed for now: {}", reason.reason()),
+        PublishOutcome::Retry { reason, .. } => format!("failed temporarily: {}", reason.reason()),
         PublishOutcome::Rejected { why, .. } => format!("rejected: {why}"),
     }
 }

@@ -15,7 +15,7 @@ use nostr_push_core::{
     ports::{Devices, Endpoints, EnsuredEndpoint},
 };
 use nostr_push_local::{
-    aws::{self, Aws, Ports, STACK},
+    aws::{self, Aws, LocalPorts, STACK},
     tools::Tools,
 };
 use nostr_push_testkit::{builders::device, owner, registration};
@@ -26,7 +26,9 @@ use tokio::process::Command;
 async fn only_endpoints_without_a_device_are_deleted() {
     let tools = Tools::install().await.unwrap();
     let data = tempfile::tempdir().unwrap();
-    let aws = Aws::start(&tools, data.path(), Ports::ANY).await.unwrap();
+    let aws = Aws::start(&tools, data.path(), LocalPorts::ANY)
+        .await
+        .unwrap();
     let environment = aws.environment();
     aws::create_tables(&tools, &environment).await.unwrap();
     let app = aws::put_app(&environment, App::named("demo"), &[Platform::Fcm]).await;

@@ -26,7 +26,7 @@ use crate::{sqs::Visibility, telemetry::Telemetry};
 
 /// The most records of a batch that are handled at once. Most of their time they wait for DynamoDB
 /// and SNS.
-const CONCURRENCY: usize = 10;
+const MAX_CONCURRENT_RECORDS: usize = 10;
 
 /// What the loop itself counts, in every stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::VariantArray)]
@@ -121,7 +121,10 @@ where
 {
     let outcomes = stream::iter(event.records)
         .map(|record| async move { attempt(telemetry, visibility, record, decode, handle).await });
-    let failed: Vec<Option<String>> = outcomes.buffer_unordered(CONCURRENCY).collect().await;
+    let failed: Vec<Option<String>> = outcomes
+        .buffer_unordered(MAX_CONCURRENT_RECORDS)
+        .collect()
+        .await;
     let mut response = SqsBatchResponse::default();
     response.batch_item_failures = failed
         .into_iter()

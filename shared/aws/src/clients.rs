@@ -1,19 +1,20 @@
 //! The configuration of the SDK: region, credentials and endpoint from the environment, as AWS
 //! documents them (<https://docs.aws.amazon.com/sdkref/latest/guide/environment-variables.html>).
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 pub use aws_config::SdkConfig;
 use aws_config::{AppName, BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use nostr_push_core::{Millis, ports::Unavailable};
 
 /// The timeout of one attempt of a request. It is well below the functions' timeout.
-const ATTEMPT: Duration = Duration::from_secs(4);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The timeout of a request with all its retries.
-const OPERATION: Duration = Duration::from_secs(12);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// The SDK's configuration for this program. Every request names the program (`app/…` in the
 /// `userAgent` of an audit trail). The SDK retries requests with its standard strategy (3 attempts,
@@ -28,8 +29,8 @@ pub async fn config(program: &'static str) -> SdkConfig {
         .retry_config(RetryConfig::standard())
         .timeout_config(
             TimeoutConfig::builder()
-                .operation_attempt_timeout(ATTEMPT)
-                .operation_timeout(OPERATION)
+                .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                .operation_timeout(OPERATION_TIMEOUT)
                 .build(),
         )
         .load()
@@ -56,8 +57,7 @@ pub async fn at(variables: &HashMap<String, String>, endpoint: &str) -> SdkConfi
         .await
 }
 
-/// The current time. Only `main.rs` and long-running loops ask; everything else gets it as an
-/// argument.
+/// The current time. Call this at the edges only, and pass the result on.
 pub fn now() -> Millis {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)

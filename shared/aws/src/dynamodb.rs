@@ -46,7 +46,7 @@ pub(crate) const SUPERSEDES: &str = "attribute_not_exists(created_at) \
 const MAX_BATCH_KEYS: usize = 100;
 
 /// The most attempts of a batch read for keys that DynamoDB leaves unprocessed.
-const BATCH_ATTEMPTS: u32 = 6;
+const MAX_BATCH_ATTEMPTS: u32 = 6;
 
 /// The tables of one deployment.
 #[derive(Debug, Clone)]
@@ -167,7 +167,7 @@ impl Store {
         mut keys: Vec<Item>,
     ) -> PortResult<Vec<Item>> {
         let mut items = Vec::with_capacity(keys.len());
-        for attempt in 0..BATCH_ATTEMPTS {
+        for attempt in 0..MAX_BATCH_ATTEMPTS {
             if attempt > 0 {
                 tokio::time::sleep(Duration::from_millis(20 << attempt)).await;
             }

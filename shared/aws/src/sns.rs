@@ -59,8 +59,8 @@ impl Sns {
         }
     }
 
-    /// Creates a platform application, or sets the attributes of the one with this ARN, whose
-    /// endpoints stay. Returns the ARN.
+    /// Creates a platform application, or updates the one with this ARN and keeps its endpoints.
+    /// Returns the ARN.
     ///
     /// # Errors
     /// SNS failed or refused the credentials.
@@ -97,7 +97,7 @@ impl Sns {
         let answer = request.send().await.map_err(unavailable(CREATE))?;
         answer
             .platform_application_arn
-            .ok_or_else(|| no(CREATE, "no ARN"))
+            .ok_or_else(|| Unavailable::new(CREATE, "no ARN"))
     }
 
     /// The state of a platform application. `None` if it does not exist.
@@ -188,7 +188,7 @@ impl Sns {
                 return answer
                     .endpoint_arn
                     .map(EnsuredEndpoint::Ready)
-                    .ok_or_else(|| no("sns.create_platform_endpoint", "no ARN"));
+                    .ok_or_else(|| Unavailable::new("sns.create_platform_endpoint", "no ARN"));
             }
             Err(error) => error,
         };
@@ -261,7 +261,7 @@ impl Endpoints for Sns {
                 return Ok(EnsuredEndpoint::Ready(arn));
             }
         }
-        Err(no(
+        Err(Unavailable::new(
             "sns.create_platform_endpoint",
             "the endpoint was deleted twice",
         ))
@@ -302,7 +302,7 @@ impl Publisher for Sns {
                 .string_value(value)
                 .build()
             {
-                Ok(attribute) => request = request.message_attributes(*name, attribute),
+                Ok(attribute) => request = request.message_attributes(name, attribute),
                 Err(error) => {
                     return PublishOutcome::Rejected {
                         reason: RejectReason::InvalidMessage,
@@ -322,12 +322,13 @@ impl Publisher for Sns {
 const OPERATOR_RETRY_DELAY: Duration = Duration::from_secs(300);
 
 /// The outcome of a failed `Publish`. Without a readable response SNS may have accepted the
-/// message. The collapse id then covers the repeat.
+/// message. The collapse id then
+/// makes a repeat replace the first notification.
 fn outcome(error: &SdkError<PublishError>) -> PublishOutcome {
     let Some(service) = error.as_service_error() else {
         return PublishOutcome::Retry {
             after: None,
-            reason: RetryReason::NoAnswer,
+            reason: RetryReason::NoResponse,
         };
     };
     let status = error
@@ -432,13 +433,6 @@ fn endpoint_in(text: &str) -> Option<String> {
         .map(|arn| arn.trim_end_matches([',', '.']).to_owned())
 }
 
-fn no(dependency: &'static str, why: &str) -> Unavailable {
-    Unavailable {
-        dependency,
-        why: why.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -479,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn classifies_errors_of_the_operator_as_retries_after_a_while() {
+    fn retries_operator_errors_after_delay() {
         let after = Some(OPERATOR_RETRY_DELAY);
         for code in [
             "AuthorizationError",
@@ -511,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn classifies_errors_of_sns_as_retries() {
+    fn retries_errors_of_sns() {
         for (code, status, reason) in [
             ("KMSThrottling", 400, RetryReason::Throttled),
             ("Throttled", 400, RetryReason::Throttled),

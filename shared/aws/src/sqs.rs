@@ -22,7 +22,11 @@ const MAX_BATCH: usize = 10;
 const MAX_BATCH_BYTES: usize = 1024 * 1024 - 4096;
 
 /// The most attempts for entries that SQS failed to accept.
-const ATTEMPTS: usize = 3;
+const MAX_ATTEMPTS: usize = 3;
+
+/// The longest visibility timeout
+/// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>).
+const MAX_VISIBILITY_SECONDS: i32 = 12 * 60 * 60;
 
 /// A queue to which messages of type `T` are sent.
 #[derive(Debug, Clone)]
@@ -80,7 +84,7 @@ impl<T> Queue<T> {
             .map(|(n, body)| (n.to_string(), body))
             .collect();
         let mut why = String::new();
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             let mut request = self.client.send_message_batch().queue_url(&self.url);
             for (id, body) in &left {
                 let entry = SendMessageBatchRequestEntry::builder()
@@ -153,7 +157,7 @@ impl Visibility {
     pub(crate) async fn hide(&self, message: &SqsMessage, time: Duration) {
         let seconds = i32::try_from(time.as_secs())
             .unwrap_or(i32::MAX)
-            .min(12 * 60 * 60);
+            .min(MAX_VISIBILITY_SECONDS);
         let request = self
             .client
             .change_message_visibility()

@@ -25,7 +25,7 @@ use nostr::{event::EventId, key::Keys};
 use nostr_push_aws::{clients, dynamodb::Store, secrets};
 use nostr_push_core::{Seconds, order::Order, owner::Owner, subscription::Subscription};
 use nostr_push_local::{
-    aws::{self, Aws, Ports, STACK},
+    aws::{self, Aws, LocalPorts, STACK},
     tools::Tools,
 };
 use serde_json::Value;
@@ -36,7 +36,9 @@ use serde_json::Value;
 async fn adapters_keep_their_guarantees() {
     let tools = Tools::install().await.unwrap();
     let data = tempfile::tempdir().unwrap();
-    let aws = Aws::start(&tools, data.path(), Ports::ANY).await.unwrap();
+    let aws = Aws::start(&tools, data.path(), LocalPorts::ANY)
+        .await
+        .unwrap();
     let environment = aws.environment();
     aws::create_tables(&tools, &environment).await.unwrap();
     let config = clients::at(&environment, "AWS_ENDPOINT_URL").await;
@@ -58,7 +60,7 @@ async fn adapters_keep_their_guarantees() {
     tables::claim_has_one_holder(&store).await;
     tables::one_of_many_concurrent_holders_wins(&store).await;
     queues::large_batch_is_sent_whole(&environment).await;
-    queues::delayed_message_comes_late(&environment).await;
+    queues::delayed_message_arrives_after_delay(&environment).await;
     sns::endpoints_are_created_enabled_and_deleted(&environment).await;
     sns::publish_without_an_answer_is_retried().await;
     bad_service_key_stays_secret(&environment).await;

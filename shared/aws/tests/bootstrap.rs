@@ -10,14 +10,14 @@ use std::path::PathBuf;
 
 use nostr_push_testkit::runtime_api::Bootstrap;
 
-/// The example `obedient`. Before cargo runs the tests of a package, it builds the examples into a
+/// The example `scripted`. Before cargo runs the tests of a package, it builds the examples into a
 /// folder beside them.
-fn obedient() -> PathBuf {
+fn scripted() -> PathBuf {
     let test = std::env::current_exe().expect("the test has a path");
     test.ancestors()
         .nth(2)
         .expect("target/debug/deps/…")
-        .join("examples/obedient")
+        .join("examples/scripted")
 }
 
 #[tokio::test]
@@ -28,7 +28,7 @@ async fn each_record_fails_alone_and_the_process_goes_on() {
         ("AWS_ACCESS_KEY_ID", "x".to_owned()),
         ("AWS_SECRET_ACCESS_KEY", "x".to_owned()),
     ];
-    let mut bootstrap = Bootstrap::start(obedient(), variables).await.unwrap();
+    let mut bootstrap = Bootstrap::start(scripted(), variables).await.unwrap();
     for _ in 0..2 {
         let failed = bootstrap
             .batch(&[

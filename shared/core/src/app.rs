@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use nostr::key::PublicKey;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use strum::VariantArray;
 
 use crate::{
     Seconds,
@@ -12,8 +13,8 @@ use crate::{
     presence,
 };
 
-/// The kinds of settings of dialect H that name none, if the app has no default of its own: notes,
-/// messages, reposts, reactions, wraps and zaps.
+/// The kinds for settings of dialect H without `kinds`, if the app has no default of its own:
+/// notes, messages, reposts, reactions, wraps and zaps.
 const DEFAULT_KINDS: [u16; 6] = [1, 4, 6, 7, 1059, 9735];
 
 /// The most pushes per minute to one recipient, by default.
@@ -53,6 +54,12 @@ impl Platform {
             Self::ApnsSandbox => "APNS_SANDBOX",
             Self::Fcm => "GCM",
         }
+    }
+
+    /// The platform with this [`Platform::sns_name`].
+    pub fn from_sns_name(name: &str) -> Option<Self> {
+        let mut platforms = Self::VARIANTS.iter().copied();
+        platforms.find(|platform| platform.sns_name() == name)
     }
 
     /// The platform's name in payloads, rows and logs.
@@ -109,7 +116,7 @@ pub struct App {
     /// Dialect H: seconds without a heartbeat after which the app counts as closed. Default 210.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub presence_timeout: Option<Seconds>,
-    /// Dialect H: the kinds of settings that name none.
+    /// Dialect H: the kinds for settings without `kinds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_kinds: Option<Vec<u16>>,
     /// Dialect H: `true` if `authors` (a contact list) restricts who may notify by a mention.
@@ -140,7 +147,7 @@ impl App {
         self.presence_timeout.unwrap_or(presence::DEFAULT_TIMEOUT)
     }
 
-    /// The kinds of settings that name none, sorted.
+    /// The kinds for settings without `kinds`, sorted.
     pub fn default_kinds(&self) -> Vec<u16> {
         let mut kinds = self
             .default_kinds
@@ -234,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn has_no_platform_that_the_app_lacks() {
+    fn rejects_platform_without_application() {
         assert_eq!(
             app(&[Platform::Fcm]).platform_of(Some(Platform::Apns), "t"),
             None

@@ -6,6 +6,6 @@ pub trait Counter: Copy {
     /// The outcome, such as `accepted`, `refused`, `dropped` or `retried`.
     fn outcome(self) -> &'static str;
 
-    /// Why the outcome came about.
+    /// The reason for the outcome.
     fn reason(self) -> &'static str;
 }

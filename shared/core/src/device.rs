@@ -5,7 +5,7 @@
 //! decides again. So two concurrent writers reach the state that they would have reached one after
 //! the other, and only the rules below need to be proven.
 //!
-//! The rules keep this: the latest registration of a token decides who its owner is. It is in force
+//! Invariant: the latest registration of a token decides who its owner is. It is in force
 //! unless that owner removed the token, or all of their tokens, later. The order in which events
 //! arrive, and how often, makes no difference.
 
@@ -23,7 +23,7 @@ use crate::{Seconds, app::Platform, order::Order, owner::Owner, subscription::TO
 pub const MAX_DEVICES: usize = 20;
 
 /// The longest token, in bytes.
-pub const MAX_TOKEN: usize = 4 * 1024;
+pub const MAX_TOKEN_BYTES: usize = 4 * 1024;
 
 /// How long a registration of a token waits for a removal that is deleting its endpoint. It is
 /// longer than a function can run, so no removal deletes an endpoint that a new registration uses.
@@ -98,7 +98,7 @@ pub struct Registration {
     pub valid_until: Seconds,
 }
 
-/// One row of `devices`: one token under one app, whoever owns it.
+/// One row of `devices`: one token under one app. Its owner can change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     /// The token.
@@ -314,7 +314,7 @@ pub fn register(
     RegistrationDecision::Commit(Box::new((device, roster)))
 }
 
-/// The decision, if the token's current registration alone makes it.
+/// The decision, if the token's current registration alone determines it.
 fn decide_by_current(
     request: &RegistrationRequest,
     row: &Device,

@@ -14,13 +14,19 @@ use crate::{
 /// # Errors
 /// The store failed.
 pub async fn owner_devices(store: &impl Devices, owner: &Owner) -> PortResult<OwnerDevices> {
-    let roster = store
-        .roster(owner)
-        .await?
-        .unwrap_or_else(|| Roster::new(owner.clone()));
+    let roster = roster_or_new(store, owner).await?;
     let ids: Vec<DeviceId> = roster.device_ids().collect();
     let devices = store.devices(&ids).await?;
     Ok(OwnerDevices { roster, devices })
+}
+
+/// Reads the owner's roster. An owner without one has an empty roster.
+///
+/// # Errors
+/// The store failed.
+pub async fn roster_or_new(store: &impl Devices, owner: &Owner) -> PortResult<Roster> {
+    let roster = store.roster(owner).await?;
+    Ok(roster.unwrap_or_else(|| Roster::new(owner.clone())))
 }
 
 /// Writes the row of a device that is being removed and deletes its endpoint. Returns `false`

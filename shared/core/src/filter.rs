@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     MUTE_LIST_KIND, hex,
-    index_key::{IndexKey, MAX_TAG_VALUE, TagValue, TagValueRef},
+    index_key::{IndexKey, MAX_TAG_VALUE_BYTES, TagValue, TagValueRef},
     is_private_kind,
 };
 
@@ -50,9 +50,9 @@ impl Filter {
     ///
     /// # Errors
     /// [`BadFilter`], unless the JSON is an object whose known fields are non-empty arrays. Ids,
-    /// pubkeys and the values of `#e` and `#p` must be exactly 64 lowercase hex characters, kinds
-    /// 0 to 65535, and other tag values at most [`MAX_TAG_VALUE`] bytes. An empty array would match
-    /// nothing, which no client wants.
+    /// pubkeys and the values of `#e` and `#p` must be exactly 64 lowercase hex characters, kinds 0
+    /// to 65535, and other tag values at most [`MAX_TAG_VALUE_BYTES`] bytes. An empty array would
+    /// match nothing, which no client wants.
     pub fn from_json(json: &Value) -> Result<Self, BadFilter> {
         let fields = json.as_object().ok_or(BadFilter::NotAnObject)?;
         let mut filter = Self::default();
@@ -104,7 +104,7 @@ impl Filter {
 
     /// The canonical form: keys sorted, lists sorted and without duplicates.
     pub fn to_json(&self) -> String {
-        // A map of strings and numbers cannot fail to serialise.
+        // A map of strings and numbers cannot fail to serialize.
         serde_json::to_string(self).unwrap_or_default()
     }
 
@@ -216,7 +216,9 @@ fn tag_letter(field: &str) -> Option<char> {
 
 fn tag_value(letter: char, value: &str) -> Option<TagValue> {
     match TagValue::from(value) {
-        TagValue::Text(_) if matches!(letter, 'e' | 'p') || value.len() > MAX_TAG_VALUE => None,
+        TagValue::Text(_) if matches!(letter, 'e' | 'p') || value.len() > MAX_TAG_VALUE_BYTES => {
+            None
+        }
         value => Some(value),
     }
 }
@@ -305,7 +307,7 @@ mod tests {
             json!({"authors": [1]}),
             json!({"#p": [upper]}),
             json!({"#e": ["group"]}),
-            json!({"#t": ["x".repeat(MAX_TAG_VALUE + 1)]}),
+            json!({"#t": ["x".repeat(MAX_TAG_VALUE_BYTES + 1)]}),
             json!({"#t": [1]}),
             json!({"#t": "x"}),
         ] {

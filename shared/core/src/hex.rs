@@ -1,13 +1,15 @@
-//! Lowercase hexadecimal, the form in which NIP-01 writes ids and pubkeys.
+//! Lowercase hexadecimal, the form of ids and pubkeys in NIP-01
+//! (<https://github.com/nostr-protocol/nips/blob/master/01.md>).
 
-use std::fmt::Write;
+/// The hex characters, by their value.
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// The value of each lowercase hex character; 0xf0 for every other byte.
 const NIBBLE: [u8; 256] = {
     let mut table = [0xf0; 256];
     let mut digit = 0;
     while digit < 16 {
-        table[b"0123456789abcdef"[digit as usize] as usize] = digit;
+        table[DIGITS[digit as usize] as usize] = digit;
         digit += 1;
     }
     table
@@ -15,12 +17,15 @@ const NIBBLE: [u8; 256] = {
 
 /// Encodes bytes as lowercase hex.
 pub fn encode(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    digits(bytes).map(char::from).collect()
+}
+
+/// The hex characters of bytes, without allocating.
+pub fn digits(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
+    let digit = |nibble: u8| DIGITS[usize::from(nibble)];
+    bytes
+        .iter()
+        .flat_map(move |byte| [digit(byte >> 4), digit(byte & 0x0f)])
 }
 
 /// Decodes exactly 64 lowercase hex characters. Anything else is `None`.

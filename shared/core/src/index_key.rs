@@ -1,7 +1,7 @@
 //! The values by which an event finds a subscription.
 //!
 //! There is an owned key and a borrowed one with the same hash. The listener looks up every tag of
-//! every event that a relay sends, and must not allocate when nobody is interested.
+//! every event that a relay sends, and must not allocate for events that match no subscription.
 
 use std::{
     cmp::Ordering,
@@ -19,7 +19,7 @@ use crate::{MUTE_LIST_KIND, hex};
 /// The longest tag value of a filter, in bytes. An index key must fit into a DynamoDB partition key
 /// of at most 2,048 bytes
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>).
-pub const MAX_TAG_VALUE: usize = 512;
+pub const MAX_TAG_VALUE_BYTES: usize = 512;
 
 /// The value of a single-letter tag: 32 bytes if it is an id or a pubkey, text otherwise.
 ///
@@ -42,7 +42,7 @@ pub enum TagValueRef<'a> {
 }
 
 impl TagValue {
-    /// The value without its ownership of the text.
+    /// Borrows the text.
     pub fn borrowed(&self) -> TagValueRef<'_> {
         match self {
             Self::Hex(bytes) => TagValueRef::Hex(*bytes),
@@ -78,8 +78,8 @@ impl Ord for TagValueRef<'_> {
         match (self, other) {
             (Self::Hex(a), Self::Hex(b)) => a.cmp(b),
             (Self::Text(a), Self::Text(b)) => a.cmp(b),
-            (Self::Hex(a), Self::Text(b)) => hex::encode(a).as_str().cmp(b),
-            (Self::Text(a), Self::Hex(b)) => (*a).cmp(hex::encode(b).as_str()),
+            (Self::Hex(a), Self::Text(b)) => hex::digits(a).cmp(b.bytes()),
+            (Self::Text(a), Self::Hex(b)) => a.bytes().cmp(hex::digits(b)),
         }
     }
 }
@@ -190,7 +190,7 @@ pub enum KeyRef<'a> {
 }
 
 impl KeyRef<'_> {
-    /// The key, owned.
+    /// An owned copy.
     pub fn to_owned(self) -> IndexKey {
         match self {
             Self::Id(id) => IndexKey::Id(*id),
@@ -234,7 +234,7 @@ fn tag_key<'a>(name: &str, value: &'a str) -> Option<KeyRef<'a>> {
         return None;
     };
     let letter = char::from(*letter);
-    (value.len() <= MAX_TAG_VALUE).then(|| KeyRef::Tag(letter, value.into()))
+    (value.len() <= MAX_TAG_VALUE_BYTES).then(|| KeyRef::Tag(letter, value.into()))
 }
 
 impl fmt::Display for IndexKey {

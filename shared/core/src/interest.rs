@@ -2,8 +2,8 @@
 //! signature.
 //!
 //! A million subscriptions must fit into little memory. So entries are stored in slabs and found
-//! through tables of 32-bit numbers, a subscription is known by a hash of its owner and identity,
-//! and equal lists of kinds are shared.
+//! through tables of 32-bit numbers, a subscription is identified by a hash of its owner and
+//! identity, and equal lists of kinds are shared.
 
 use std::{collections::HashSet, hash::BuildHasher, sync::Arc};
 
@@ -34,7 +34,7 @@ pub struct Interest {
     keys: Slab<KeyUse>,
     by_key: HashTable<u32>,
     kinds: HashMap<u16, u32, RandomState>,
-    /// The number of subscriptions without kinds, which want every kind.
+    /// The number of subscriptions without kinds, which match every kind.
     any_kind: u32,
     /// The number of keys of mute lists. The kind of mute lists is not among `kinds`, because only
     /// these authors' lists are wanted.
@@ -122,7 +122,7 @@ impl Interest {
 
     /// Removes the subscriptions that have ended among `count` entries from number `from` on.
     /// Returns the number to continue from, or `None` at the end. The work is done in parts, so
-    /// that nothing waits until a million entries have been visited.
+    /// that event processing is not blocked by a full scan.
     pub fn expire(&mut self, now: Seconds, from: usize, count: usize) -> Option<usize> {
         let end = self.entries.capacity().min(from.saturating_add(count));
         for number in from..end {
@@ -277,8 +277,8 @@ impl Interest {
         }
     }
 
-    /// The event's index keys that are in use, each once. Empty if nobody is interested in the
-    /// event.
+    /// The event's index keys that are in use, each once. Empty if no subscription can match
+    /// the event.
     pub fn hits(&self, event: &Event) -> Vec<IndexKey> {
         let mut hits: Vec<IndexKey> = Vec::new();
         let kind = event.kind.as_u16();
@@ -348,7 +348,7 @@ impl Interest {
 }
 
 fn number(slab: usize) -> u32 {
-    // Four billion entries would need a hundred gigabytes of memory.
+    // Four billion entries would need hundreds of gigabytes of memory.
     u32::try_from(slab).unwrap_or(u32::MAX)
 }
 

@@ -44,7 +44,7 @@ pub mod token_hasher;
 pub use time::{Millis, Seconds};
 
 /// The kinds whose events are private to their addressee: messages of NIP-04, and the rumors,
-/// seals and wraps of NIP-59. They match only a recipient whom they name, their content never
+/// seals and wraps of NIP-59. They match only a recipient that a `p` tag names, their content never
 /// appears in a notification, and they may be backdated.
 pub const PRIVATE_KINDS: [u16; 5] = [4, 13, 14, 1059, 21059];
 

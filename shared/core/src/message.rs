@@ -8,13 +8,13 @@ use serde_json::value::RawValue;
 use crate::{Millis, Seconds, device::Registration, index_key::IndexKey, owner::Owner};
 
 /// The largest event that is accepted, in bytes of JSON.
-pub const MAX_EVENT: usize = 256 * 1024;
+pub const MAX_EVENT_BYTES: usize = 256 * 1024;
 
 /// The most tags an event may have.
 pub const MAX_TAGS: usize = 2_000;
 
 /// The longest relay URL, in bytes.
-pub const MAX_RELAY_URL: usize = 512;
+pub const MAX_RELAY_URL_BYTES: usize = 512;
 
 /// The most bytes of an event's content in a [`Delivery`]. No push can carry more: its payload has
 /// at most 4,096 bytes.

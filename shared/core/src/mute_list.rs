@@ -2,7 +2,7 @@
 //! <https://github.com/nostr-protocol/nips/blob/master/51.md>).
 //!
 //! Every delivery reads the list, so entries are short: of pubkeys and ids only the first eight
-//! bytes are stored. An attacker who finds a collision gains nothing but being muted.
+//! bytes are stored. A collision only mutes one more author or event.
 
 use std::collections::BTreeSet;
 
@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 use crate::{Seconds, hex, is_private_kind, order::Order};
 
 /// The most bytes of all entries of one list together.
-const MAX_BYTES: usize = 64 * 1024;
+const MAX_LIST_BYTES: usize = 64 * 1024;
 
 /// The longest word or hashtag that is kept, in bytes.
-const MAX_WORD: usize = 200;
+const MAX_WORD_BYTES: usize = 200;
 
 /// How long a list is kept after its event was last received. Owners seldom renew their list.
-const LIFETIME: Seconds = Seconds::from_days(5 * 365);
+const MUTE_LIST_LIFETIME: Seconds = Seconds::from_days(5 * 365);
 
 /// One row of `mute_lists`: the latest list of a pubkey.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ impl MuteList {
         let mut bytes = 0;
         for entry in event.tags.iter().rev().filter_map(entry) {
             bytes += entry.len();
-            if bytes > MAX_BYTES {
+            if bytes > MAX_LIST_BYTES {
                 break;
             }
             entries.insert(entry);
@@ -53,7 +53,7 @@ impl MuteList {
             pubkey: event.pubkey,
             order: Order::of(event),
             entries,
-            expires_at: now + LIFETIME,
+            expires_at: now + MUTE_LIST_LIFETIME,
         }
     }
 
@@ -61,7 +61,7 @@ impl MuteList {
     /// signs for them, by a hashtag, by its thread, or by a word in its content.
     pub fn suppresses(&self, event: &Event, sender: Option<&PublicKey>) -> bool {
         let has = |prefix: &str, value: &str| self.entries.contains(&format!("{prefix}:{value}"));
-        let by = |pubkey: &PublicKey| has("p", &pubkey.to_hex()[..16]);
+        let mutes_pubkey = |pubkey: &PublicKey| has("p", &pubkey.to_hex()[..16]);
         let tagged = |tag: &Tag| match tag.as_slice() {
             [name, value, ..] if name == "t" => has("t", &value.to_lowercase()),
             [name, value, ..] if matches!(name.as_str(), "e" | "E") => {
@@ -69,8 +69,8 @@ impl MuteList {
             }
             _ => false,
         };
-        by(&event.pubkey)
-            || sender.is_some_and(by)
+        mutes_pubkey(&event.pubkey)
+            || sender.is_some_and(mutes_pubkey)
             || has("e", &event.id.to_hex()[..16])
             || event.tags.iter().any(tagged)
             || self.has_word(event)
@@ -97,7 +97,7 @@ fn entry(tag: &Tag) -> Option<String> {
     };
     match name.as_str() {
         "p" | "e" => hex::decode_32(value).map(|_| format!("{name}:{}", &value[..16])),
-        "t" | "word" if !value.trim().is_empty() && value.len() <= MAX_WORD => {
+        "t" | "word" if !value.trim().is_empty() && value.len() <= MAX_WORD_BYTES => {
             Some(format!("{name}:{}", value.trim().to_lowercase()))
         }
         _ => None,

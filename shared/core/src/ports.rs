@@ -18,7 +18,7 @@ use crate::{
     subscription::{IndexRow, Subscription},
 };
 
-/// A dependency failed. The message at hand is not to blame and is always retried.
+/// A dependency failed. The message is not the cause, so it is always retried.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{dependency}: {why}")]
 pub struct Unavailable {
@@ -26,6 +26,16 @@ pub struct Unavailable {
     pub dependency: &'static str,
     /// The error.
     pub why: String,
+}
+
+impl Unavailable {
+    /// A failure of `dependency`.
+    pub fn new(dependency: &'static str, why: impl Into<String>) -> Self {
+        Self {
+            dependency,
+            why: why.into(),
+        }
+    }
 }
 
 /// The result of a port.
@@ -39,7 +49,7 @@ pub trait Apps: Send + Sync {
 
 /// Device rows and rosters. Reads are consistent.
 pub trait Devices: Send + Sync {
-    /// The rows that exist of these devices.
+    /// The stored rows of these devices. Those without a row are left out.
     fn devices(&self, ids: &[DeviceId]) -> impl Future<Output = PortResult<Vec<Device>>> + Send;
     /// The owner's roster.
     fn roster(&self, owner: &Owner) -> impl Future<Output = PortResult<Option<Roster>>> + Send;
@@ -59,7 +69,8 @@ pub trait Devices: Send + Sync {
 
 /// Subscriptions. Reads are consistent.
 pub trait Subscriptions: Send + Sync {
-    /// The rows that exist of these (owner, identity) pairs, removals included.
+    /// The stored rows of these (owner, identity) pairs, removals included. Pairs without a row are
+    /// left out.
     fn get(
         &self,
         ids: &[(Owner, String)],
@@ -75,8 +86,8 @@ pub trait Subscriptions: Send + Sync {
 pub trait Presences: Send + Sync {
     /// The owner's presence, if it is stored.
     fn presence(&self, owner: &Owner) -> impl Future<Output = PortResult<Option<Presence>>> + Send;
-    /// Marks the stored presence as awaited by a delivery, if it is still that of this event.
-    /// Returns `true` if it is.
+    /// Marks the stored presence as awaited by a delivery, if it still has this order.
+    /// Returns `true` if it was marked.
     fn mark_awaited(
         &self,
         owner: &Owner,
@@ -112,7 +123,8 @@ pub trait MuteLists: Send + Sync {
 
 /// Counts a recipient's pushes per minute. `window` is the beginning of the minute.
 pub trait Rates: Send + Sync {
-    /// Counts the event as one of the minute's pushes, unless `max` other events are. Counting an
+    /// Counts the event as one of the minute's pushes, unless `max` other events have
+    /// already been counted. Counting an
     /// event again changes nothing.
     fn admit(
         &self,
@@ -207,7 +219,7 @@ pub struct Push {
     /// The message in the form of SNS: a JSON object with one string of JSON per platform.
     pub message: String,
     /// SNS message attributes (all of type String).
-    pub attributes: Vec<(&'static str, String)>,
+    pub attributes: Vec<(String, String)>,
 }
 
 /// The outcome of one publish.
@@ -224,7 +236,7 @@ pub enum PublishOutcome {
     },
     /// The endpoint is disabled or does not exist.
     Gone,
-    /// The publish can never succeed, and the device is not to blame.
+    /// The publish can never succeed, and the device is not the cause.
     Rejected {
         /// Why SNS rejected the message.
         reason: RejectReason,
@@ -233,7 +245,7 @@ pub enum PublishOutcome {
     },
 }
 
-/// Why a publish failed for now.
+/// Why a publish failed temporarily.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::VariantArray)]
 pub enum RetryReason {
     /// SNS throttled the request.
@@ -241,7 +253,7 @@ pub enum RetryReason {
     /// SNS failed.
     Unavailable,
     /// SNS did not answer in time, so the message may have been accepted.
-    NoAnswer,
+    NoResponse,
     /// SNS has disabled the platform application, or the platform refuses its credentials.
     BadCredentials,
     /// The function lacks a permission.
@@ -256,7 +268,7 @@ impl RetryReason {
         match self {
             Self::Throttled => "throttled",
             Self::Unavailable => "unavailable",
-            Self::NoAnswer => "no_answer",
+            Self::NoResponse => "no_answer",
             Self::BadCredentials => "bad_credentials",
             Self::NotAllowed => "not_allowed",
             Self::UnknownError => "unknown_error",
@@ -264,7 +276,7 @@ impl RetryReason {
     }
 }
 
-/// Why a publish was rejected for good.
+/// Why SNS will never accept a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::VariantArray)]
 pub enum RejectReason {
     /// SNS refuses the message.
@@ -310,8 +322,8 @@ pub trait Claims: Send + Sync {
         holder: &str,
         token_hash: &str,
     ) -> impl Future<Output = PortResult<bool>> + Send;
-    /// Ends the holder's lease. If `completed`, nobody can take the claim again; otherwise a retry
-    /// can take it at once.
+    /// Ends the holder's lease. If `completed`, no attempt can acquire the claim again.
+    /// Otherwise a retry can acquire it immediately.
     fn release(
         &self,
         claim: &str,
@@ -326,7 +338,7 @@ pub enum ClaimResult {
     /// The holder has the claim. These devices (token hashes) are done.
     Acquired(Vec<String>),
     /// Another holder has the claim until this time.
-    Held(Millis),
+    Taken(Millis),
     /// The claim is completed.
     Completed,
 }

@@ -2,7 +2,7 @@
 //!
 //! A phone that dies still looks online for a while. So a delivery waits while the app looks open.
 //! If another sign of life arrives, the app was open and has received the event itself. If the app
-//! is silent for the timeout, the event is pushed. In doubt the event is pushed, so none is lost.
+//! is silent for the timeout, the event is pushed. If in doubt, the event is pushed.
 
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +113,7 @@ mod tests {
         }
     }
 
-    fn sign(at: u64, online: bool) -> Presence {
+    fn beat_at(at: u64, online: bool) -> Presence {
         Presence::of(order(at, 1), online, Millis(at * 1000 + 300))
     }
 
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn decides_each_case() {
-        let open = sign(START, true);
+        let open = beat_at(START, true);
         assert_eq!(
             decide(open, START + 10, START + 10),
             PresenceDecision::Wait(Seconds(200))
@@ -152,16 +152,16 @@ mod tests {
         );
         assert_eq!(decide(open, START - 1, START + 5), PresenceDecision::Seen);
         assert_eq!(
-            decide(sign(START, false), START + 10, START + 10),
+            decide(beat_at(START, false), START + 10, START + 10),
             PresenceDecision::Push
         );
         assert_eq!(
-            decide(sign(START + 20, false), START + 10, START + 30),
+            decide(beat_at(START + 20, false), START + 10, START + 30),
             PresenceDecision::Seen
         );
         // In the same second the order is unknown: an extra push is better than none.
         assert_eq!(
-            decide(sign(START, false), START, START),
+            decide(beat_at(START, false), START, START),
             PresenceDecision::Push
         );
     }
@@ -181,36 +181,36 @@ mod tests {
     }
 
     #[test]
-    fn stores_only_what_changes_something() {
-        let stored = sign(START, true);
+    fn stores_presence_only_on_change() {
+        let stored = beat_at(START, true);
         assert!(stored.should_store(None, DEFAULT_TIMEOUT));
-        assert!(!sign(START + 69, true).should_store(Some(&stored), DEFAULT_TIMEOUT));
-        assert!(sign(START + 70, true).should_store(Some(&stored), DEFAULT_TIMEOUT));
+        assert!(!beat_at(START + 69, true).should_store(Some(&stored), DEFAULT_TIMEOUT));
+        assert!(beat_at(START + 70, true).should_store(Some(&stored), DEFAULT_TIMEOUT));
         assert!(
-            sign(START + 1, false).should_store(Some(&stored), DEFAULT_TIMEOUT),
-            "going offline is a change"
+            beat_at(START + 1, false).should_store(Some(&stored), DEFAULT_TIMEOUT),
+            "going offline is stored"
         );
         assert!(
-            !sign(START - 100, false).should_store(Some(&stored), DEFAULT_TIMEOUT),
-            "an older event never is"
+            !beat_at(START - 100, false).should_store(Some(&stored), DEFAULT_TIMEOUT),
+            "an older event is not stored"
         );
         assert!(
-            sign(START + 1, true).should_store(
+            beat_at(START + 1, true).should_store(
                 Some(&Presence {
                     awaited: true,
                     ..stored
                 }),
                 DEFAULT_TIMEOUT
             ),
-            "a heartbeat that a delivery waits for"
+            "a heartbeat that a delivery waits for is stored"
         );
         assert!(
             !stored.should_store(Some(&stored), DEFAULT_TIMEOUT),
-            "a repeat never is"
+            "a repeat is not stored"
         );
         let tie = Presence {
             order: order(START, 0),
-            ..sign(START, false)
+            ..beat_at(START, false)
         };
         assert!(
             tie.should_store(Some(&stored), DEFAULT_TIMEOUT),
@@ -226,7 +226,7 @@ mod tests {
         let mut now = event;
         loop {
             while let Some((at, online)) = beats.next_if(|(at, _)| *at <= now) {
-                let beat = sign(*at, *online);
+                let beat = beat_at(*at, *online);
                 if beat.should_store(stored.as_ref(), timeout) {
                     stored = Some(beat);
                 }
@@ -284,11 +284,11 @@ mod tests {
             after in 1..1_000u64,
         ) {
             let away = START + interval * beats + 5;
-            let mut signs = every(interval, START, away);
-            signs.push((away, false));
-            prop_assert_eq!(pushed_at(&signs, away + after, DEFAULT_TIMEOUT), Some(away + after));
+            let mut beats = every(interval, START, away);
+            beats.push((away, false));
+            prop_assert_eq!(pushed_at(&beats, away + after, DEFAULT_TIMEOUT), Some(away + after));
             // The app has received what arrived before it went offline.
-            prop_assert_eq!(pushed_at(&signs, away - 3, DEFAULT_TIMEOUT), None);
+            prop_assert_eq!(pushed_at(&beats, away - 3, DEFAULT_TIMEOUT), None);
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Settings replace earlier settings as a whole, the device included. Nothing is derived from the
 //! earlier row: the owner's devices and subscriptions are reconciled with the stored row alone, by
-//! whichever process comes last. A logout is settings that ask for nothing.
+//! every process that handles a settings event. A logout is stored as settings without kinds and
+//! device.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use crate::{
 };
 
 /// How long settings are valid after their event.
-pub const LIFETIME: Seconds = Seconds::from_days(90);
+pub const SETTINGS_LIFETIME: Seconds = Seconds::from_days(90);
 
 /// The most people that an event may mention and still be pushed, if `enableMaxMentions` is on.
 pub const MAX_MENTIONS: u16 = 10;
@@ -54,7 +55,7 @@ pub struct Settings {
 impl Settings {
     /// The settings of an owner who has logged out.
     pub fn logged_out(owner: Owner, order: Order) -> Self {
-        let valid_until = order.created_at + LIFETIME;
+        let valid_until = order.created_at + SETTINGS_LIFETIME;
         Self {
             owner,
             order,
@@ -69,7 +70,7 @@ impl Settings {
         }
     }
 
-    /// The filters that the settings stand for. An event matches the settings if it matches one.
+    /// The filters that the settings expand to. An event matches the settings if it matches one.
     ///
     /// They are `{kinds, #p}` and, for channels and groups, `{kinds, #e}` with the values that are
     /// event ids and `{kinds, #h}` with all values: clients put the ids of NIP-29 groups

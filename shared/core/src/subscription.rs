@@ -8,7 +8,7 @@ use crate::{Millis, Seconds, filter::Filter, index_key::IndexKey, order::Order, 
 pub const MAX_SUBSCRIPTIONS: usize = 50;
 
 /// The most relays that an owner may name.
-pub const MAX_RELAYS: usize = 10;
+pub const MAX_OWNER_RELAYS: usize = 10;
 
 /// The most index keys of one subscription.
 pub const MAX_INDEX_KEYS: usize = 1_000;
@@ -63,8 +63,8 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Returns `true` if the subscription is in force at `now`. Every reader must ask, because
-    /// DynamoDB's TTL sweep can be days late.
+    /// Returns `true` if the subscription is in force at `now`. Every reader must call
+    /// this, because DynamoDB's TTL sweep can be days late.
     pub fn is_active(&self, now: Seconds) -> bool {
         self.state == SubscriptionState::Active && self.valid_until > now
     }

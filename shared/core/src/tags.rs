@@ -18,7 +18,7 @@ pub fn first_tag_value<'a>(event: &'a Event, name: &'a str) -> Option<&'a str> {
 }
 
 /// When the event expires (NIP-40, <https://github.com/nostr-protocol/nips/blob/master/40.md>).
-/// `None` if the first `expiration` tag is not a Unix time.
+/// `None` if there is no `expiration` tag, or the first one is not a Unix time.
 pub fn expiration(event: &Event) -> Option<Seconds> {
     event.tags.expiration().map(Seconds::from)
 }

@@ -1,7 +1,7 @@
 //! Times and spans of time, in a unit that the compiler checks.
 //!
-//! A value is a Unix time or a span, as its name says. Arithmetic saturates: many of these numbers
-//! come from events, and whoever signs an event may write any number into it.
+//! A value is a Unix time or a span, as its name says. The operators saturate: many of these
+//! numbers come from events, and the signer of an event can put any number into it.
 
 use std::{
     fmt,
@@ -11,8 +11,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// Whole seconds, the unit of `created_at` (NIP-01, <https://github.com/nostr-protocol/nips>) and
-/// of DynamoDB's TTL attribute.
+/// Whole seconds, the unit of `created_at` (NIP-01,
+/// <https://github.com/nostr-protocol/nips/blob/master/01.md>) and of DynamoDB's TTL attribute.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

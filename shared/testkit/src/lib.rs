@@ -7,6 +7,8 @@
 //!
 //! The local AWS endpoint for tests is that of `cargo local`: `nostr_push_local::aws`.
 
+#![expect(clippy::expect_used, reason = "tests fail by panicking")]
+
 pub mod builders;
 pub mod memory;
 pub mod runtime_api;

@@ -30,12 +30,12 @@ use nostr_push_core::{
 /// All ports of a stage.
 #[derive(Default)]
 pub struct Memory {
-    state: Mutex<World>,
+    state: Mutex<MemoryState>,
 }
 
 /// The state of the ports. Tests read and change it.
 #[derive(Default)]
-pub struct World {
+pub struct MemoryState {
     /// Apps.
     pub apps: HashMap<String, App>,
     /// Device rows.
@@ -97,12 +97,12 @@ impl Memory {
     ///
     /// # Panics
     /// If a test has panicked while it held the state.
-    pub fn state(&self) -> MutexGuard<'_, World> {
+    pub fn state(&self) -> MutexGuard<'_, MemoryState> {
         self.state.lock().expect("no test panics with the state")
     }
 
     /// Applies `effect`, unless this call is the one that fails.
-    fn call<T>(&self, effect: impl FnOnce(&mut World) -> T) -> PortResult<T> {
+    fn call<T>(&self, effect: impl FnOnce(&mut MemoryState) -> T) -> PortResult<T> {
         let mut state = self.state();
         let fails = state.fail_in == Some(0);
         state.fail_in = state.fail_in.and_then(|n| n.checked_sub(1));
@@ -441,7 +441,7 @@ impl Publisher for Memory {
         });
         published.unwrap_or(PublishOutcome::Retry {
             after: None,
-            reason: RetryReason::NoAnswer,
+            reason: RetryReason::NoResponse,
         })
     }
 }
@@ -456,7 +456,7 @@ impl Claims for Memory {
     ) -> PortResult<ClaimResult> {
         self.call(|state| match state.claims.get_mut(claim) {
             Some((_, _, _, true)) => ClaimResult::Completed,
-            Some((_, lease, _, _)) if *lease > now => ClaimResult::Held(*lease),
+            Some((_, lease, _, _)) if *lease > now => ClaimResult::Taken(*lease),
             Some((stored, lease, done, _)) => {
                 holder.clone_into(stored);
                 *lease = until;

@@ -1,6 +1,6 @@
 //! Each check of an event of dialect N, with its reason.
 
-use nostr_push_core::index_key::MAX_TAG_VALUE;
+use nostr_push_core::index_key::MAX_TAG_VALUE_BYTES;
 use nostr_push_testkit::event;
 
 use super::*;
@@ -126,6 +126,8 @@ async fn requires_expiration_in_the_future() {
     assert_eq!(checks.reason(&absent).await, "missing_expiration");
     let not_a_number = checks.register(NOW, &[APP, &["expiration", "tomorrow"]]);
     assert_eq!(checks.reason(&not_a_number).await, "missing_expiration");
+    let without_value = checks.register(NOW, &[APP, &["expiration"]]);
+    assert_eq!(checks.reason(&without_value).await, "missing_expiration");
     let past: [&[&str]; 2] = [APP, &["expiration", PAST]];
     let registration = checks.register(NOW, &past);
     assert_eq!(checks.reason(&registration).await, "expired");
@@ -196,7 +198,7 @@ async fn refuses_malformed_filter_payloads() {
         json!({"filters": []}),
         json!({"filter": {"kinds": "1"}}),
         json!({"filter": {"#p": ["x"]}}),
-        json!({"filter": {"#t": ["x".repeat(MAX_TAG_VALUE + 1)]}}),
+        json!({"filter": {"#t": ["x".repeat(MAX_TAG_VALUE_BYTES + 1)]}}),
     ] {
         for kind in [3081, 3082] {
             let event = checks.with_payload(kind, &payload);

@@ -2,7 +2,7 @@
 
 use nostr_push_core::{
     filter::Filter,
-    index_key::MAX_TAG_VALUE,
+    index_key::MAX_TAG_VALUE_BYTES,
     presence::{DEFAULT_TIMEOUT, Presence},
     subscription::{MAX_INDEX_KEYS, MUTE_LIST_PREFIX},
 };
@@ -14,7 +14,7 @@ use super::*;
 /// One payload of `dialect_h.json`, and its expected effect.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Vector {
+struct TestVector {
     what: String,
     plaintext: Value,
     app: Option<String>,
@@ -67,7 +67,7 @@ impl Fixture {
     }
 }
 
-impl Vector {
+impl TestVector {
     /// Applies the payload after other settings, and asserts its effect.
     async fn check(self) {
         let f = fixture();
@@ -150,7 +150,7 @@ fn canonical(filters: &[Value], owner: &str) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn payloads_of_existing_clients_have_their_effect() {
-    let vectors: Vec<Vector> = serde_json::from_str(include_str!("dialect_h.json")).unwrap();
+    let vectors: Vec<TestVector> = serde_json::from_str(include_str!("dialect_h.json")).unwrap();
     for vector in vectors {
         vector.check().await;
     }
@@ -221,7 +221,11 @@ async fn refuses_settings_with_bad_or_too_many_values() {
     for (field, values, reason) in [
         ("#p", json!(["AB".repeat(32)]), "bad_payload"),
         ("#p", json!(many), "over_quota"),
-        ("#e", json!(["x".repeat(MAX_TAG_VALUE + 1)]), "bad_payload"),
+        (
+            "#e",
+            json!(["x".repeat(MAX_TAG_VALUE_BYTES + 1)]),
+            "bad_payload",
+        ),
         ("#e", json!(many), "over_quota"),
         ("authors", json!(["npub1x"]), "bad_payload"),
         ("authors", json!([1]), "bad_payload"),

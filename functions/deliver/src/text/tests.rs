@@ -70,6 +70,19 @@ fn reaction_shows_its_symbol_and_author() {
 }
 
 #[test]
+fn title_tag_with_a_value_precedes_name_tag() {
+    let from = format!("From {}", author());
+    let name: &[&str] = &["name", "Name"];
+    for (tags, body) in [
+        ([name, &["title", "Title"]], "Title"),
+        ([name, &["title", ""]], from.as_str()),
+        ([name, &["title"]], "Name"),
+    ] {
+        assert_eq!(lines(20, &tags, "").1, body, "{tags:?}");
+    }
+}
+
+#[test]
 fn each_kind_has_its_title_and_body() {
     let (me, id, by) = (keys(0x11).public_key().to_hex(), "ab".repeat(32), author());
     let (p, e): (&[&str], &[&str]) = (&["p", &me], &["e", &id]);
@@ -168,7 +181,7 @@ proptest! {
         let delivery = delivery(kind, &[&["title", &content]], &content);
         let text = Text::of(&delivery, ContentDetail::Rich);
         for line in [text.title, text.body] {
-            prop_assert!(line.plain.len() <= MAX_LINE, "{}", line.plain.len());
+            prop_assert!(line.plain.len() <= MAX_LINE_BYTES, "{}", line.plain.len());
             prop_assert!(!line.plain.chars().any(char::is_control));
         }
     }
@@ -224,9 +237,12 @@ fn references_become_short_names() {
 #[test]
 fn lines_are_cut_between_graphemes() {
     let family = "👨‍👩‍👧‍👦";
-    let line = cut(&family.repeat(40), MAX_LINE);
-    assert!(line.len() <= MAX_LINE);
+    let line = cut(&family.repeat(40), MAX_LINE_BYTES);
+    assert!(line.len() <= MAX_LINE_BYTES);
     assert_eq!(line.trim_end_matches('…').replace(family, ""), "");
-    assert_eq!(cut(" a\n\n b\u{7}c \u{7} ", MAX_LINE), "a bc");
-    assert_eq!(cut(&"x".repeat(MAX_LINE), MAX_LINE), "x".repeat(MAX_LINE));
+    assert_eq!(cut(" a\n\n b\u{7}c \u{7} ", MAX_LINE_BYTES), "a bc");
+    assert_eq!(
+        cut(&"x".repeat(MAX_LINE_BYTES), MAX_LINE_BYTES),
+        "x".repeat(MAX_LINE_BYTES)
+    );
 }

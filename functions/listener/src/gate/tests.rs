@@ -90,7 +90,7 @@ fn drops_large_and_malformed_events() {
     let (service, author) = (Keys::generate(), Keys::generate());
     let p = author.public_key().to_hex();
     let gate = gate(&service, &json!({"kinds": [1], "#p": [p]}));
-    let long = event(&author, 1, 1, &[&["p", &p]], &"x".repeat(MAX_EVENT));
+    let long = event(&author, 1, 1, &[&["p", &p]], &"x".repeat(MAX_EVENT_BYTES));
     let tag: &[&str] = &["p", &p];
     let many_tags = event(&author, 1, 1, &vec![tag; MAX_TAGS + 1], "");
     for too_large in [long, many_tags] {

@@ -44,7 +44,7 @@ use tokio_tungstenite::{connect_async, tungstenite::Message};
 
 /// The tables and queues, in memory. Clones share their state.
 #[derive(Clone, Default)]
-pub struct World {
+pub struct MemoryPorts {
     /// The rows of the change feed.
     pub rows: Arc<Mutex<Vec<Subscription>>>,
     /// The events in the control queue.
@@ -59,7 +59,7 @@ pub struct World {
     pub store: Arc<Memory>,
 }
 
-impl ChangeFeed for World {
+impl ChangeFeed for MemoryPorts {
     async fn changes(
         &self,
         since: Millis,
@@ -78,7 +78,7 @@ impl ChangeFeed for World {
     }
 }
 
-impl Relays for World {
+impl Relays for MemoryPorts {
     async fn cursor(&self, relay: &str) -> PortResult<Option<Seconds>> {
         self.store.cursor(relay).await
     }
@@ -94,7 +94,7 @@ impl Relays for World {
     }
 }
 
-impl Members for World {
+impl Members for MemoryPorts {
     async fn join(&self, member: &str, now: Seconds, until: Seconds) -> PortResult<Vec<String>> {
         self.store.join(member, now, until).await
     }
@@ -104,7 +104,7 @@ impl Members for World {
     }
 }
 
-impl Queue<ControlMessage> for World {
+impl Queue<ControlMessage> for MemoryPorts {
     async fn send(&self, messages: &[ControlMessage]) -> PortResult<()> {
         self.controls
             .lock()
@@ -114,7 +114,7 @@ impl Queue<ControlMessage> for World {
     }
 }
 
-impl Queue<ContentMessage> for World {
+impl Queue<ContentMessage> for MemoryPorts {
     async fn send(&self, messages: &[ContentMessage]) -> PortResult<()> {
         assert!(
             !self.queue_panics.load(Ordering::SeqCst),
@@ -131,13 +131,13 @@ impl Queue<ContentMessage> for World {
     }
 }
 
-impl World {
+impl MemoryPorts {
     /// Adds an active subscription of the lowest order.
     pub fn subscribe(&self, owner: &Keys, filter: &Value) {
         self.subscribe_with(owner, filter, SubscriptionState::Active, 1, &[]);
     }
 
-    /// Removes a subscription, with the order after that of [`World::subscribe`].
+    /// Removes a subscription, with the order after that of [`MemoryPorts::subscribe`].
     pub fn unsubscribe(&self, owner: &Keys, filter: &Value) {
         self.subscribe_with(owner, filter, SubscriptionState::Removed, 2, &[]);
     }
@@ -160,7 +160,7 @@ impl World {
         });
     }
 
-    /// Adds the subscription to the own mute list that every owner with a device has.
+    /// Adds the subscription to the owner's own mute list that every owner with a device has.
     pub fn subscribe_to_mute_list(&self, keys: &Keys) {
         let row = subscription(
             &owner(keys.public_key()),
@@ -312,7 +312,7 @@ pub fn relay_counter(reason: RelayReason) -> u64 {
 /// A running listener.
 pub struct Running {
     pub service: Keys,
-    pub world: World,
+    pub ports: MemoryPorts,
     pub health: Arc<Health>,
     stop: StopHandle,
     task: JoinHandle<Result<(), ListenerError>>,
@@ -323,9 +323,9 @@ pub fn url(address: &SocketAddr) -> String {
 }
 
 /// Starts a listener for these relays.
-pub fn start(addresses: &[SocketAddr], world: World) -> Running {
+pub fn start(addresses: &[SocketAddr], ports: MemoryPorts) -> Running {
     let relays = addresses.iter().map(url).collect();
-    start_as("one", Keys::generate(), relays, true, world)
+    start_as("one", Keys::generate(), relays, true, ports)
 }
 
 /// Starts a listener as this member, for this service and these relays.
@@ -334,14 +334,14 @@ pub fn start_as(
     service: Keys,
     relays: Vec<String>,
     allow_private: bool,
-    world: World,
+    ports: MemoryPorts,
 ) -> Running {
     let (stop, shutdown) = Shutdown::channel();
-    let ports = Ports {
-        feed: world.clone(),
-        store: world.clone(),
-        control: world.clone(),
-        content: world.clone(),
+    let listener_ports = Ports {
+        feed: ports.clone(),
+        store: ports.clone(),
+        control: ports.clone(),
+        content: ports.clone(),
         count: Arc::new(count),
         clock: now_ms,
     };
@@ -352,12 +352,12 @@ pub fn start_as(
         max_control_events: 60,
         member: member.to_owned(),
     };
-    let listener = Listener::new(service.clone(), options, ports);
+    let listener = Listener::new(service.clone(), options, listener_ports);
     let health = listener.health();
     let task = tokio::spawn(listener.run(shutdown));
     Running {
         service,
-        world,
+        ports,
         health,
         stop,
         task,
@@ -387,7 +387,7 @@ impl Running {
 /// Waits until a condition is met.
 ///
 /// # Panics
-/// After 90 seconds, which no working listener needs.
+/// If the condition is not met within 90 s.
 pub async fn until(what: &str, condition: impl Fn() -> bool) {
     for _ in 0..1_800 {
         if condition() {

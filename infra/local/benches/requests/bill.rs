@@ -40,7 +40,7 @@ pub(crate) struct Bill<'a> {
 }
 
 /// The average charges of one event.
-pub(crate) struct Measured {
+pub(crate) struct AverageCharges {
     /// By stage and name.
     pub(crate) stages: Map<String, Value>,
     /// The bytes that were stored.
@@ -63,13 +63,13 @@ impl<'a> Bill<'a> {
         &self,
         n: u32,
         action: impl AsyncFn(u32) -> Result<()>,
-    ) -> Result<Measured> {
+    ) -> Result<AverageCharges> {
         let before = self.charges().await?;
         let stored = self.stored_bytes().await?;
         for i in 0..n {
             action(i).await?;
         }
-        Ok(Measured {
+        Ok(AverageCharges {
             stages: average(&before, &self.charges().await?, n),
             bytes: (self.stored_bytes().await? - stored) / f64::from(n),
         })

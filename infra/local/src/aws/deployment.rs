@@ -24,9 +24,10 @@ const PACKAGE_VARIABLES: [&str; 5] = [
     "CARGO_PRIMARY_",
 ];
 
-/// Properties of a table that [`create_tables`] leaves out: other requests than `CreateTable` set
-/// them.
-const OTHER_TABLE_PROPERTIES: [&str; 3] = [
+/// Properties of a table that [`create_tables`] leaves out: `CreateTable` does not have them, or
+/// has them in another form.
+const OTHER_TABLE_PROPERTIES: [&str; 4] = [
+    "StreamSpecification",
     "TimeToLiveSpecification",
     "PointInTimeRecoverySpecification",
     "SSESpecification",
@@ -107,8 +108,8 @@ pub async fn deploy(tools: &Tools, aws: &Aws) -> Result<BTreeMap<String, String>
         .collect())
 }
 
-/// Creates the tables of the template with the prefix [`STACK`], without deploying the rest. For
-/// tests of single parts.
+/// Creates the tables of the template with the prefix [`STACK`], without their streams and without
+/// deploying the rest. For tests of single parts.
 ///
 /// # Errors
 /// The template cannot be read, or the endpoint refuses a table.

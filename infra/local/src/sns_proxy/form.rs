@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use axum::{
     body::Bytes,
     http::{HeaderMap, header},
@@ -95,12 +95,10 @@ pub(super) fn application_of(arn: &str) -> String {
         .unwrap_or_default()
 }
 
-/// The platform with this SNS name.
-pub(super) fn platform_of(sns_name: &str) -> Platform {
-    [Platform::Apns, Platform::ApnsSandbox]
-        .into_iter()
-        .find(|platform| platform.sns_name() == sns_name)
-        .unwrap_or(Platform::Fcm)
+/// The platform of an application with this SNS name of its platform.
+pub(super) fn platform_of_application(sns_name: &str) -> Result<Platform> {
+    Platform::from_sns_name(sns_name)
+        .with_context(|| format!("{sns_name} is not the SNS name of a platform"))
 }
 
 /// The text of the first XML element with this name.

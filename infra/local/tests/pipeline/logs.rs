@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::{counters, now, wait_until};
 
-/// A text in everything that must not be logged. It occurs nowhere else.
+/// A marker in every value that must not be logged. It occurs nowhere else.
 const MARK: &str = "MARKED";
 
 /// The query in `docs/operations.md` finds an event in the log groups that the page names.

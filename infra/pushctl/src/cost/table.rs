@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Arguments, Bill, PRICED, SERVICES, STAGES};
+use super::{Arguments, Bill, PRICE_BASIS, SERVICES, STAGES};
 
 pub(super) fn json(bill: &Bill) -> Value {
     let lines: Vec<Value> = bill
@@ -15,7 +15,7 @@ pub(super) fn json(bill: &Bill) -> Value {
             json!({"stage": stage, "service": service, "dollars": dollars})
         })
         .collect();
-    json!({"priced": PRICED, "dollars_a_month": bill.total(), "lines": lines})
+    json!({"priced": PRICE_BASIS, "dollars_a_month": bill.total(), "lines": lines})
 }
 
 /// A table in Markdown. `docs/cost.md` contains examples.

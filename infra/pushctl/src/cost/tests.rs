@@ -17,7 +17,7 @@ fn total(line: &str) -> f64 {
 }
 
 #[test]
-fn table_contains_every_dollar() {
+fn table_rows_add_up_to_total() {
     let bill = bill(&arguments("--heartbeats 60")).unwrap();
     let cells = STAGES
         .iter()
@@ -54,8 +54,8 @@ fn activity_costs_more_and_batches_cost_less() {
 
 /// A push needs at least one SNS publish, two messages that are sent and received, and a claim.
 #[test]
-fn counted_usage_is_that_of_a_push() {
-    let counted = Counted::load().unwrap();
+fn counted_usage_is_plausible() {
+    let counted = CountedUsage::load().unwrap();
     let (listener, matcher, deliver) = (
         &counted.event["listener"],
         &counted.event["matcher"],

@@ -10,7 +10,7 @@ const COUNTED: &str = include_str!("../counted.json");
 
 /// The charges of one message of each kind, each in a batch of its own, by stage.
 #[derive(Deserialize)]
-pub(super) struct Counted {
+pub(super) struct CountedUsage {
     pub(super) event: BTreeMap<String, Usage>,
     pub(super) push: BTreeMap<String, Usage>,
     pub(super) registration: BTreeMap<String, Usage>,
@@ -23,7 +23,7 @@ pub(super) struct Counted {
     pub(super) metrics: f64,
 }
 
-impl Counted {
+impl CountedUsage {
     pub(super) fn load() -> Result<Self> {
         serde_json::from_str(COUNTED).context("counted.json")
     }

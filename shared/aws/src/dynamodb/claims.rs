@@ -24,7 +24,7 @@ const LEASE_UNTIL: &str = "lease_until";
 const DEVICES_DONE: &str = "devices_done";
 
 /// How long a claim is kept.
-const TTL: Seconds = Seconds::from_days(4);
+const CLAIM_TTL: Seconds = Seconds::from_days(4);
 
 impl Claims for Store {
     async fn acquire(
@@ -50,7 +50,7 @@ impl Claims for Store {
             .expression_attribute_values(":holder", s(holder))
             .expression_attribute_values(":until", n(until.0))
             .expression_attribute_values(":now", n(now.0))
-            .expression_attribute_values(":expires_at", n((now.to_seconds() + TTL).0))
+            .expression_attribute_values(":expires_at", n((now.to_seconds() + CLAIM_TTL).0))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
@@ -121,7 +121,7 @@ fn devices_done(mut item: Item) -> Vec<String> {
 fn taken(item: Option<&Item>, now: Millis) -> ClaimResult {
     let soon = now + Millis(1_000);
     let Some(item) = item else {
-        return ClaimResult::Held(soon);
+        return ClaimResult::Taken(soon);
     };
     if item.contains_key("completed") {
         return ClaimResult::Completed;
@@ -130,5 +130,5 @@ fn taken(item: Option<&Item>, now: Millis) -> ClaimResult {
         .get(LEASE_UNTIL)
         .and_then(|value| value.as_n().ok())
         .and_then(|n| n.parse().ok());
-    ClaimResult::Held(until.map_or(soon, Millis))
+    ClaimResult::Taken(until.map_or(soon, Millis))
 }

@@ -1,11 +1,11 @@
 //! `devices`: key `device`. There are two kinds of rows.
 //!
-//! - `app#token_hash` is the row of one token, whoever owns it. A transfer of the token to another
-//!   owner is one write.
+//! - `app#token_hash` is the row of one token. Its owner can change: a transfer of the token to
+//!   another owner is one write.
 //! - `owner:app#pubkey` is an owner's roster: the token hashes that the owner registered.
 //!
 //! The sparse index `by_endpoint` (`endpoint_arn`) finds the device of an endpoint. The table has a
-//! stream: the old image of a deleted row says what to clean up.
+//! stream: the old image of a deleted row contains the registration to clean up.
 //!
 //! Guarantee: both rows are written together or not at all, each only if its `version` has not
 //! changed since it was read.

@@ -26,13 +26,13 @@ const INDEX_KEY: &str = "index_key";
 const OWNER_SUBSCRIPTION: &str = "owner_subscription";
 
 /// The largest filter that is stored in the index row itself, in bytes of JSON.
-const MAX_INLINE: usize = 1024;
+const MAX_INLINE_BYTES: usize = 1024;
 
 /// The rows of a page. With filters of typical size a page is below DynamoDB's limit of 1 MiB.
-const PAGE: i32 = 500;
+const PAGE_ROWS: i32 = 500;
 
 /// The most writes at the same time. A subscription has at most 1,000 index keys; most have one.
-const CONCURRENCY: usize = 32;
+const MAX_CONCURRENT_WRITES: usize = 32;
 
 #[derive(Serialize, Deserialize)]
 struct Row {
@@ -55,7 +55,7 @@ impl IndexWriter for Store {
                 .filter
                 .as_ref()
                 .map(Filter::to_json)
-                .filter(|json| json.len() <= MAX_INLINE);
+                .filter(|json| json.len() <= MAX_INLINE_BYTES);
             let item = Row {
                 index_key: row.index_key.to_string(),
                 owner_subscription: row.sort_key(),
@@ -71,7 +71,7 @@ impl IndexWriter for Store {
         };
         stream::iter(rows)
             .map(put)
-            .buffer_unordered(CONCURRENCY)
+            .buffer_unordered(MAX_CONCURRENT_WRITES)
             .try_for_each(|_| async { Ok(()) })
             .await
     }
@@ -95,7 +95,7 @@ impl IndexWriter for Store {
         };
         stream::iter(rows)
             .map(delete)
-            .buffer_unordered(CONCURRENCY)
+            .buffer_unordered(MAX_CONCURRENT_WRITES)
             .try_for_each(|_| async { Ok(()) })
             .await
     }
@@ -108,7 +108,7 @@ impl IndexReader for Store {
             .client
             .query()
             .table_name(&self.tables.filter_index)
-            .limit(PAGE);
+            .limit(PAGE_ROWS);
         query = query
             .key_condition_expression("index_key = :key")
             .expression_attribute_values(":key", s(&key));

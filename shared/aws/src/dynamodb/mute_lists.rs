@@ -2,7 +2,7 @@
 //!
 //! Guarantee: the list of the newest event wins, whatever the order of the writes. Reads are
 //! eventually consistent, at half the price, because every delivery reads the list and one that is
-//! a second old is good enough.
+//! a second old is acceptable.
 
 use nostr::key::PublicKey;
 use nostr_push_core::{

@@ -1,4 +1,4 @@
-//! `presence`: key `owner` (`app#pubkey`). Holds the owner's last sign of life.
+//! `presence`: key `owner` (`app#pubkey`). Holds the owner's last heartbeat or offline event.
 //!
 //! Guarantee: an older event never overwrites the row of a newer one.
 

@@ -27,7 +27,7 @@ const GET: &str = "dynamodb.rates.get";
 const RATE: &str = "rate";
 
 /// How long a row is kept. It is longer than a summary can be late.
-const TTL: Seconds = Seconds::from_days(1);
+const RATE_TTL: Seconds = Seconds::from_days(1);
 
 #[derive(Deserialize)]
 struct Row {
@@ -58,7 +58,7 @@ impl Rates for Store {
             .expression_attribute_values(":ids", AttributeValue::Bs(vec![id.clone()]))
             .expression_attribute_values(":id", AttributeValue::B(id))
             .expression_attribute_values(":max", n(max.into()))
-            .expression_attribute_values(":expires_at", n((window + TTL).0))
+            .expression_attribute_values(":expires_at", n((window + RATE_TTL).0))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;

@@ -21,7 +21,7 @@ const RELAY: &str = "relay";
 const MEMBERS: &str = "members";
 
 /// How long the row of a relay is kept after its last checkpoint.
-const TTL: Seconds = Seconds::from_days(30);
+const RELAY_TTL: Seconds = Seconds::from_days(30);
 
 /// How long after the end of its lease a task is removed from the row of members.
 const ENDED_LEASE_TTL: Seconds = Seconds::from_hours(1);
@@ -54,7 +54,7 @@ impl Relays for Store {
             relay: relay.to_owned(),
             cursor,
             status: status.to_owned(),
-            expires_at: now + TTL,
+            expires_at: now + RELAY_TTL,
         };
         let request = self
             .client

@@ -47,9 +47,17 @@ pub(crate) async fn older_event_changes_nothing(store: &Store) {
     let (old, new) = (order(4, 1), order(5, 5));
     store.put_index(rows(new)).await.unwrap();
     store.put_index(rows(old)).await.unwrap();
-    assert_eq!(stored().await, Some(new), "it does not overwrite");
+    assert_eq!(
+        stored().await,
+        Some(new),
+        "the old row does not overwrite the new row"
+    );
     store.delete_index(rows(old), old).await.unwrap();
-    assert_eq!(stored().await, Some(new), "it does not delete");
+    assert_eq!(
+        stored().await,
+        Some(new),
+        "the old deletion does not delete the new row"
+    );
     store.delete_index(rows(new), new).await.unwrap();
     assert_eq!(stored().await, None);
 }

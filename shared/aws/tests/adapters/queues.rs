@@ -61,7 +61,7 @@ pub(crate) async fn large_batch_is_sent_whole(environment: &HashMap<String, Stri
     assert_eq!(error.dependency, "sqs.send_message_batch");
 }
 
-pub(crate) async fn delayed_message_comes_late(environment: &HashMap<String, String>) {
+pub(crate) async fn delayed_message_arrives_after_delay(environment: &HashMap<String, String>) {
     let (config, url) = create_queue(environment, "delayed").await;
     let queue = Queue::new(&config, url.clone());
     let message = FanOutPosition {

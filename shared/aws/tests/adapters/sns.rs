@@ -17,7 +17,7 @@ use serde_json::json;
 fn push() -> Push {
     Push {
         message: json!({"default": "x", "GCM": "{}"}).to_string(),
-        attributes: vec![("AWS.SNS.MOBILE.FCM.TTL", "5".to_owned())],
+        attributes: vec![("AWS.SNS.MOBILE.FCM.TTL".to_owned(), "5".to_owned())],
     }
 }
 
@@ -74,7 +74,7 @@ pub(crate) async fn publish_without_an_answer_is_retried() {
         sns.publish("arn:endpoint", &push()).await,
         PublishOutcome::Retry {
             after: None,
-            reason: RetryReason::NoAnswer
+            reason: RetryReason::NoResponse
         }
     );
     assert!(started.elapsed() < Duration::from_secs(30));

@@ -180,7 +180,7 @@ pub(crate) async fn claim_has_one_holder(store: &Store) {
         store.acquire("c", holder, now, until).await.unwrap()
     };
     assert_eq!(acquire("a", 1_000).await, acquired(&[]));
-    assert_eq!(acquire("b", 1_500).await, ClaimResult::Held(Millis(2_000)));
+    assert_eq!(acquire("b", 1_500).await, ClaimResult::Taken(Millis(2_000)));
     assert!(store.done("c", "a", "device").await.unwrap());
     let after_lease = acquire("b", 2_000).await;
     assert_eq!(after_lease, acquired(&["device"]), "the lease has ended");
@@ -189,7 +189,11 @@ pub(crate) async fn claim_has_one_holder(store: &Store) {
     store.release("c", "a", true).await.unwrap();
     store.release("c", "b", false).await.unwrap();
     let after_release = acquire("c", 2_100).await;
-    assert_eq!(after_release, acquired(&["device"]), "it is not completed");
+    assert_eq!(
+        after_release,
+        acquired(&["device"]),
+        "the claim is not completed"
+    );
     store.release("c", "c", true).await.unwrap();
     assert_eq!(acquire("d", 9_000).await, ClaimResult::Completed);
 }

@@ -13,8 +13,8 @@ use nostr_push_aws::{
 use nostr_push_core::{app::App, ports::Apps};
 use serde_json::Value;
 
-/// The operator of one stack.
-pub(crate) struct Operator {
+/// What a command works with: the stack, its AWS clients, and the form of the output.
+pub(crate) struct CommandContext {
     pub(crate) aws: SdkConfig,
     pub(crate) stack: String,
     pub(crate) store: Store,
@@ -22,7 +22,7 @@ pub(crate) struct Operator {
     json: bool,
 }
 
-impl Operator {
+impl CommandContext {
     pub(crate) async fn new(stack: String, json: bool) -> Self {
         let aws = clients::config("pushctl").await;
         let (store, sns) = (Store::new(&aws, &stack), Sns::new(&aws));
@@ -50,7 +50,7 @@ impl Operator {
     }
 
     /// The outputs and parameters of the deployed stack.
-    pub(crate) async fn deployed(&self) -> Result<Deployed> {
+    pub(crate) async fn deployed(&self) -> Result<DeployedStack> {
         let client = aws_sdk_cloudformation::Client::new(&self.aws);
         let request = client.describe_stacks().stack_name(&self.stack);
         let response = request.send().await.with_context(|| {
@@ -64,7 +64,7 @@ impl Operator {
         let pair = |key: Option<String>, value: Option<String>| Some((key?, value?));
         let outputs = stack.outputs.unwrap_or_default().into_iter();
         let parameters = stack.parameters.unwrap_or_default().into_iter();
-        Ok(Deployed {
+        Ok(DeployedStack {
             status: stack
                 .stack_status
                 .map(|status| status.as_str().to_owned())
@@ -98,13 +98,13 @@ impl Operator {
 }
 
 /// The deployed stack, according to CloudFormation.
-pub(crate) struct Deployed {
+pub(crate) struct DeployedStack {
     pub(crate) status: String,
     pub(crate) outputs: BTreeMap<String, String>,
     pub(crate) parameters: BTreeMap<String, String>,
 }
 
-impl Deployed {
+impl DeployedStack {
     pub(crate) fn output(&self, name: &str) -> Result<&str> {
         self.outputs
             .get(name)

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 /// A message from a relay.
 #[derive(Debug)]
-pub enum Frame<'a> {
+pub enum RelayMessage<'a> {
     /// `["EVENT", subscription, event]`
     Event {
         /// The id of the subscription on which the event came.
@@ -41,7 +41,7 @@ pub enum Frame<'a> {
     Malformed,
 }
 
-impl<'a> Frame<'a> {
+impl<'a> RelayMessage<'a> {
     /// Parses one message.
     pub fn parse(text: &'a str) -> Self {
         let parts: Vec<&RawValue> = serde_json::from_str(text).unwrap_or_default();

@@ -240,6 +240,25 @@ fn mention(n: u8) -> DeliveryMessage {
 }
 
 #[tokio::test]
+async fn mentions_are_distinct_values_even_if_empty() {
+    let memory = limited(100);
+    memory.state().apps.get_mut(APP).unwrap().max_mentions = Some(1);
+    let tagged =
+        |tags: &[&[&str]]| event_message(&delivery(event(&Keys::generate(), 1, NOW, tags, "all")));
+    let pubkey = "ab".repeat(32);
+    let p: &[&str] = &["p", &pubkey];
+    let outcome = handle_at(&memory, &tagged(&[p, &["p"]]), NOW).await;
+    assert!(
+        is_completed(&outcome),
+        "a tag without a value is not counted"
+    );
+    assert_eq!(
+        handle_at(&memory, &tagged(&[p, &["p", ""]]), NOW).await,
+        dropped(DeliveryDropReason::TooManyMentions)
+    );
+}
+
+#[tokio::test]
 async fn events_that_mention_too_many_people_are_dropped() {
     let memory = limited(100);
     let set_max_of_app = |max| memory.state().apps.get_mut(APP).unwrap().max_mentions = max;
