@@ -139,6 +139,7 @@ impl Gate {
             relay: incoming.relay.to_owned(),
             received_at: incoming.received_at,
             backfill: incoming.backfill,
+            from_owners_relay: false,
             hits,
             position: None,
             event: incoming.event,

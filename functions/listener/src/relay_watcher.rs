@@ -23,7 +23,7 @@ use crate::{
     relay,
     relay_context::RelayContext,
     shutdown::{Shutdown, StopHandle},
-    watched_relay::WatchedRelay,
+    watched_relay::{RelaySource, WatchedRelay},
 };
 
 /// How often the watched relays are compared with those that must be watched.
@@ -86,24 +86,27 @@ impl<S: Relays + Members + Clone> RelayWatcher<S> {
             .health
             .watched
             .store(assigned.len(), Ordering::SeqCst);
-        for (url, only_public) in assigned {
+        for (url, source) in assigned {
             if !self.relays.contains_key(&url) {
-                self.start(url, only_public, context, now).await;
+                self.start(url, source, context, now).await;
             }
         }
     }
 
-    /// The URLs of the relays that this task must watch. The flag is `true` if only public
-    /// addresses of the relay may be connected to.
-    fn assigned_relays(&mut self) -> Vec<(String, bool)> {
+    /// The URLs of the relays that this task must watch, each with who named it.
+    fn assigned_relays(&mut self) -> Vec<(String, RelaySource)> {
         self.choose_owners_relays();
-        let operators = self.options.relays.iter().map(|url| (url, false));
+        let operators = self.options.relays.iter();
+        let operators = operators.map(|url| (url, RelaySource::Operator));
         let owners = self.owners_relays.iter().flat_map(|(_, relays)| relays);
-        let owners = owners.map(|url| (url, !self.options.allow_private));
+        let source = RelaySource::Owners {
+            only_public: !self.options.allow_private,
+        };
+        let owners = owners.map(|url| (url, source));
         operators
             .chain(owners)
             .filter(|(url, _)| self.membership.owns(url))
-            .map(|(url, only_public)| (url.clone(), only_public))
+            .map(|(url, source)| (url.clone(), source))
             .collect()
     }
 
@@ -146,7 +149,7 @@ impl<S: Relays + Members + Clone> RelayWatcher<S> {
     async fn start(
         &mut self,
         url: String,
-        only_public: bool,
+        source: RelaySource,
         context: &RelayContext,
         now: Seconds,
     ) {
@@ -170,7 +173,7 @@ impl<S: Relays + Members + Clone> RelayWatcher<S> {
             "relay {url} is watched by this task"
         );
         let (handle, shutdown) = Shutdown::channel();
-        let relay = Arc::new(WatchedRelay::new(url.clone(), only_public, cursor));
+        let relay = Arc::new(WatchedRelay::new(url.clone(), source, cursor));
         let watching = relay::watch(Arc::clone(&relay), context.clone(), shutdown);
         self.tasks.spawn(watching);
         self.relays.insert(url, (relay, handle));

@@ -198,7 +198,7 @@ pub async fn run(
     let connecting = async {
         tokio::join!(
             timeout(CONNECT_TIMEOUT, connect(relay)),
-            Limits::fetch(&relay.url, relay.only_public)
+            Limits::fetch(&relay.url, relay.source.only_public())
         )
     };
     let (socket, limits) = tokio::select! {
@@ -246,7 +246,7 @@ pub async fn run(
 }
 
 async fn connect(relay: &WatchedRelay) -> Result<WebSocketStream<Stream>, SessionEnd> {
-    let stream = dial(&relay.url, relay.only_public).await?;
+    let stream = dial(&relay.url, relay.source.only_public()).await?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_FRAME_BYTES))
         .max_frame_size(Some(MAX_FRAME_BYTES));

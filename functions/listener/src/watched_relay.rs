@@ -22,13 +22,33 @@ pub const MAX_LOOKBACK: Seconds = Seconds::from_days(7);
 /// The longest status that is stored, in characters.
 const MAX_STATUS_CHARS: usize = 256;
 
+/// Who named a relay, and so how far it is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelaySource {
+    /// The operator. The relay serves all owners.
+    Operator,
+    /// Only owners. The relay serves the owners who named it, and nobody else.
+    Owners {
+        /// `true` if only public addresses may be connected to. `false` only on a developer's
+        /// machine.
+        only_public: bool,
+    },
+}
+
+impl RelaySource {
+    /// Returns `true` if only public addresses may be connected to.
+    pub fn only_public(self) -> bool {
+        self == Self::Owners { only_public: true }
+    }
+}
+
 /// A relay that this task watches.
 #[derive(Debug)]
 pub struct WatchedRelay {
     /// The relay's URL.
     pub url: String,
-    /// `true` if only public addresses may be connected to, because an owner named the relay.
-    pub only_public: bool,
+    /// Who named the relay.
+    pub source: RelaySource,
     /// The time in seconds up to which everything that the relay sent has been read. 0 if it has
     /// never been read.
     read_until: AtomicU64,
@@ -39,10 +59,10 @@ pub struct WatchedRelay {
 
 impl WatchedRelay {
     /// A relay with its stored cursor.
-    pub fn new(url: String, only_public: bool, cursor: Option<Seconds>) -> Self {
+    pub fn new(url: String, source: RelaySource, cursor: Option<Seconds>) -> Self {
         Self {
             url,
-            only_public,
+            source,
             read_until: cursor.unwrap_or_default().0.into(),
             mute_lists_returned: AtomicUsize::default(),
             status: Mutex::default(),

@@ -168,6 +168,7 @@ async fn handle_event(store: &CountingStore, recipient: &str) -> anyhow::Result<
         relay: "wss://relay".to_owned(),
         received_at: Millis(0),
         backfill: false,
+        from_owners_relay: false,
         hits,
         position: None,
         event: note,

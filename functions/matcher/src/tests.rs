@@ -48,6 +48,7 @@ fn content(interest: &Interest, event: &Event) -> ContentMessage {
         relay: "wss://relay".to_owned(),
         received_at: Seconds(NOW).to_millis(),
         backfill: false,
+        from_owners_relay: false,
         hits: interest.hits(event),
         position: None,
         event: event.clone(),

@@ -76,6 +76,7 @@ fn content_message(event: Event, backfill: bool, now: Millis) -> ContentMessage 
         relay: "wss://explain.invalid".to_owned(),
         received_at: now,
         backfill,
+        from_owners_relay: false,
         hits,
         position: None,
         event,

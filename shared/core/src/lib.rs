@@ -52,6 +52,25 @@ pub const PRIVATE_KINDS: [u16; 5] = [4, 13, 14, 1059, 21059];
 /// <https://github.com/nostr-protocol/nips/blob/master/51.md>).
 pub const MUTE_LIST_KIND: u16 = 10_000;
 
+/// The age at which a public event no longer notifies. Clients that were offline publish events some
+/// time after they signed them.
+pub const MAX_PUBLIC_AGE: Seconds = Seconds::from_hours(1);
+
+/// The age at which an event of a private kind no longer notifies: wraps are backdated by up to two
+/// days (NIP-59, <https://github.com/nostr-protocol/nips/blob/master/59.md>), and then take some
+/// minutes to arrive.
+pub const MAX_PRIVATE_AGE: Seconds = Seconds(Seconds::from_days(2).0 + Seconds::from_minutes(15).0);
+
+/// The age at which an event of this kind no longer notifies. The listener requests no older events
+/// from relays, and the matcher drops them.
+pub fn max_age(kind: u16) -> Seconds {
+    if is_private_kind(kind) {
+        MAX_PRIVATE_AGE
+    } else {
+        MAX_PUBLIC_AGE
+    }
+}
+
 /// Returns `true` if events of this kind are private to their addressee.
 pub fn is_private_kind(kind: u16) -> bool {
     PRIVATE_KINDS.contains(&kind)

@@ -43,6 +43,10 @@ pub struct ContentMessage {
     pub received_at: Millis,
     /// `true` if the event came before EOSE.
     pub backfill: bool,
+    /// `true` if only owners named the relay. The event then reaches only subscriptions that name
+    /// this relay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_owners_relay: bool,
     /// The event's index keys that are in use. The matcher looks up only these.
     pub hits: Vec<IndexKey>,
     /// Where to continue, if an earlier invocation did part of the fan-out.
