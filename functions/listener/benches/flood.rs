@@ -23,7 +23,7 @@ use nostr::{event::Event, key::Keys};
 use nostr_push_core::{
     Millis, Seconds,
     message::{ContentMessage, ControlMessage, encode},
-    ports::{ChangeFeed, Members, PortResult, Queue, Relays},
+    ports::{ChangeFeed, Members, PortResult, Queue, RelayCursor, Relays},
     subscription::Subscription,
 };
 use nostr_push_testkit::{event, owner, subscription};
@@ -451,14 +451,14 @@ impl ChangeFeed for MemoryPorts {
 }
 
 impl Relays for MemoryPorts {
-    async fn cursor(&self, _relay: &str) -> PortResult<Option<Seconds>> {
+    async fn cursor(&self, _relay: &str) -> PortResult<Option<RelayCursor>> {
         Ok(None)
     }
 
     async fn checkpoint(
         &self,
         _relay: &str,
-        _cursor: Seconds,
+        _cursor: RelayCursor,
         _status: &str,
         _now: Seconds,
     ) -> PortResult<()> {

@@ -10,9 +10,10 @@ use std::{
 use listener::{
     gate::{Gate, IncomingEvent, Verdict, parse_event},
     relay_message::RelayMessage,
+    watched_relay::{RelaySource, WatchedRelay},
 };
 use nostr::{event::Event, key::Keys};
-use nostr_push_core::{Millis, interest::Interest, message::encode};
+use nostr_push_core::{Millis, interest::Interest, message::encode, ports::RelayCursor};
 use nostr_push_testkit::dialect_h_event;
 use serde_json::json;
 
@@ -25,6 +26,12 @@ fn per_second(n: usize, elapsed: Duration) -> f64 {
 
 fn main() {
     let service = Keys::generate();
+    let relay = WatchedRelay::new(
+        "wss://relay.example".to_owned(),
+        RelaySource::Operator,
+        RelayCursor::default(),
+        Millis(0),
+    );
     let events: Vec<Event> = (0..HEARTBEATS as u64)
         .map(|n| {
             dialect_h_event(
@@ -57,7 +64,7 @@ fn main() {
             .iter()
             .flat_map(|frame| (0..relays).map(move |_| frame));
         let bodies: Vec<usize> = copies
-            .filter_map(|frame| body_length(&gate, frame))
+            .filter_map(|frame| body_length(&gate, &relay, frame))
             .collect();
         let rate = per_second(HEARTBEATS, started.elapsed());
         assert_eq!(
@@ -76,7 +83,7 @@ fn main() {
 }
 
 /// The length of the message's body, if the frame's event is forwarded.
-fn body_length(gate: &Gate, frame: &str) -> Option<usize> {
+fn body_length(gate: &Gate, relay: &WatchedRelay, frame: &str) -> Option<usize> {
     let RelayMessage::Event { event: json, .. } = RelayMessage::parse(frame) else {
         panic!("not an event")
     };
@@ -84,10 +91,10 @@ fn body_length(gate: &Gate, frame: &str) -> Option<usize> {
         panic!("not an event")
     };
     let verdict = gate.classify(IncomingEvent {
-        relay: "wss://relay.example",
+        relay,
         json,
         event,
-        backfill: false,
+        stored: false,
         received_at: Millis(1_800_000_000_000),
     });
     match verdict {

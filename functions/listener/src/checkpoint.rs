@@ -6,7 +6,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use nostr_push_core::{Seconds, ports::Relays};
+use nostr_push_core::{
+    Seconds,
+    ports::{RelayCursor, Relays},
+};
 use tokio::time::Instant;
 
 use crate::{forward::BufferProgress, watched_relay::WatchedRelay};
@@ -16,7 +19,7 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(25);
 
 /// Cursors that may be stored once the queues have accepted these numbers of events.
 struct Checkpoint {
-    cursors: Vec<(Arc<WatchedRelay>, Seconds)>,
+    cursors: Vec<(Arc<WatchedRelay>, RelayCursor)>,
     entered: Vec<(Arc<BufferProgress>, u64)>,
 }
 
@@ -29,7 +32,7 @@ impl Checkpoint {
         // The cursors come first: events that were read before a cursor have entered the buffers
         // before the numbers below are taken.
         let cursors = relays
-            .map(|relay| (Arc::clone(relay), relay.read_until()))
+            .map(|relay| (Arc::clone(relay), relay.cursor()))
             .collect();
         let entered = buffers
             .iter()
@@ -86,14 +89,14 @@ impl<S: Relays> Checkpoints<S> {
     /// Stores the cursors as they are. Call it only when the buffers are empty.
     pub async fn store_last(&self, relays: impl Iterator<Item = &Arc<WatchedRelay>>, now: Seconds) {
         for relay in relays {
-            self.store_cursor(relay, relay.read_until(), now).await;
+            self.store_cursor(relay, relay.cursor(), now).await;
         }
     }
 
-    async fn store_cursor(&self, relay: &WatchedRelay, cursor: Seconds, now: Seconds) {
+    async fn store_cursor(&self, relay: &WatchedRelay, cursor: RelayCursor, now: Seconds) {
         let status = relay.status();
         // A relay that was never read and has no status has nothing to store.
-        if cursor == Seconds(0) && status.is_empty() {
+        if cursor.read_until == Seconds(0) && status.is_empty() {
             return;
         }
         let stored = self.store.checkpoint(&relay.url, cursor, &status, now);

@@ -84,8 +84,22 @@ pub enum RelayReason {
     NoEose,
     /// A second holds more stored events than the relay returns for one REQ.
     PageOverflow,
-    /// Reading stored events stopped, because there were too many pages.
+    /// Pages of stored events are requested more slowly, because there were too many.
     TooManyPages,
+    /// A REQ does not fit into a message of the relay. It is not sent.
+    ReqTooLarge,
+    /// An index key does not fit into a message of the relay. It is not requested.
+    KeyTooLong,
+    /// The relay's limits are too low for content events.
+    LimitsTooLow,
+    /// The relay of an owner has asked for authentication, which it does not get.
+    AuthIgnored,
+    /// The relay of an owner has sent more events than its budget. It is read more slowly.
+    OverBudget,
+    /// The connection ended, because the relay returned stored events too slowly.
+    TooFarBehind,
+    /// The relay was disconnected because it sent a message above 1 MiB.
+    MessageTooLarge,
 }
 
 impl ListenerCounter {
@@ -162,6 +176,13 @@ impl RelayReason {
             Self::NoEose => "no_eose",
             Self::PageOverflow => "page_overflow",
             Self::TooManyPages => "too_many_pages",
+            Self::ReqTooLarge => "req_too_large",
+            Self::KeyTooLong => "key_too_long",
+            Self::LimitsTooLow => "limits_too_low",
+            Self::AuthIgnored => "auth_ignored",
+            Self::OverBudget => "over_budget",
+            Self::TooFarBehind => "too_far_behind",
+            Self::MessageTooLarge => "message_too_large",
         }
     }
 

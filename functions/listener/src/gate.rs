@@ -1,21 +1,26 @@
 //! The hot path: decides what happens to each event of a relay. The cheap checks come first:
 //! looking up the event in the interest costs much less than checking a signature.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use nostr::{event::Event, key::PublicKey};
 use nostr_push_core::{
-    Millis,
+    Millis, Seconds,
     interest::Interest,
     message::{ContentMessage, ControlMessage, MAX_EVENT_BYTES, MAX_TAGS},
     tags::tag_values,
 };
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
     counter::DropReason,
     rate::RateLimiter,
-    seen::{Forwarding, SeenEvents},
+    seen::{Forwarding, Reach, SeenEvents},
+    watched_relay::{RelaySource, WatchedRelay},
 };
 
 /// The kinds of control events.
@@ -31,14 +36,14 @@ pub const CONTROL_KINDS: [u16; 5] = [3079, 3080, 3081, 3082, 22456];
 
 /// An event from a relay.
 pub struct IncomingEvent<'a> {
-    /// The URL of the relay.
-    pub relay: &'a str,
+    /// The relay.
+    pub relay: &'a WatchedRelay,
     /// The event's JSON, as the relay sent it.
     pub json: &'a RawValue,
     /// The event, as [`parse_event`] read it.
     pub event: Event,
-    /// `true` if the event came before EOSE.
-    pub backfill: bool,
+    /// `true` if the event is older than the REQ that returned it.
+    pub stored: bool,
     /// When it was received.
     pub received_at: Millis,
 }
@@ -54,20 +59,44 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
+/// An event that is dropped before anything else is known about it.
+#[derive(Debug)]
+pub struct RefusedEvent {
+    /// Why it is dropped.
+    pub reason: DropReason,
+    /// Its time, if that can be read. Pages of stored events go on from there.
+    pub created_at: Option<Seconds>,
+}
+
 /// Parses an event and checks its size.
 ///
 /// # Errors
 /// Why the event is dropped.
-pub fn parse_event(json: &RawValue) -> Result<Event, DropReason> {
+pub fn parse_event(json: &RawValue) -> Result<Event, RefusedEvent> {
+    let refused = |reason| RefusedEvent {
+        reason,
+        created_at: created_at(json),
+    };
     if json.get().len() > MAX_EVENT_BYTES {
-        return Err(DropReason::TooLarge);
+        return Err(refused(DropReason::TooLarge));
     }
-    let event: Event = serde_json::from_str(json.get()).map_err(|_| DropReason::Malformed)?;
+    let event: Event =
+        serde_json::from_str(json.get()).map_err(|_| refused(DropReason::Malformed))?;
     if event.tags.len() > MAX_TAGS {
-        Err(DropReason::TooLarge)
+        Err(refused(DropReason::TooLarge))
     } else {
         Ok(event)
     }
+}
+
+/// The time of an event that may be refused. Nothing else is read into memory.
+fn created_at(json: &RawValue) -> Option<Seconds> {
+    #[derive(Deserialize)]
+    struct Head {
+        created_at: Seconds,
+    }
+    let head: Head = serde_json::from_str(json.get()).ok()?;
+    Some(head.created_at)
 }
 
 /// Decides which events are forwarded. All relays share one gate.
@@ -76,6 +105,10 @@ pub struct Gate {
     service: String,
     interest: Arc<RwLock<Interest>>,
     seen: SeenEvents,
+    /// The stored kinds of control events. They are apart, so that other events do not push them
+    /// out before the daily sweep returns them again.
+    seen_controls: SeenEvents,
+    hasher: RandomState,
     control_rate: RateLimiter,
 }
 
@@ -87,6 +120,8 @@ impl Gate {
             service: service.to_hex(),
             interest,
             seen: SeenEvents::default(),
+            seen_controls: SeenEvents::default(),
+            hasher: RandomState::new(),
             control_rate: RateLimiter::new(control_events),
         }
     }
@@ -104,18 +139,27 @@ impl Gate {
     }
 
     fn classify_control(&self, incoming: &IncomingEvent<'_>) -> Result<Verdict, DropReason> {
+        let is_ephemeral = incoming.event.kind.is_ephemeral();
+        let seen = if is_ephemeral {
+            &self.seen
+        } else {
+            &self.seen_controls
+        };
         let forwarding = Forwarding {
             hits: 0,
             live: true,
+            reach: Reach::All,
         };
-        self.verify_new(&incoming.event, forwarding)?;
+        verify_new(seen, &incoming.event, forwarding)?;
         // Stored events are not limited: they were published over a longer time and arrive at once.
+        // No relay stores ephemeral events.
+        let is_limited = !incoming.stored || is_ephemeral;
         let pubkey = incoming.event.pubkey.as_bytes();
-        if !incoming.backfill && !self.control_rate.admits(pubkey, incoming.received_at) {
+        if is_limited && !self.control_rate.admits(pubkey, incoming.received_at) {
             return Err(DropReason::RateLimited);
         }
         Ok(Verdict::Control(ControlMessage {
-            relay: incoming.relay.to_owned(),
+            relay: incoming.relay.url.clone(),
             received_at: incoming.received_at,
             event: incoming.json.to_owned(),
         }))
@@ -130,40 +174,48 @@ impl Gate {
         if hits.is_empty() {
             return Err(DropReason::NoInterest);
         }
+        let from_owners_relay = incoming.relay.source != RelaySource::Operator;
         let forwarding = Forwarding {
-            hits: hits.len(),
-            live: !incoming.backfill,
+            // The order of the keys makes no difference.
+            hits: hits
+                .iter()
+                .fold(0, |sum, key| sum ^ self.hasher.hash_one(key)),
+            live: !incoming.stored,
+            reach: if from_owners_relay {
+                Reach::OfRelay(self.hasher.hash_one(&incoming.relay.url))
+            } else {
+                Reach::All
+            },
         };
-        self.verify_new(&incoming.event, forwarding)?;
+        verify_new(&self.seen, &incoming.event, forwarding)?;
         Ok(Verdict::Content(Box::new(ContentMessage {
-            relay: incoming.relay.to_owned(),
+            relay: incoming.relay.url.clone(),
             received_at: incoming.received_at,
-            backfill: incoming.backfill,
-            from_owners_relay: false,
+            backfill: incoming.stored,
+            from_owners_relay,
             hits,
             position: None,
             event: incoming.event,
         })))
     }
 
-    /// Checks that the event is new and that its id and signature are right, and records it as
-    /// seen.
-    fn verify_new(&self, event: &Event, forwarding: Forwarding) -> Result<(), DropReason> {
-        let id = event.id.as_bytes();
-        if self.seen.contains(id, forwarding) {
-            return Err(DropReason::Duplicate);
-        }
-        event.verify().map_err(|_| DropReason::BadSignature)?;
-        // A copy from another relay may have been verified in the meantime.
-        if self.seen.insert(*id, forwarding) {
-            Ok(())
-        } else {
-            Err(DropReason::Duplicate)
-        }
-    }
-
     fn is_addressed_to_service(&self, event: &Event) -> bool {
         tag_values(event, "p").any(|value| value == self.service)
+    }
+}
+
+/// Checks that the event is new and that its id and signature are right, and records it as seen.
+fn verify_new(seen: &SeenEvents, event: &Event, forwarding: Forwarding) -> Result<(), DropReason> {
+    let id = event.id.as_bytes();
+    if seen.contains(id, forwarding) {
+        return Err(DropReason::Duplicate);
+    }
+    event.verify().map_err(|_| DropReason::BadSignature)?;
+    // A copy from another relay may have been verified in the meantime.
+    if seen.insert(*id, forwarding) {
+        Ok(())
+    } else {
+        Err(DropReason::Duplicate)
     }
 }
 

@@ -7,8 +7,11 @@
 //! - [`address`], [`dial`]: which hosts may be connected to, and connecting
 //! - [`limits`]: the limits of a relay (NIP-11,
 //!   <https://github.com/nostr-protocol/nips/blob/master/11.md>)
-//! - [`session`]: one connection: REQs, stored and live events, refusals, authentication
+//! - [`session`]: one connection: the loop around its socket
+//! - [`requests`]: what is requested from the relay: REQs, stored events, refusals
 //! - [`plan`]: which REQs a relay receives for the interest
+//! - [`req`]: one REQ, and how far back it asks
+//! - [`penalty`]: when a relay is disconnected because of what it sends
 //! - [`relay_message`]: one message from a relay
 //! - [`gate`]: the hot path: decides what happens to each event
 //! - [`seen`]: removes duplicates across relays
@@ -42,6 +45,7 @@ pub mod limits;
 pub mod members;
 pub mod mute_list_owners;
 pub mod options;
+pub mod penalty;
 pub mod plan;
 pub mod ports;
 pub mod rate;
@@ -49,7 +53,9 @@ pub mod relay;
 pub mod relay_context;
 pub mod relay_message;
 pub mod relay_watcher;
+pub mod req;
 pub mod requested_relays;
+pub mod requests;
 pub mod seen;
 pub mod session;
 pub mod shutdown;

@@ -18,8 +18,8 @@ const NIP11_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest document that is read, in bytes.
 const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 
-/// A relay's limits, rounded down to a few classes. All relays of one class share a plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A relay's limits. None is above the default: the listener needs no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The most open subscriptions.
     pub subscriptions: usize,
@@ -27,16 +27,18 @@ pub struct Limits {
     pub filters: usize,
     /// The most bytes per message.
     pub message_bytes: usize,
-    /// The most stored events that the relay returns for one filter.
+    /// The most stored events that the relay returns for one filter, and the largest `limit`.
     pub page: usize,
 }
 
 impl Default for Limits {
+    /// The limits of a relay without an information document: the defaults of strfry
+    /// (<https://github.com/hoytech/strfry/blob/master/strfry.conf>), with fewer filters.
     fn default() -> Self {
         Self {
             subscriptions: 20,
             filters: 10,
-            message_bytes: 128 * 1024,
+            message_bytes: 131_072,
             page: 500,
         }
     }
@@ -58,40 +60,23 @@ struct Limitation {
 }
 
 impl Limits {
-    /// Reads an information document. A limit that is missing or zero is the default. A limit
-    /// below the smallest class counts as the smallest class.
+    /// Reads an information document. A limit that is missing or zero is the default.
     fn from_document(json: &[u8]) -> Self {
         let document = serde_json::from_slice::<Document>(json)
             .unwrap_or_default()
             .limitation;
         let defaults = Self::default();
-        let class = |limit: Option<usize>, default: usize, classes: &[usize]| {
-            limit.filter(|limit| *limit > 0).map_or(default, |limit| {
-                classes
-                    .iter()
-                    .copied()
-                    .rfind(|class| *class <= limit)
-                    .unwrap_or_else(|| classes.first().copied().unwrap_or(default))
-            })
+        let limit = |limit: Option<usize>, default: usize| {
+            limit
+                .filter(|limit| *limit > 0)
+                .map_or(default, |limit| limit.min(default))
         };
         let page = [document.max_limit, document.default_limit];
         Self {
-            subscriptions: class(
-                document.max_subscriptions,
-                defaults.subscriptions,
-                &[3, 5, 10, 20, 50],
-            ),
-            filters: class(document.max_filters, defaults.filters, &[1, 2, 5, 10]),
-            message_bytes: class(
-                document.max_message_length,
-                defaults.message_bytes,
-                &[4 * 1024, 16 * 1024, 64 * 1024, 128 * 1024],
-            ),
-            page: class(
-                page.into_iter().flatten().min(),
-                defaults.page,
-                &[10, 50, 100, 500],
-            ),
+            subscriptions: limit(document.max_subscriptions, defaults.subscriptions),
+            filters: limit(document.max_filters, defaults.filters),
+            message_bytes: limit(document.max_message_length, defaults.message_bytes),
+            page: limit(page.into_iter().flatten().min(), defaults.page),
         }
     }
 
@@ -202,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_limits_down_and_ignores_invalid_ones() {
+    fn reads_limits_and_ignores_invalid_ones() {
         let of = |json: &str| Limits::from_document(json.as_bytes());
         assert_eq!(of("<html>"), Limits::default());
         assert_eq!(of("{}"), Limits::default());
@@ -220,15 +205,18 @@ mod tests {
         assert_eq!(
             limits,
             Limits {
-                subscriptions: 10,
-                filters: 5,
-                message_bytes: 64 * 1024,
+                subscriptions: 12,
+                filters: 7,
+                message_bytes: 70_000,
                 page: 100
             }
         );
-        assert_eq!(
-            of(r#"{"limitation":{"max_subscriptions":1}}"#).subscriptions,
-            3
-        );
+        let generous = of(r#"{"limitation":{
+                "max_subscriptions":300,
+                "max_filters":100,
+                "max_message_length":16777216,
+                "max_limit":5000
+            }}"#);
+        assert_eq!(generous, Limits::default());
     }
 }

@@ -10,6 +10,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
+    hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -17,420 +18,538 @@ use nostr_push_core::{
     MUTE_LIST_KIND, PRIVATE_KINDS, Seconds, hex, index_key::IndexKey, interest::Interest,
     is_private_kind,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::limits::Limits;
+use crate::{
+    limits::Limits,
+    req::{
+        Coverage, EventClass, MAX_ENVELOPE_BYTES, MAX_RANGE_BYTES, MAX_VALUES_PER_FILTER, Req,
+        ReqFilter,
+    },
+};
 
-/// The most values per filter. Relays are known to accept 500.
-const MAX_VALUES_PER_FILTER: usize = 500;
+/// The most kinds that a filter names. If more are in use, filters name none. So no owner can make
+/// the REQs for other owners' keys longer than that. NIP-11 has no field for this limit.
+/// `@nostr-relay/validator` refuses more than 20 by default.
+const MAX_NAMED_KINDS: usize = 20;
 
-/// The bytes of one value in a REQ: 64 hex characters, two quotes and a comma.
-const VALUE_BYTES: usize = 67;
+/// How long filters stay without kinds after there were too many. A change renews all REQs.
+const KINDS_CHANGE_INTERVAL: Seconds = Seconds::from_hours(1);
 
-/// The group of mute-list keys in `filters`. Not a NIP-01 field.
-const MUTE_LIST_FIELD: &str = "mute_list";
+/// The subscriptions of a relay that a plan leaves free: one for control events, one for pages of
+/// stored events, and one for a REQ that replaces another.
+const RESERVED_SUBSCRIPTIONS: usize = 3;
 
-/// How far wraps are backdated (NIP-59,
-/// <https://github.com/nostr-protocol/nips/blob/master/59.md>). A relay applies `since` to live
-/// events too, so a REQ for private kinds starts this much earlier.
-const MAX_BACKDATING: Seconds = Seconds::from_days(2);
+/// Limits that many relays have. A relay gets the plan of the first class that is within its own
+/// limits, so no relay can make the listener keep a plan for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct PlanClass {
+    subscriptions: usize,
+    filters: usize,
+    message_bytes: usize,
+}
+
+/// All classes. The last one has room for any single index key.
+const PLAN_CLASSES: [PlanClass; 6] = [
+    PlanClass::new(20, 10, 128 * 1024),
+    PlanClass::new(20, 10, 64 * 1024),
+    PlanClass::new(10, 5, 64 * 1024),
+    PlanClass::new(8, 2, 32 * 1024),
+    PlanClass::new(4, 2, 16 * 1024),
+    PlanClass::new(3, 1, 4 * 1024),
+];
+
+impl PlanClass {
+    const fn new(subscriptions: usize, filters: usize, message_bytes: usize) -> Self {
+        Self {
+            subscriptions,
+            filters,
+            message_bytes,
+        }
+    }
+
+    fn of(limits: Limits) -> Option<Self> {
+        PLAN_CLASSES.into_iter().find(|class| {
+            class.subscriptions <= limits.subscriptions
+                && class.filters <= limits.filters
+                && class.message_bytes <= limits.message_bytes
+        })
+    }
+
+    /// The most REQs for content.
+    fn max_slots(self) -> usize {
+        self.subscriptions
+            .saturating_sub(RESERVED_SUBSCRIPTIONS)
+            .max(1)
+    }
+}
 
 /// The REQs for content of a relay, by subscription id.
-pub type Plan = Arc<BTreeMap<String, Arc<Req>>>;
-
-/// One REQ without `since` and `limit`.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Req {
-    filters: Vec<ReqFilter>,
-    /// The REQs whose keys this REQ has taken over. While they are live, it needs no stored events.
-    pub parents: Vec<String>,
-}
-
-/// One filter of a REQ.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct ReqFilter {
-    filter: Value,
-    /// `true` if the filter requests kinds that may be backdated.
-    is_private: bool,
-}
-
-/// The stored events that a REQ requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoredRange {
-    /// After an interruption: the events since this time, and all of private kinds that may have
-    /// been sent since then.
-    Resume(Seconds),
-    /// For a new subscription: the events since this time, and none of private kinds, because older
-    /// wraps are not meant for it.
-    Recent(Seconds),
-    /// No stored events, because other REQs have received them. Live events since this time.
-    LiveOnly(Seconds),
-}
-
-impl StoredRange {
-    /// The beginning of the range.
-    pub fn since(self) -> Seconds {
-        match self {
-            Self::Resume(since) | Self::Recent(since) | Self::LiveOnly(since) => since,
-        }
-    }
-}
-
-/// The filters for the stored mute lists of these pubkeys. They have no `since`: a mute list is
-/// written once and stays valid for years.
-pub fn mute_list_filters(authors: &[[u8; 32]], limits: Limits) -> Vec<Value> {
-    let authors: Vec<Value> = authors
-        .iter()
-        .map(|author| json!(hex::encode(author)))
-        .collect();
-    let values = MAX_VALUES_PER_FILTER
-        .min(limits.message_bytes / VALUE_BYTES * 3 / 4)
-        .max(1);
-    authors
-        .chunks(values)
-        .map(|chunk| json!({"limit": limits.page, "kinds": [MUTE_LIST_KIND], "authors": chunk}))
-        .collect()
-}
-
-impl Req {
-    /// A REQ with this filter.
-    pub fn new(filter: Value) -> Self {
-        Self {
-            filters: vec![ReqFilter {
-                filter,
-                is_private: false,
-            }],
-            parents: Vec::new(),
-        }
-    }
-
-    /// The filters to send. `page` is the number of stored events to request per filter.
-    pub fn filters(&self, stored: StoredRange, page: usize) -> Vec<Value> {
-        let with_range = |req_filter: &ReqFilter| {
-            let is_private = req_filter.is_private;
-            let wants_stored = match stored {
-                StoredRange::Resume(_) => true,
-                StoredRange::Recent(_) => !is_private,
-                StoredRange::LiveOnly(_) => false,
-            };
-            // The limit is never 0, because some relays treat that as no limit.
-            let limit = if wants_stored { page } else { 1 };
-            let since = if is_private {
-                stored.since() - MAX_BACKDATING
-            } else {
-                stored.since()
-            };
-            let mut filter = req_filter.filter.clone();
-            filter["since"] = json!(since);
-            filter["limit"] = json!(limit);
-            filter
-        };
-        self.filters.iter().map(with_range).collect()
-    }
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// The REQs.
+    pub reqs: Arc<BTreeMap<String, Arc<Req>>>,
+    /// The number of index keys that do not fit into a message of the class.
+    pub unfit_keys: usize,
 }
 
 /// The plans of all classes of limits.
 #[derive(Default)]
-pub struct Plans(Mutex<HashMap<Limits, Planner>>);
+pub struct Plans(Mutex<HashMap<PlanClass, Planner>>);
 
 impl Plans {
-    /// The plan of this class for the interest as it is now.
-    pub fn plan(&self, limits: Limits, interest: &Interest) -> Plan {
+    /// The plan for a relay with these limits and the interest as it is now. `None` if the limits
+    /// are too low for any plan.
+    pub fn plan(&self, limits: Limits, interest: &Interest, now: Seconds) -> Option<Plan> {
+        let class = PlanClass::of(limits)?;
         let mut planners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        planners
-            .entry(limits)
-            .or_insert_with(|| Planner::new(limits))
-            .plan(interest)
+        let planner = planners.entry(class).or_insert_with(|| Planner::new(class));
+        Some(planner.plan(interest, now))
     }
 }
 
 /// Keeps the plan of one class of limits.
 struct Planner {
-    limits: Limits,
+    class: PlanClass,
     slots: Vec<Slot>,
     /// The keys of all slots.
     assigned: HashSet<IndexKey>,
-    /// The kinds that the filters name. `None` means every kind.
-    kinds: Option<Vec<u16>>,
+    kinds: NamedKinds,
     wide: bool,
     /// The number of the next slot.
     next: u64,
     /// The version of the interest that `plan` follows.
     version: Option<u64>,
     plan: Plan,
+    hasher: RandomState,
 }
 
 /// One REQ and its keys.
 struct Slot {
     number: u64,
+    /// Sorted by field.
     keys: Vec<IndexKey>,
+    bytes: usize,
     req: Arc<Req>,
 }
 
-impl Slot {
-    /// The subscription id of the REQ.
-    fn name(&self) -> String {
-        format!("content-{}", self.number)
-    }
-}
-
 impl Planner {
-    fn new(limits: Limits) -> Self {
+    fn new(class: PlanClass) -> Self {
         Self {
-            limits,
+            class,
             slots: Vec::new(),
             assigned: HashSet::new(),
-            kinds: Some(Vec::new()),
+            kinds: NamedKinds::new(Some(Vec::new()), class.filters, Seconds(0)),
             wide: false,
             next: 0,
             version: None,
             plan: Plan::default(),
+            hasher: RandomState::new(),
         }
     }
 
-    fn plan(&mut self, interest: &Interest) -> Plan {
+    fn plan(&mut self, interest: &Interest, now: Seconds) -> Plan {
         if self.version != Some(interest.version()) {
             self.version = Some(interest.version());
-            // A wide plan becomes narrow only far below the limit. Otherwise a single key could
-            // replace the whole plan again and again.
-            let capacity = if self.wide {
-                self.capacity() / 2
-            } else {
-                self.capacity()
+            let has_new_kinds = self.follow_kinds(interest, now);
+            let unfit_keys = match self.narrow(interest, has_new_kinds) {
+                Some(unfit_keys) => unfit_keys,
+                None => {
+                    self.widen(interest, has_new_kinds);
+                    0
+                }
             };
-            if interest.len() > capacity || !self.narrow(interest) {
-                self.widen(interest);
-            }
-            let reqs = self
-                .slots
-                .iter()
-                .map(|slot| (slot.name(), Arc::clone(&slot.req)));
-            self.plan = Arc::new(reqs.collect());
+            let named = |slot: &Slot| (format!("content-{}", slot.number), Arc::clone(&slot.req));
+            self.plan = Plan {
+                reqs: Arc::new(self.slots.iter().map(named).collect()),
+                unfit_keys,
+            };
         }
-        Arc::clone(&self.plan)
+        self.plan.clone()
     }
 
-    /// The most REQs for content. Three subscriptions are kept free: one for control events, one
-    /// for pages of stored events, and one for a REQ that replaces another.
-    fn max_slots(&self) -> usize {
-        self.limits.subscriptions.saturating_sub(3).max(1)
+    /// Renews the kinds that filters name. Returns `true` if all REQs must be renewed.
+    fn follow_kinds(&mut self, interest: &Interest, now: Seconds) -> bool {
+        let in_use = interest.kinds();
+        let are_few = in_use
+            .as_ref()
+            .is_some_and(|kinds| kinds.len() <= MAX_NAMED_KINDS / 2);
+        let must_change = match (&self.kinds.named, &in_use) {
+            (Some(named), Some(in_use)) => in_use.iter().any(|kind| !named.contains(kind)),
+            (Some(_), None) => true,
+            (None, _) => are_few && self.kinds.changed_at + KINDS_CHANGE_INTERVAL < now,
+        };
+        if must_change {
+            let named = in_use.filter(|kinds| kinds.len() <= MAX_NAMED_KINDS);
+            self.kinds = NamedKinds::new(named, self.class.filters, now);
+        }
+        must_change
     }
 
-    /// The number of filters that one chunk of values becomes.
-    fn filters_per_chunk(&self) -> usize {
-        if self.limits.filters > 1 { 2 } else { 1 }
-    }
-
-    fn values_per_req(&self) -> usize {
-        let by_filters = self.limits.filters / self.filters_per_chunk() * MAX_VALUES_PER_FILTER;
-        by_filters.min(self.limits.message_bytes / VALUE_BYTES / self.filters_per_chunk() * 3 / 4)
-    }
-
-    fn capacity(&self) -> usize {
-        self.max_slots() * self.values_per_req()
-    }
-
-    /// Makes the plan follow the interest with as few changes as possible. Returns `false` if the
-    /// interest does not fit.
-    fn narrow(&mut self, interest: &Interest) -> bool {
+    /// Makes the plan follow the interest with as few changes as possible. Returns the number of
+    /// keys that fit into no message, or `None` if the interest does not fit into a narrow plan.
+    fn narrow(&mut self, interest: &Interest, has_new_kinds: bool) -> Option<usize> {
+        // A wide plan becomes narrow only far below the limit. Otherwise a single key could replace
+        // the whole plan again and again.
+        let max_slots = if self.wide {
+            (self.class.max_slots() / 2).max(1)
+        } else {
+            self.class.max_slots()
+        };
+        if interest.len() > max_slots * self.class.filters * MAX_VALUES_PER_FILTER {
+            return None;
+        }
         if self.wide {
-            (self.wide, self.slots, self.assigned) = (false, Vec::new(), HashSet::new());
+            let (slots, unfit_keys) = self.packed(sorted(interest.keys().cloned().collect()));
+            if slots.len() > max_slots {
+                return None;
+            }
+            self.wide = false;
+            self.replace_slots(slots);
+            return Some(unfit_keys);
         }
-        self.renew_slots(interest);
-        self.add_slots(interest);
-        self.merge_slots(interest)
+        self.renew_slots(interest, has_new_kinds);
+        let added = interest.keys().filter(|key| !self.assigned.contains(*key));
+        let (slots, unfit_keys) = self.packed(sorted(added.cloned().collect()));
+        self.add_slots(slots);
+        if !self.merge_slots(interest, max_slots) {
+            let (slots, _) = self.packed(sorted(interest.keys().cloned().collect()));
+            if slots.len() > max_slots {
+                return None;
+            }
+            self.replace_slots(slots);
+        }
+        Some(unfit_keys)
     }
 
     /// Removes slots whose keys are no longer in use, and renews those with too many unused keys,
-    /// or all if there are new kinds.
-    fn renew_slots(&mut self, interest: &Interest) {
-        let kinds = interest.kinds();
-        let has_all_kinds = match (&self.kinds, &kinds) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(planned), Some(kinds)) => kinds.iter().all(|kind| planned.contains(kind)),
-        };
-        if !has_all_kinds {
-            self.kinds = kinds;
-        }
+    /// or all if the kinds changed.
+    fn renew_slots(&mut self, interest: &Interest, has_new_kinds: bool) {
         for slot in std::mem::take(&mut self.slots) {
-            let in_use = slot
-                .keys
-                .iter()
-                .filter(|key| interest.contains(key))
-                .count();
-            if in_use == 0 {
-                self.unassign(&slot.keys);
-            } else if !has_all_kinds {
-                // Without parents, because the old REQ has received no events of the new kinds.
-                self.push_slot(slot.keys, Vec::new(), interest);
-            } else if in_use * 2 < slot.keys.len() {
-                let name = slot.name();
-                self.push_slot(slot.keys, vec![name], interest);
-            } else {
+            let is_in_use = |key: &&IndexKey| interest.contains(key);
+            let in_use = slot.keys.iter().filter(is_in_use).count();
+            if in_use > 0 && !has_new_kinds && in_use * 2 >= slot.keys.len() {
                 self.slots.push(slot);
+                continue;
             }
-        }
-    }
-
-    /// Adds slots for the keys that have none.
-    fn add_slots(&mut self, interest: &Interest) {
-        let mut added: Vec<IndexKey> = interest
-            .keys()
-            .filter(|key| !self.assigned.contains(*key))
-            .cloned()
-            .collect();
-        added.sort_unstable();
-        while !added.is_empty() {
-            let rest = added.split_off(added.len().min(self.fitting_count(&added)));
-            let chunk = std::mem::replace(&mut added, rest);
-            self.push_slot(chunk, Vec::new(), interest);
+            for key in &slot.keys {
+                self.assigned.remove(key);
+            }
+            let mut keys = slot.keys;
+            keys.retain(|key| interest.contains(key));
+            let (slots, _) = self.packed(keys);
+            self.add_slots(slots);
         }
     }
 
     /// Merges the smallest slots while there are too many. Returns `false` if that is impossible.
-    fn merge_slots(&mut self, interest: &Interest) -> bool {
-        while self.slots.len() > self.max_slots() {
-            self.slots.sort_by_key(|slot| Reverse(slot.keys.len()));
-            let (Some(one), Some(two)) = (self.slots.pop(), self.slots.pop()) else {
+    fn merge_slots(&mut self, interest: &Interest, max_slots: usize) -> bool {
+        while self.slots.len() > max_slots {
+            self.slots.sort_by_key(|slot| Reverse(slot.bytes));
+            let Some([one, two]) = self.slots.last_chunk() else {
                 return false;
             };
-            let parents = vec![one.name(), two.name()];
-            let mut keys = [one.keys, two.keys].concat();
-            keys.sort_unstable();
-            if self.fitting_count(&keys) < keys.len() {
+            let keys = [one, two].into_iter().flat_map(|slot| &slot.keys);
+            let keys = keys.filter(|key| interest.contains(key)).cloned();
+            let (mut merged, _) = self.packed(sorted(keys.collect()));
+            if merged.len() > 1 {
                 return false;
             }
-            self.push_slot(keys, parents, interest);
+            for slot in self.slots.drain(self.slots.len() - 2..) {
+                for key in &slot.keys {
+                    self.assigned.remove(key);
+                }
+            }
+            merged.truncate(1);
+            self.add_slots(merged);
         }
         true
     }
 
-    /// Adds a slot with those of the keys that are in use.
-    fn push_slot(&mut self, mut keys: Vec<IndexKey>, parents: Vec<String>, interest: &Interest) {
-        self.unassign(&keys);
-        keys.retain(|key| interest.contains(key));
-        let number = self.next;
-        self.next += 1;
-        self.assigned.extend(keys.iter().cloned());
-        let req = Arc::new(Req {
-            filters: self.filters(&keys),
-            parents,
-        });
-        self.slots.push(Slot { number, keys, req });
+    fn replace_slots(&mut self, slots: Vec<Slot>) {
+        self.slots.clear();
+        self.assigned.clear();
+        self.add_slots(slots);
     }
 
-    fn unassign(&mut self, keys: &[IndexKey]) {
-        for key in keys {
-            self.assigned.remove(key);
+    fn add_slots(&mut self, slots: Vec<Slot>) {
+        for slot in slots {
+            self.assigned.extend(slot.keys.iter().cloned());
+            self.slots.push(slot);
         }
     }
 
-    /// The number of keys, from the first on, that fit into one REQ. The keys must be sorted.
-    fn fitting_count(&self, keys: &[IndexKey]) -> usize {
-        let max_chunks = self.limits.filters / self.filters_per_chunk();
-        let (mut chunks, mut in_chunk, mut current) = (0, 0, String::new());
-        for (n, key) in keys.iter().take(self.values_per_req()).enumerate() {
-            let dimension = key.dimension();
-            if in_chunk == MAX_VALUES_PER_FILTER || dimension != current {
-                (chunks, in_chunk, current) = (chunks + 1, 0, dimension);
+    /// Packs sorted keys into as few slots as possible. The second value is the number of keys that
+    /// fit into no slot.
+    fn packed(&mut self, mut keys: Vec<IndexKey>) -> (Vec<Slot>, usize) {
+        let (mut slots, mut unfit_keys) = (Vec::new(), 0);
+        while !keys.is_empty() {
+            let mut packing = Packing::new(self.class, &self.kinds);
+            let fitting = keys.iter().take_while(|key| packing.add(key)).count();
+            if fitting == 0 {
+                keys.remove(0);
+                unfit_keys += 1;
+                continue;
             }
-            if chunks > max_chunks {
-                return n;
-            }
-            in_chunk += 1;
+            let rest = keys.split_off(fitting);
+            let keys = std::mem::replace(&mut keys, rest);
+            let mut hashes: Vec<u64> = keys.iter().map(|key| self.hasher.hash_one(key)).collect();
+            hashes.sort_unstable();
+            slots.push(Slot {
+                number: self.next,
+                keys,
+                bytes: packing.bytes,
+                req: Arc::new(Req {
+                    filters: packing.filters(),
+                    coverage: Coverage {
+                        keys: Some(hashes.into()),
+                        kinds: self.kinds.boxed(),
+                    },
+                }),
+            });
+            self.next += 1;
         }
-        keys.len().min(self.values_per_req())
-    }
-
-    fn filters(&self, keys: &[IndexKey]) -> Vec<ReqFilter> {
-        let mut fields: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        for key in keys {
-            let (field, value) = field_and_value(key);
-            fields.entry(field).or_default().push(value);
-        }
-        let chunks = fields.iter().flat_map(|(field, values)| {
-            values
-                .chunks(MAX_VALUES_PER_FILTER)
-                .map(move |chunk| (field, chunk))
-        });
-        let public = |filter: Value| {
-            vec![ReqFilter {
-                filter,
-                is_private: false,
-            }]
-        };
-        chunks
-            .flat_map(|(field, values)| match field.as_str() {
-                "kinds" => public(json!({"kinds": values})),
-                MUTE_LIST_FIELD => public(json!({"kinds": [MUTE_LIST_KIND], "authors": values})),
-                _ => self.split_by_kinds(&json!({field: values})),
-            })
-            .collect()
-    }
-
-    /// One filter for the private kinds and one for the others, because their `since` differs.
-    fn split_by_kinds(&self, base: &Value) -> Vec<ReqFilter> {
-        let with_kinds = |kinds: Option<Vec<u16>>, is_private| {
-            let mut filter = base.clone();
-            if let Some(kinds) = kinds {
-                filter["kinds"] = json!(kinds);
-            }
-            ReqFilter { filter, is_private }
-        };
-        if self.filters_per_chunk() == 1 {
-            return vec![with_kinds(self.kinds.clone(), true)];
-        }
-        let Some(kinds) = &self.kinds else {
-            return vec![
-                with_kinds(None, false),
-                with_kinds(Some(PRIVATE_KINDS.to_vec()), true),
-            ];
-        };
-        let (private, public): (Vec<u16>, Vec<u16>) =
-            kinds.iter().partition(|kind| is_private_kind(**kind));
-        [(public, false), (private, true)]
-            .into_iter()
-            .filter(|(kinds, _)| !kinds.is_empty())
-            .map(|(kinds, is_private)| with_kinds(Some(kinds), is_private))
-            .collect()
+        (slots, unfit_keys)
     }
 
     /// Replaces all REQs by one for all events of the kinds in use.
-    fn widen(&mut self, interest: &Interest) {
-        let mut kinds = interest.kinds();
-        if let Some(kinds) = kinds.as_mut().filter(|_| interest.wants_mute_lists()) {
-            kinds.push(MUTE_LIST_KIND);
-            kinds.sort_unstable();
-            kinds.dedup();
+    fn widen(&mut self, interest: &Interest, has_new_kinds: bool) {
+        let named = self.kinds.named.as_ref();
+        let lacks_mute_lists = interest.wants_mute_lists()
+            && named.is_some_and(|named| !named.contains(&MUTE_LIST_KIND));
+        if lacks_mute_lists {
+            let mut named = named.cloned().unwrap_or_default();
+            named.push(MUTE_LIST_KIND);
+            self.kinds = NamedKinds::new(Some(named), self.class.filters, self.kinds.changed_at);
         }
-        if self.wide && self.kinds == kinds {
+        if self.wide && !has_new_kinds && !lacks_mute_lists {
             return;
         }
-        (self.wide, self.kinds, self.assigned) = (true, kinds, HashSet::new());
-        let number = self.next;
-        self.next += 1;
+        self.wide = true;
         let req = Req {
-            filters: self.split_by_kinds(&json!({})),
-            parents: Vec::new(),
+            filters: self.kinds.wide_filters(),
+            coverage: Coverage {
+                keys: None,
+                kinds: self.kinds.boxed(),
+            },
         };
+        self.assigned.clear();
         self.slots = vec![Slot {
-            number,
+            number: self.next,
             keys: Vec::new(),
+            bytes: 0,
             req: Arc::new(req),
         }];
+        self.next += 1;
     }
 }
 
-/// The filter field and the value that request a key. For a mute list the field is
-/// [`MUTE_LIST_FIELD`].
-fn field_and_value(key: &IndexKey) -> (String, Value) {
+/// The kinds that filters name.
+struct NamedKinds {
+    /// Sorted. `None` means that filters name no kinds.
+    named: Option<Vec<u16>>,
+    /// The `kinds` fields of the filters that one list of values becomes, each with the events that
+    /// it selects. An empty field selects every kind.
+    fields: Vec<(String, EventClass)>,
+    changed_at: Seconds,
+}
+
+impl NamedKinds {
+    fn new(mut named: Option<Vec<u16>>, max_filters: usize, now: Seconds) -> Self {
+        if let Some(named) = &mut named {
+            named.sort_unstable();
+        }
+        let field = |kinds: &[u16]| format!("\"kinds\":{}", json!(kinds));
+        let fields = if max_filters == 1 {
+            let field = named.as_deref().map(field).unwrap_or_default();
+            vec![(field, EventClass::Private)]
+        } else if let Some(named) = &named {
+            let (private, public): (Vec<u16>, Vec<u16>) =
+                named.iter().partition(|kind| is_private_kind(**kind));
+            let classes = [(public, EventClass::Public), (private, EventClass::Private)];
+            let classes = classes.into_iter().filter(|(kinds, _)| !kinds.is_empty());
+            classes
+                .map(|(kinds, class)| (field(&kinds), class))
+                .collect()
+        } else {
+            vec![
+                (String::new(), EventClass::Public),
+                (field(&PRIVATE_KINDS), EventClass::Private),
+            ]
+        };
+        Self {
+            named,
+            fields,
+            changed_at: now,
+        }
+    }
+
+    fn boxed(&self) -> Option<Box<[u16]>> {
+        self.named.as_deref().map(Into::into)
+    }
+
+    /// The filters of a wide REQ.
+    fn wide_filters(&self) -> Vec<ReqFilter> {
+        let filter = |(field, class): &(String, EventClass)| ReqFilter {
+            body: format!("{{{field}").into(),
+            class: *class,
+        };
+        self.fields.iter().map(filter).collect()
+    }
+}
+
+/// The field of a filter that requests an index key. Keys of one field share filters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Field {
+    Ids,
+    Authors,
+    MuteLists,
+    Tag(char),
+    PublicKinds,
+    PrivateKinds,
+}
+
+impl Field {
+    fn of(key: &IndexKey) -> Self {
+        match key {
+            IndexKey::Id(_) => Self::Ids,
+            IndexKey::Author(_) => Self::Authors,
+            IndexKey::MuteList(_) => Self::MuteLists,
+            IndexKey::Tag(letter, _) => Self::Tag(*letter),
+            IndexKey::Kind(kind) if is_private_kind(*kind) => Self::PrivateKinds,
+            IndexKey::Kind(_) => Self::PublicKinds,
+        }
+    }
+
+    /// The name of the field, quoted.
+    fn name(self) -> String {
+        match self {
+            Self::Ids => "\"ids\"".to_owned(),
+            Self::Authors | Self::MuteLists => "\"authors\"".to_owned(),
+            Self::Tag(letter) => format!("\"#{letter}\""),
+            Self::PublicKinds | Self::PrivateKinds => "\"kinds\"".to_owned(),
+        }
+    }
+
+    /// The `kinds` fields of the filters that a list of values becomes.
+    fn kinds(self, named: &NamedKinds) -> Vec<(String, EventClass)> {
+        match self {
+            Self::Ids | Self::Authors | Self::Tag(_) => named.fields.clone(),
+            Self::MuteLists => {
+                vec![(
+                    format!("\"kinds\":[{MUTE_LIST_KIND}]"),
+                    EventClass::MuteList,
+                )]
+            }
+            Self::PublicKinds => vec![(String::new(), EventClass::Public)],
+            Self::PrivateKinds => vec![(String::new(), EventClass::Private)],
+        }
+    }
+
+    fn max_values(self) -> usize {
+        match self {
+            Self::PublicKinds | Self::PrivateKinds => MAX_NAMED_KINDS,
+            _ => MAX_VALUES_PER_FILTER,
+        }
+    }
+}
+
+/// Keys sorted by field.
+fn sorted(mut keys: Vec<IndexKey>) -> Vec<IndexKey> {
+    keys.sort_unstable_by(|one, two| (Field::of(one), one).cmp(&(Field::of(two), two)));
+    keys
+}
+
+/// The value of an index key as JSON.
+fn value(key: &IndexKey) -> String {
     match key {
-        IndexKey::Id(id) => ("ids".to_owned(), json!(hex::encode(id))),
-        IndexKey::Author(author) => ("authors".to_owned(), json!(hex::encode(author))),
-        IndexKey::Tag(letter, value) => (format!("#{letter}"), json!(value)),
-        IndexKey::Kind(kind) => ("kinds".to_owned(), json!(kind)),
-        IndexKey::MuteList(author) => (MUTE_LIST_FIELD.to_owned(), json!(hex::encode(author))),
+        IndexKey::Id(bytes) | IndexKey::Author(bytes) | IndexKey::MuteList(bytes) => {
+            format!("\"{}\"", hex::encode(bytes))
+        }
+        IndexKey::Tag(_, value) => json!(value).to_string(),
+        IndexKey::Kind(kind) => kind.to_string(),
+    }
+}
+
+/// Fills one REQ with keys, counted in encoded bytes.
+struct Packing<'a> {
+    class: PlanClass,
+    kinds: &'a NamedKinds,
+    lists: Vec<ValueList>,
+    filters: usize,
+    bytes: usize,
+}
+
+/// The values of one field, which become one or two filters.
+struct ValueList {
+    field: Field,
+    kinds: Vec<(String, EventClass)>,
+    /// The values, separated by commas.
+    values: String,
+    count: usize,
+}
+
+impl<'a> Packing<'a> {
+    fn new(class: PlanClass, kinds: &'a NamedKinds) -> Self {
+        Self {
+            class,
+            kinds,
+            lists: Vec::new(),
+            filters: 0,
+            bytes: MAX_ENVELOPE_BYTES,
+        }
+    }
+
+    /// Adds a key. Returns `false`, without adding it, if it does not fit.
+    fn add(&mut self, key: &IndexKey) -> bool {
+        let (field, value) = (Field::of(key), value(key));
+        let has_room =
+            |list: &&mut ValueList| list.field == field && list.count < field.max_values();
+        if let Some(list) = self.lists.last_mut().filter(has_room) {
+            let bytes = self.bytes + list.kinds.len() * (value.len() + 1);
+            if bytes > self.class.message_bytes {
+                return false;
+            }
+            self.bytes = bytes;
+            list.values.push(',');
+            list.values.push_str(&value);
+            list.count += 1;
+            return true;
+        }
+        let kinds = field.kinds(self.kinds);
+        let filters = self.filters + kinds.len();
+        // The braces, commas, colon and brackets of the fields take eight bytes.
+        let fixed = MAX_RANGE_BYTES + field.name().len() + 8;
+        let added = kinds
+            .iter()
+            .map(|(kinds, _)| fixed + kinds.len() + value.len());
+        let bytes = self.bytes + added.sum::<usize>();
+        if filters > self.class.filters || bytes > self.class.message_bytes {
+            return false;
+        }
+        (self.filters, self.bytes) = (filters, bytes);
+        self.lists.push(ValueList {
+            field,
+            kinds,
+            values: value,
+            count: 1,
+        });
+        true
+    }
+
+    fn filters(self) -> Vec<ReqFilter> {
+        let filters = |list: &ValueList| {
+            let name = list.field.name();
+            let filter = |(kinds, class): &(String, EventClass)| {
+                let separator = if kinds.is_empty() { "" } else { "," };
+                ReqFilter {
+                    body: format!("{{{kinds}{separator}{name}:[{}]", list.values).into(),
+                    class: *class,
+                }
+            };
+            list.kinds.iter().map(filter).collect::<Vec<_>>()
+        };
+        self.lists.iter().flat_map(filters).collect()
     }
 }
 

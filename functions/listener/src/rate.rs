@@ -1,9 +1,10 @@
-//! Limits the control events that each pubkey sends per minute. The counts are in memory, where
-//! they cost nothing, and events above the limit never reach a queue.
+//! Limits the control events that each pubkey sends per minute, and the events of each relay that
+//! only owners named. The counts are in memory, where they cost nothing.
 
 use std::{
     num::NonZeroUsize,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use lru::LruCache;
@@ -14,6 +15,35 @@ const MAX_REMEMBERED_PUBKEYS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap()
 
 /// The span in which a pubkey's events are counted.
 const RATE_WINDOW: Millis = Seconds::from_minutes(1).to_millis();
+
+/// The events that a relay of owners may bring at once.
+const EVENT_BURST: u64 = 600;
+
+/// How long a relay of owners has to wait for each further event.
+const EVENT_INTERVAL: Millis = Millis(100);
+
+/// The budget of a relay that only owners named: a burst, and then ten events per second. A relay
+/// that brings more is read more slowly, so no event is lost, and other relays do not wait.
+#[derive(Debug)]
+pub struct EventBudget {
+    /// The time at which the whole burst is available again.
+    full_at: Millis,
+}
+
+impl EventBudget {
+    /// A budget with its whole burst.
+    pub fn new(now: Millis) -> Self {
+        Self { full_at: now }
+    }
+
+    /// Spends one event. Returns how long to wait before the next one, if the budget is used up.
+    pub fn spend(&mut self, now: Millis) -> Option<Duration> {
+        self.full_at = self.full_at.max(now) + EVENT_INTERVAL;
+        let burst = Millis(EVENT_BURST * EVENT_INTERVAL.0);
+        let wait = self.full_at - now - burst;
+        (wait > Millis(0)).then(|| Duration::from_millis(wait.0))
+    }
+}
 
 /// Counts the control events of each pubkey. Only verified events may be counted: a forged event
 /// must not use up the limit of another pubkey.
@@ -63,6 +93,22 @@ mod tests {
             [at(1, 60_000), at(1, 60_001), at(1, 60_002)],
             [true, true, false]
         );
+    }
+
+    #[test]
+    fn relay_of_owners_is_paced_beyond_its_burst() {
+        let mut budget = EventBudget::new(Millis(1_000));
+        assert!((0..EVENT_BURST).all(|_| budget.spend(Millis(1_000)).is_none()));
+        assert_eq!(
+            budget.spend(Millis(1_000)),
+            Some(Duration::from_millis(100))
+        );
+        assert_eq!(
+            budget.spend(Millis(1_100)),
+            Some(Duration::from_millis(100))
+        );
+        let later = Millis(1_100 + EVENT_BURST * EVENT_INTERVAL.0);
+        assert!((0..EVENT_BURST - 2).all(|_| budget.spend(later).is_none()));
     }
 
     #[test]

@@ -168,12 +168,17 @@ impl<S: Relays + Members + Clone> RelayWatcher<S> {
         tracing::info!(
             stage = "listener",
             relay = url,
-            cursor = cursor.map(|cursor| cursor.0),
+            cursor = cursor.map(|cursor| cursor.read_until.0),
             now = now.0,
             "relay {url} is watched by this task"
         );
         let (handle, shutdown) = Shutdown::channel();
-        let relay = Arc::new(WatchedRelay::new(url.clone(), source, cursor));
+        let relay = Arc::new(WatchedRelay::new(
+            url.clone(),
+            source,
+            cursor.unwrap_or_default(),
+            (context.clock)(),
+        ));
         let watching = relay::watch(Arc::clone(&relay), context.clone(), shutdown);
         self.tasks.spawn(watching);
         self.relays.insert(url, (relay, handle));

@@ -16,10 +16,12 @@ const MAX_SEEN_EVENTS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
 ///
 /// Two copies of an event are not duplicates in these cases:
 ///
-/// - The later copy hits more index keys. Somebody has subscribed in the meantime, and the relay
+/// - The later copy hits other index keys. Somebody has subscribed in the meantime, and the relay
 ///   was asked again.
 /// - The later copy is live and the earlier one was not. A stored event may be too old for a
 ///   subscription to which the live event is delivered.
+/// - The earlier copy came from a relay that only owners named, and the later one from another
+///   relay. The earlier one reached only the owners who named its relay.
 ///
 /// The claim in deliver prevents a second push to recipients who already have the event.
 pub struct SeenEvents(Mutex<LruCache<[u8; 32], Forwarding>>);
@@ -27,16 +29,29 @@ pub struct SeenEvents(Mutex<LruCache<[u8; 32], Forwarding>>);
 /// How an event is forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forwarding {
-    /// The number of index keys in use that the event hits.
-    pub hits: usize,
+    /// A hash of the index keys in use that the event hits.
+    pub hits: u64,
     /// `true` if the event came live, not as a stored event.
     pub live: bool,
+    /// The owners whom it reaches.
+    pub reach: Reach,
+}
+
+/// The owners whom an event reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// All owners.
+    All,
+    /// Those who named the relay with this hash.
+    OfRelay(u64),
 }
 
 impl Forwarding {
     /// Returns `true` if `earlier` reached every recipient that this forwarding would reach.
     fn is_covered_by(self, earlier: Self) -> bool {
-        self.hits <= earlier.hits && (earlier.live || !self.live)
+        self.hits == earlier.hits
+            && (earlier.live || !self.live)
+            && (earlier.reach == Reach::All || earlier.reach == self.reach)
     }
 }
 
@@ -61,11 +76,7 @@ impl SeenEvents {
         if earlier.is_some_and(|earlier| forwarding.is_covered_by(earlier)) {
             return false;
         }
-        let combined = earlier.map_or(forwarding, |earlier| Forwarding {
-            hits: forwarding.hits.max(earlier.hits),
-            live: forwarding.live || earlier.live,
-        });
-        seen.put(id, combined);
+        seen.put(id, forwarding);
         true
     }
 

@@ -1,16 +1,13 @@
 //! One connection to a relay (NIP-01, <https://github.com/nostr-protocol/nips/blob/master/01.md>),
-//! from the handshake until it ends.
+//! from the handshake until it ends: the loop around the socket. [`requests`](crate::requests)
+//! decides what is requested.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{sync::PoisonError, time::Duration};
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use nostr::event::{EventBuilder, FinalizeEvent, Kind, Tag};
-use nostr_push_core::{Seconds, message::MAX_EVENT_BYTES, ports::backoff};
-use serde_json::{Value, json, value::RawValue};
+use nostr::event::{Event, EventBuilder, FinalizeEvent, Kind, Tag};
+use nostr_push_core::Seconds;
+use serde_json::{json, value::RawValue};
 use tokio::{
     sync::watch,
     task::{unconstrained, yield_now},
@@ -18,23 +15,28 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
-    tungstenite::{Error, Message, protocol::WebSocketConfig},
+    tungstenite::{Error, Message, error::CapacityError, protocol::WebSocketConfig},
 };
 
 use crate::{
     counter::{DropReason, RelayReason},
     dial::{DialError, Stream, dial},
-    gate::{CONTROL_KINDS, IncomingEvent, Verdict, parse_event},
+    gate::{IncomingEvent, Verdict, parse_event},
     limits::Limits,
-    plan::{Plan, Req, StoredRange, mute_list_filters},
+    penalty::{CHALLENGE_POINTS, COMPLAINT_POINTS, Penalty, points},
     relay_context::RelayContext,
     relay_message::RelayMessage,
+    requests::{Command, Now, Requests},
     shutdown::Shutdown,
-    watched_relay::{MAX_LOOKBACK, NEW_REQ_OVERLAP, WatchedRelay},
+    watched_relay::{RelaySource, WatchedRelay},
 };
 
-/// The largest frame that is read, in bytes: the largest event and the message around it.
-const MAX_FRAME_BYTES: usize = MAX_EVENT_BYTES + 4 * 1024;
+/// The largest frame and message that is read, in bytes. An event in it may be too large to be
+/// forwarded: it is counted, and the connection goes on.
+const MAX_FRAME_BYTES: usize = 1024 * 1024;
+
+/// The size of a connection's read buffer, in bytes. There may be hundreds of connections.
+const READ_BUFFER_BYTES: usize = 32 * 1024;
 
 /// The timeout of connecting, including the handshakes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -49,37 +51,12 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
 /// How long further changes of the interest are awaited before the REQs are changed.
 const INTEREST_DEBOUNCE: Duration = Duration::from_millis(300);
 
-/// How long the end of stored events (EOSE) is awaited.
-const EOSE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long EOSE is awaited after a NOTICE, which may be a refusal.
-const EOSE_TIMEOUT_AFTER_NOTICE: Duration = Duration::from_secs(20);
-
-/// The number of stored events from which a response may be incomplete. The stored events are then
-/// requested page by page.
-const FULL_PAGE_MIN_EVENTS: usize = 100;
-
-/// The most pages that are requested in one connection.
-const MAX_PAGES: usize = 1_000;
-
 /// The most frames that are read before other tasks get their turn.
 const FRAME_BUDGET: usize = 256;
-
-/// The maximum penalty. The penalty decreases by 1 per second. At 100 the relay is disconnected.
-const MAX_PENALTY: u32 = 100;
-
-/// The number of closed subscriptions that are remembered.
-const MAX_RECENTLY_CLOSED: usize = 64;
-
-/// The subscription id of the REQ for control events.
-const CONTROL_ID: &str = "control";
 
 /// The kind of an authentication (NIP-42,
 /// <https://github.com/nostr-protocol/nips/blob/master/42.md>).
 const AUTH_KIND: u16 = 22242;
-
-/// Later than every `created_at`.
-const END_OF_TIME: Seconds = Seconds(u64::MAX);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -93,67 +70,12 @@ pub enum SessionEnd {
     /// The relay kept sending forged, malformed or unrequested events, or refusals and notices.
     #[error("too many forged, malformed or unrequested events, refusals or notices")]
     Misbehaving,
-}
-
-/// A REQ that is open, or that will be sent again.
-struct RelaySubscription {
-    req: Arc<Req>,
-    stored: StoredRange,
-    state: ReqState,
-    /// The number of stored events that were received.
-    stored_events: usize,
-    refusals: u32,
-}
-
-impl RelaySubscription {
-    /// Schedules the REQ to be sent again after a backoff.
-    fn schedule_retry(&mut self) {
-        self.refusals += 1;
-        self.state = ReqState::Refused(Instant::now() + backoff(self.refusals, 0.0));
-    }
-}
-
-/// The state of a REQ.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ReqState {
-    /// The REQ was sent at this time, and stored events are being received.
-    Sent(Instant),
-    /// All stored events have been received.
-    Live,
-    /// The relay refused the REQ. It is sent again at this time.
-    Refused(Instant),
-}
-
-/// Why waiting for a frame ended.
-enum Wakeup {
-    /// A frame came, or the connection ended.
-    Frame(Option<Result<Message, Error>>),
-    /// Another event came and was handled.
-    Handled,
-    /// The session must end.
-    Stop,
-}
-
-/// The stored events of one filter, requested page by page, from the latest to the oldest.
-struct PagedFilter {
-    filter: Value,
-    /// The end of the page. `None` for the first page.
-    until: Option<Seconds>,
-    /// The number of events of the page that were received.
-    count: usize,
-    /// The time of the oldest event of the page.
-    oldest: Seconds,
-}
-
-impl PagedFilter {
-    fn new(filter: Value) -> Self {
-        Self {
-            filter,
-            until: None,
-            count: 0,
-            oldest: END_OF_TIME,
-        }
-    }
+    /// The relay has sent a message above 1 MiB.
+    #[error("a message above {MAX_FRAME_BYTES} bytes")]
+    MessageTooLarge,
+    /// The relay returns stored events more slowly than they are needed.
+    #[error("too many stored events are still to be requested")]
+    TooFarBehind,
 }
 
 struct Session<'a> {
@@ -161,27 +83,19 @@ struct Session<'a> {
     context: &'a RelayContext,
     socket: WebSocketStream<Stream>,
     limits: Limits,
-    resume_from: Seconds,
-    subscriptions: BTreeMap<String, RelaySubscription>,
-    plan: Plan,
-    /// The pages that have not been requested.
-    pages: VecDeque<PagedFilter>,
-    /// The page that is being received, with its subscription id and when it was requested.
-    open_page: Option<(String, PagedFilter, Instant)>,
-    pages_requested: usize,
+    requests: Requests,
+    penalty: Penalty,
     /// The number of new owners whose mute lists were requested.
     mute_lists_requested: usize,
-    /// Subscriptions that were closed a short time ago. Their events may still arrive.
-    recently_closed: VecDeque<String>,
-    /// `true` if all stored events have been received.
-    caught_up: bool,
-    /// `true` if `caught_up` was ever `true` in this connection.
-    ever_caught_up: bool,
     /// The id of the authentication that was sent.
     auth_event_id: Option<String>,
-    last_notice: Option<Instant>,
-    penalty: u32,
-    last_frame: Instant,
+    started: Instant,
+    /// The time in which a full buffer or the relay's budget kept the socket from being read.
+    blocked: Duration,
+    /// See [`Now::reading`]. Renewed at least every [`FRAME_BUDGET`] frames.
+    reading: Duration,
+    /// [`Session::reading`] when the last frame came.
+    last_frame: Duration,
     /// `true` if a ping was sent after the last frame.
     pinged: bool,
 }
@@ -215,30 +129,28 @@ pub async fn run(
         "relay {} connected",
         relay.url
     );
-
-    let now = context.now();
+    let now = Now {
+        unix: context.now(),
+        reading: Duration::ZERO,
+    };
+    let service = context.keys.public_key().to_hex();
+    let (requests, commands) = Requests::new(&service, limits, relay.resume_point(), now);
     let mut session = Session {
         relay,
         context,
         socket,
         limits,
-        resume_from: relay.resume_from(now),
-        subscriptions: BTreeMap::new(),
-        plan: Plan::default(),
-        pages: VecDeque::new(),
-        open_page: None,
-        pages_requested: 0,
+        requests,
+        penalty: Penalty::default(),
         mute_lists_requested: relay.mute_lists_returned(),
-        recently_closed: VecDeque::new(),
-        caught_up: false,
-        ever_caught_up: false,
         auth_event_id: None,
-        last_notice: None,
-        penalty: 0,
-        last_frame: Instant::now(),
+        started: Instant::now(),
+        blocked: Duration::ZERO,
+        reading: Duration::ZERO,
+        last_frame: Duration::ZERO,
         pinged: false,
     };
-    session.request_control_events(now).await?;
+    session.execute(commands).await?;
     session.follow_plan().await?;
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -248,6 +160,7 @@ pub async fn run(
 async fn connect(relay: &WatchedRelay) -> Result<WebSocketStream<Stream>, SessionEnd> {
     let stream = dial(&relay.url, relay.source.only_public()).await?;
     let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
         .max_message_size(Some(MAX_FRAME_BYTES))
         .max_frame_size(Some(MAX_FRAME_BYTES));
     Ok(
@@ -255,6 +168,16 @@ async fn connect(relay: &WatchedRelay) -> Result<WebSocketStream<Stream>, Sessio
             .await?
             .0,
     )
+}
+
+/// Why waiting for a frame ended.
+enum Wakeup {
+    /// A frame came, or the connection ended.
+    Frame(Option<Result<Message, Error>>),
+    /// Another event came and was handled.
+    Handled,
+    /// The session must end.
+    Stop,
 }
 
 impl Session<'_> {
@@ -276,7 +199,7 @@ impl Session<'_> {
                 if budget == 0 {
                     // A flood must not keep other tasks of this thread waiting.
                     yield_now().await;
-                } else if self.caught_up {
+                } else if self.requests.is_caught_up() {
                     self.relay.record_read(self.context.now());
                 }
                 budget = FRAME_BUDGET;
@@ -287,11 +210,15 @@ impl Session<'_> {
                     Wakeup::Stop => return Ok(()),
                 }
             };
-            (self.last_frame, self.pinged) = (Instant::now(), false);
-            match frame.ok_or(Error::ConnectionClosed)?? {
-                Message::Text(text) => self.on_message(&text).await?,
-                Message::Close(_) => return Err(Error::ConnectionClosed.into()),
-                _ => {}
+            (self.last_frame, self.pinged) = (self.reading, false);
+            match frame.unwrap_or(Err(Error::ConnectionClosed)) {
+                Ok(Message::Text(text)) => self.on_message(&text).await?,
+                Ok(Message::Close(_)) => return Err(Error::ConnectionClosed.into()),
+                Ok(_) => {}
+                Err(Error::Capacity(CapacityError::MessageTooLong { .. })) => {
+                    return Err(SessionEnd::MessageTooLarge);
+                }
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -303,12 +230,12 @@ impl Session<'_> {
         interest_changes: &mut watch::Receiver<u64>,
         tick: &mut Interval,
     ) -> Result<Wakeup, SessionEnd> {
-        tokio::select! {
+        let wakeup = tokio::select! {
             biased;
             () = shutdown.stop_requested() => {
                 // What was read is in the buffers. The rest is requested again later.
                 drop(timeout(CLOSE_TIMEOUT, self.socket.close(None)).await);
-                Ok(Wakeup::Stop)
+                Wakeup::Stop
             }
             result = interest_changes.changed() => {
                 if result.is_err() {
@@ -317,362 +244,180 @@ impl Session<'_> {
                 tokio::time::sleep(INTEREST_DEBOUNCE).await;
                 interest_changes.mark_unchanged();
                 self.follow_plan().await?;
-                Ok(Wakeup::Handled)
+                Wakeup::Handled
             }
             _ = tick.tick() => {
                 self.on_tick().await?;
-                Ok(Wakeup::Handled)
+                Wakeup::Handled
             }
-            frame = self.socket.next() => Ok(Wakeup::Frame(frame)),
+            frame = self.socket.next() => Wakeup::Frame(frame),
+        };
+        self.reading = self.started.elapsed().saturating_sub(self.blocked);
+        Ok(wakeup)
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            unix: self.context.now(),
+            reading: self.reading,
         }
     }
 
-    async fn send(&mut self, message: Value) -> Result<(), SessionEnd> {
-        Ok(self.socket.send(Message::text(message.to_string())).await?)
+    /// Does what the requests need.
+    async fn execute(&mut self, commands: Vec<Command>) -> Result<(), SessionEnd> {
+        for command in commands {
+            match command {
+                Command::Send(message) => self.socket.send(Message::text(message)).await?,
+                Command::Count(reason) => self.context.count_relay(reason),
+                Command::Authenticate(challenge) => self.authenticate(&challenge).await?,
+                Command::RecordSweep(at) => self.relay.record_sweep(at),
+                Command::RecordMuteLists(position) => self.relay.record_mute_lists(position),
+                Command::Disconnect => return Err(SessionEnd::TooFarBehind),
+            }
+        }
+        Ok(())
+    }
+
+    /// Requests what the interest needs now.
+    async fn follow_plan(&mut self) -> Result<(), SessionEnd> {
+        let plan = {
+            let interest = self
+                .context
+                .interest
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            let now = self.context.now();
+            self.context.plans.plan(self.limits, &interest, now)
+        };
+        if plan.is_none() {
+            self.context.count_relay(RelayReason::LimitsTooLow);
+            self.relay
+                .set_status("the limits are too low for content events");
+        }
+        let now = self.now();
+        let commands = self.requests.on_plan(plan.unwrap_or_default(), now);
+        self.execute(commands).await?;
+        let (owners, position) = self
+            .context
+            .mute_list_owners
+            .after(self.mute_lists_requested);
+        if position > self.mute_lists_requested {
+            self.mute_lists_requested = position;
+            let commands = self.requests.on_new_owners(&owners, position, now);
+            self.execute(commands).await?;
+        }
+        Ok(())
     }
 
     /// Handles one message from the relay.
     async fn on_message(&mut self, text: &str) -> Result<(), SessionEnd> {
-        match RelayMessage::parse(text) {
+        let now = self.now();
+        let (commands, points) = match RelayMessage::parse(text) {
             RelayMessage::Event {
                 subscription,
                 event,
-            } => self.on_event(&subscription, event).await,
-            RelayMessage::Eose(subscription) => self.on_eose(&subscription).await,
+            } => return self.on_event(&subscription, event).await,
+            RelayMessage::Eose(subscription) => (self.requests.on_eose(&subscription, now), 0),
             RelayMessage::Closed {
                 subscription,
                 reason,
             } => {
-                self.on_closed(&subscription, &reason);
-                self.add_penalty(1)
+                self.log_complaint(&format!("CLOSED {subscription:.64}: {reason:.256}"));
+                let reason = RelayReason::of_closed(&reason);
+                let commands = self.requests.on_closed(&subscription, reason, now);
+                (commands, COMPLAINT_POINTS)
             }
             RelayMessage::Notice(text) => {
-                self.on_notice(&text);
-                self.add_penalty(1)
+                self.log_complaint(&format!("NOTICE {text:.256}"));
+                (self.requests.on_notice(now), COMPLAINT_POINTS)
             }
             RelayMessage::Auth(challenge) => {
-                self.authenticate(&challenge).await?;
-                self.add_penalty(5)
+                let may_answer = self.relay.source == RelaySource::Operator;
+                let commands = self.requests.on_auth(&challenge, may_answer);
+                (commands, CHALLENGE_POINTS)
             }
             RelayMessage::Ok {
                 id,
                 accepted,
                 reason,
-            } => {
-                self.on_ok(&id, accepted, &reason);
-                Ok(())
-            }
-            RelayMessage::Malformed => self.penalize(DropReason::MalformedFrame, 5),
-        }
+            } => (self.on_ok(&id, accepted, &reason), 0),
+            RelayMessage::Malformed => return self.drop_event(DropReason::MalformedFrame),
+        };
+        self.execute(commands).await?;
+        self.add_points(points)
     }
 
     async fn on_event(&mut self, subscription: &str, json: &RawValue) -> Result<(), SessionEnd> {
-        let event = match parse_event(json) {
-            Ok(event) => event,
-            Err(reason) => return self.penalize(reason, 5),
+        let parsed = parse_event(json);
+        let created_at: Option<Seconds> = match &parsed {
+            Ok(event) => Some(event.created_at.into()),
+            Err(refused) => refused.created_at,
         };
-        let Some(backfill) = self.count_event(subscription, event.created_at.into()) else {
-            return self.penalize(DropReason::Unrequested, 2);
-        };
+        let stored = self
+            .requests
+            .on_event(subscription, created_at, self.reading);
+        match (parsed, stored) {
+            (Err(refused), _) => self.drop_event(refused.reason),
+            (Ok(_), None) => self.drop_event(DropReason::Unrequested),
+            (Ok(event), Some(stored)) => self.forward(event, json, stored).await,
+        }
+    }
+
+    async fn forward(
+        &mut self,
+        event: Event,
+        json: &RawValue,
+        stored: bool,
+    ) -> Result<(), SessionEnd> {
+        let received_at = (self.context.clock)();
         let verdict = self.context.gate.classify(IncomingEvent {
-            relay: &self.relay.url,
+            relay: self.relay,
             json,
             event,
-            backfill,
-            received_at: (self.context.clock)(),
+            stored,
+            received_at,
         });
         // When a buffer is full, sending to it waits, and this socket is not read.
+        let waiting = Instant::now();
         match verdict {
-            Verdict::Drop(DropReason::BadSignature) => self.penalize(DropReason::BadSignature, 10),
-            Verdict::Drop(reason) => {
-                self.context.count_dropped(reason);
-                Ok(())
-            }
+            Verdict::Drop(reason) => return self.drop_event(reason),
             Verdict::Control(message) => {
                 self.context.control.send(message, json.get().len()).await;
-                Ok(())
             }
             Verdict::Content(message) => {
                 self.context.content.send(*message, json.get().len()).await;
-                Ok(())
             }
         }
+        if let Some(pause) = self.relay.spend_budget(received_at) {
+            self.context.count_relay(RelayReason::OverBudget);
+            tokio::time::sleep(pause).await;
+        }
+        self.blocked += waiting.elapsed();
+        Ok(())
     }
 
-    /// Counts an event on its subscription or page. Returns `Some(true)` if the event is a stored
-    /// one, `Some(false)` if it is live, and `None` if no subscription has this id.
-    fn count_event(&mut self, id: &str, created_at: Seconds) -> Option<bool> {
-        if let Some(subscription) = self.subscriptions.get_mut(id) {
-            let is_stored = subscription.state != ReqState::Live;
-            subscription.stored_events += usize::from(is_stored);
-            return Some(is_stored);
-        }
-        if let Some((_, page, _)) = self.open_page.as_mut().filter(|(open, ..)| open == id) {
-            page.count += 1;
-            page.oldest = page.oldest.min(created_at);
-            return Some(true);
-        }
-        self.recently_closed
-            .iter()
-            .any(|closed| closed == id)
-            .then_some(true)
-    }
-
-    /// Counts a dropped event or frame and adds to the penalty.
-    fn penalize(&mut self, reason: DropReason, penalty: u32) -> Result<(), SessionEnd> {
+    /// Counts a dropped event or frame.
+    fn drop_event(&mut self, reason: DropReason) -> Result<(), SessionEnd> {
         self.context.count_dropped(reason);
-        self.add_penalty(penalty)
+        self.add_points(points(reason))
     }
 
-    /// Adds to the penalty. Notices, refusals and challenges add to the penalty too, because each
-    /// causes a log line or a signature.
-    fn add_penalty(&mut self, penalty: u32) -> Result<(), SessionEnd> {
-        self.penalty += penalty;
-        if self.penalty >= MAX_PENALTY {
+    fn add_points(&mut self, points: u32) -> Result<(), SessionEnd> {
+        if self.penalty.add(points) {
             Err(SessionEnd::Misbehaving)
         } else {
             Ok(())
         }
     }
 
-    /// Sends the REQ for live control events, which may have been signed up to [`MAX_LOOKBACK`]
-    /// ago. Stored control events are requested page by page.
-    async fn request_control_events(&mut self, now: Seconds) -> Result<(), SessionEnd> {
-        let service = self.context.keys.public_key().to_hex();
-        let req = Arc::new(Req::new(json!({"kinds": CONTROL_KINDS, "#p": [service]})));
-        let stored = StoredRange::Resume(self.relay.resume_control_from(now));
-        let filters = req.filters(stored, self.limits.page);
-        self.pages.extend(filters.into_iter().map(PagedFilter::new));
-        let live = StoredRange::LiveOnly(now - MAX_LOOKBACK);
-        self.send_req(CONTROL_ID.to_owned(), req, live).await
-    }
-
-    async fn send_req(
-        &mut self,
-        id: String,
-        req: Arc<Req>,
-        stored: StoredRange,
-    ) -> Result<(), SessionEnd> {
-        let mut message = vec![json!("REQ"), json!(id)];
-        message.extend(req.filters(stored, self.limits.page));
-        let refusals = self
-            .subscriptions
-            .get(&id)
-            .map_or(0, |subscription| subscription.refusals);
-        self.subscriptions.insert(
-            id,
-            RelaySubscription {
-                req,
-                stored,
-                state: ReqState::Sent(Instant::now()),
-                stored_events: 0,
-                refusals,
-            },
-        );
-        self.send(message.into()).await
-    }
-
-    async fn close(&mut self, id: String) -> Result<(), SessionEnd> {
-        self.subscriptions.remove(&id);
-        let message = json!(["CLOSE", id]);
-        self.recently_closed.push_back(id);
-        if self.recently_closed.len() > MAX_RECENTLY_CLOSED {
-            self.recently_closed.pop_front();
-        }
-        self.send(message).await
-    }
-
-    /// Makes the REQs follow the plan for the interest. New REQs are sent first. Obsolete ones are
-    /// closed once all new ones have received their stored events, or at once if the relay has no
-    /// room for both.
-    async fn follow_plan(&mut self) -> Result<(), SessionEnd> {
-        self.plan = {
-            let interest = self
-                .context
-                .interest
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
-            self.context.plans.plan(self.limits, &interest)
-        };
-        let new = self
-            .plan
-            .iter()
-            .filter(|(id, _)| !self.subscriptions.contains_key(*id));
-        let new: Vec<(String, Arc<Req>)> =
-            new.map(|(id, req)| (id.clone(), Arc::clone(req))).collect();
-        let overlap = self.context.now() - NEW_REQ_OVERLAP;
-        for (id, req) in new {
-            let stored = self.stored_range(&req, overlap);
-            // One subscription is kept free for pages.
-            let obsolete = self
-                .obsolete()
-                .next()
-                .filter(|_| self.subscriptions.len() + 1 >= self.limits.subscriptions)
-                .cloned();
-            if let Some(obsolete) = obsolete {
-                self.close(obsolete).await?;
-            }
-            self.send_req(id, req, stored).await?;
-        }
-        let (owners, position) = self
-            .context
-            .mute_list_owners
-            .after(self.mute_lists_requested);
-        self.mute_lists_requested = position;
-        let filters = mute_list_filters(&owners, self.limits);
-        self.pages.extend(filters.into_iter().map(PagedFilter::new));
-        self.close_obsolete().await
-    }
-
-    /// The stored events that a new REQ must request.
-    fn stored_range(&self, req: &Req, overlap: Seconds) -> StoredRange {
-        if !self.ever_caught_up {
-            return StoredRange::Resume(self.resume_from);
-        }
-        let parents = || req.parents.iter().map(|id| self.subscriptions.get(id));
-        if !req.parents.is_empty()
-            && parents().all(|parent| parent.is_some_and(|parent| parent.state == ReqState::Live))
-        {
-            return StoredRange::LiveOnly(overlap);
-        }
-        // The REQ takes over the stored events that a parent has not received.
-        let missed = parents()
-            .flatten()
-            .filter(|parent| parent.state != ReqState::Live)
-            .map(|parent| parent.stored.since())
-            .min();
-        missed.map_or(StoredRange::Recent(overlap), |since| {
-            StoredRange::Resume(since.min(overlap))
-        })
-    }
-
-    /// The REQs that are no longer in the plan.
-    fn obsolete(&self) -> impl Iterator<Item = &String> {
-        self.subscriptions
-            .keys()
-            .filter(|id| *id != CONTROL_ID && !self.plan.contains_key(*id))
-    }
-
-    /// Closes the obsolete REQs and requests the next page, unless stored events are being
-    /// received.
-    async fn close_obsolete(&mut self) -> Result<(), SessionEnd> {
-        if self
-            .subscriptions
-            .values()
-            .any(|subscription| matches!(subscription.state, ReqState::Sent(_)))
-        {
-            return Ok(());
-        }
-        for id in self.obsolete().cloned().collect::<Vec<_>>() {
-            self.close(id).await?;
-        }
-        self.request_next_page().await
-    }
-
-    /// EOSE: all stored events have been sent, and further events are live.
-    async fn on_eose(&mut self, id: &str) -> Result<(), SessionEnd> {
-        let full_page = FULL_PAGE_MIN_EVENTS.min(self.limits.page);
-        if let Some(subscription) = self.subscriptions.get_mut(id) {
-            // The relay may have more stored events of each filter.
-            if subscription.state != ReqState::Live && subscription.stored_events >= full_page {
-                let filters = subscription
-                    .req
-                    .filters(subscription.stored, self.limits.page);
-                self.pages.extend(filters.into_iter().map(PagedFilter::new));
-            }
-            (subscription.state, subscription.refusals) = (ReqState::Live, 0);
-            return self.close_obsolete().await;
-        }
-        let Some((id, mut page, _)) = self.open_page.take_if(|(open, ..)| open == id) else {
-            // The subscription was closed in the meantime.
-            return Ok(());
-        };
-        self.close(id).await?;
-        if page.count >= full_page {
-            let until = page.until.unwrap_or(END_OF_TIME);
-            if page.oldest < until {
-                page.until = Some(page.oldest);
-            } else {
-                // A REQ (NIP-01) cannot request the rest of a second that holds more than a page.
-                // The next page starts before that second.
-                self.context.count_relay(RelayReason::PageOverflow);
-                page.until = Some(until - Seconds(1));
-            }
-            (page.count, page.oldest) = (0, END_OF_TIME);
-            self.pages.push_front(page);
-        }
-        self.request_next_page().await
-    }
-
-    /// Requests the next page of stored events, one at a time. When there is none, all stored
-    /// events have been received.
-    async fn request_next_page(&mut self) -> Result<(), SessionEnd> {
-        if self.open_page.is_some() {
-            return Ok(());
-        }
-        let Some(page) = self.pages.pop_front() else {
-            self.relay.record_mute_lists(self.mute_lists_requested);
-            self.caught_up |= self
-                .subscriptions
-                .values()
-                .all(|subscription| subscription.state == ReqState::Live);
-            self.ever_caught_up |= self.caught_up;
-            return Ok(());
-        };
-        if self.pages_requested >= MAX_PAGES {
-            self.context.count_relay(RelayReason::TooManyPages);
-            self.pages.clear();
-            return Ok(());
-        }
-        self.pages_requested += 1;
-        let id = format!("page-{}", self.pages_requested);
-        let mut filter = page.filter.clone();
-        if let Some(until) = page.until {
-            filter["until"] = json!(until);
-        }
-        self.open_page = Some((id.clone(), page, Instant::now()));
-        self.send(json!(["REQ", id, filter])).await
-    }
-
-    fn on_notice(&mut self, text: &str) {
-        self.context.count_relay(RelayReason::Notice);
-        self.relay.set_status(text);
-        self.last_notice = Some(Instant::now());
+    fn log_complaint(&self, complaint: &str) {
+        self.relay.set_status(complaint);
         tracing::warn!(
             stage = "listener",
             relay = self.relay.url,
-            "relay {} sent a notice: {text:.256}",
+            "relay {} sent {complaint}",
             self.relay.url
         );
-    }
-
-    /// CLOSED: the REQ is sent again later, from where it stopped.
-    fn on_closed(&mut self, id: &str, message: &str) {
-        let reason = RelayReason::of_closed(message);
-        self.context.count_relay(reason);
-        self.relay.set_status(&format!("CLOSED {message}"));
-        tracing::warn!(
-            stage = "listener",
-            relay = self.relay.url,
-            reason = reason.reason(),
-            "relay {} closed {id:.64}: {message:.256}",
-            self.relay.url
-        );
-        let overlap = self.context.now() - NEW_REQ_OVERLAP;
-        if let Some(subscription) = self.subscriptions.get_mut(id) {
-            if subscription.state == ReqState::Live {
-                subscription.stored = StoredRange::Resume(overlap);
-            }
-            subscription.schedule_retry();
-            self.caught_up = false;
-        } else if let Some((_, page, _)) = self.open_page.take_if(|(open, ..)| open == id) {
-            // The next tick requests the next page, so that the relay has a pause.
-            self.pages.push_back(PagedFilter {
-                count: 0,
-                oldest: END_OF_TIME,
-                ..page
-            });
-        }
     }
 
     /// AUTH (NIP-42, <https://github.com/nostr-protocol/nips/blob/master/42.md>): answers the
@@ -687,76 +432,34 @@ impl Session<'_> {
             return Ok(());
         };
         self.auth_event_id = Some(event.id.to_hex());
-        self.send(json!(["AUTH", event])).await
+        let message = json!(["AUTH", event]).to_string();
+        Ok(self.socket.send(Message::text(message)).await?)
     }
 
-    /// OK: the result of the authentication. After a success, refused REQs are sent again.
-    fn on_ok(&mut self, id: &str, accepted: bool, message: &str) {
+    /// OK: the result of the authentication.
+    fn on_ok(&mut self, id: &str, accepted: bool, message: &str) -> Vec<Command> {
         if self.auth_event_id.as_deref() != Some(id) {
-            return;
+            return Vec::new();
         }
-        if !accepted {
-            self.context.count_relay(RelayReason::AuthRefused);
-            self.relay.set_status(&format!("AUTH refused: {message}"));
-            tracing::warn!(
-                stage = "listener",
-                relay = self.relay.url,
-                "relay {} refused the authentication: {message:.256}",
-                self.relay.url
-            );
-            return;
+        if accepted {
+            return self.requests.on_authenticated(self.now());
         }
-        self.context.count_relay(RelayReason::Authenticated);
-        for subscription in self
-            .subscriptions
-            .values_mut()
-            .filter(|subscription| matches!(subscription.state, ReqState::Refused(_)))
-        {
-            subscription.state = ReqState::Refused(Instant::now());
-        }
+        self.log_complaint(&format!("AUTH refused: {message:.256}"));
+        vec![Command::Count(RelayReason::AuthRefused)]
     }
 
-    /// Each second: sends refused REQs again, and applies the timeouts.
+    /// Each second: pings a silent relay, and applies the timeouts.
     async fn on_tick(&mut self) -> Result<(), SessionEnd> {
-        self.penalty = self.penalty.saturating_sub(1);
-        if self.last_frame.elapsed() > SILENCE_TIMEOUT {
+        self.penalty.decrease();
+        self.reading = self.started.elapsed().saturating_sub(self.blocked);
+        if self.reading.saturating_sub(self.last_frame) > SILENCE_TIMEOUT {
             if self.pinged {
                 return Err(Error::Io(std::io::ErrorKind::TimedOut.into()).into());
             }
             self.socket.send(Message::Ping(Vec::new().into())).await?;
-            (self.last_frame, self.pinged) = (Instant::now(), true);
+            (self.last_frame, self.pinged) = (self.reading, true);
         }
-        let mut due = Vec::new();
-        for (id, subscription) in &mut self.subscriptions {
-            match subscription.state {
-                ReqState::Refused(at) if at <= Instant::now() => due.push((
-                    id.clone(),
-                    Arc::clone(&subscription.req),
-                    subscription.stored,
-                )),
-                ReqState::Sent(at)
-                    if at.elapsed() > EOSE_TIMEOUT_AFTER_NOTICE
-                        && self.last_notice.is_some_and(|notice| notice >= at) =>
-                {
-                    subscription.schedule_retry();
-                }
-                ReqState::Sent(at) if at.elapsed() > EOSE_TIMEOUT => {
-                    subscription.state = ReqState::Live;
-                    self.context.count_relay(RelayReason::NoEose);
-                }
-                _ => {}
-            }
-        }
-        for (id, req, stored) in due {
-            self.send_req(id, req, stored).await?;
-        }
-        if let Some((id, ..)) = self
-            .open_page
-            .take_if(|(_, _, requested_at)| requested_at.elapsed() > EOSE_TIMEOUT)
-        {
-            self.context.count_relay(RelayReason::NoEose);
-            self.close(id).await?;
-        }
-        self.close_obsolete().await
+        let commands = self.requests.on_tick(self.now());
+        self.execute(commands).await
     }
 }

@@ -1,23 +1,16 @@
 //! A relay that this task watches, with the state that outlives a connection.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
-use nostr_push_core::Seconds;
+use nostr_push_core::{Millis, Seconds, ports::RelayCursor};
 
-/// How far back the events of a new REQ are requested. The clocks of relays differ, and events take
-/// time to arrive.
-pub const NEW_REQ_OVERLAP: Seconds = Seconds(60);
-
-/// How far before its cursor a relay's events are requested again. An event may be published some
-/// minutes after it was signed.
-const RESUME_OVERLAP: Seconds = Seconds::from_minutes(5);
-
-/// How far back events are requested at most. Older control events are stale, and older content
-/// does not notify.
-pub const MAX_LOOKBACK: Seconds = Seconds::from_days(7);
+use crate::{rate::EventBudget, requests::ResumePoint};
 
 /// The longest status that is stored, in characters.
 const MAX_STATUS_CHARS: usize = 256;
@@ -52,20 +45,38 @@ pub struct WatchedRelay {
     /// The time in seconds up to which everything that the relay sent has been read. 0 if it has
     /// never been read.
     read_until: AtomicU64,
+    /// When the control events of the last week were last requested, in seconds. 0 if never.
+    swept_at: AtomicU64,
+    /// When this task began to watch the relay.
+    watched_since: Seconds,
+    /// The events that the relay may still bring, if only owners named it.
+    budget: Option<Mutex<EventBudget>>,
     /// The number of new owners whose mute lists were returned.
     mute_lists_returned: AtomicUsize,
     status: Mutex<String>,
 }
 
 impl WatchedRelay {
-    /// A relay with its stored cursor.
-    pub fn new(url: String, source: RelaySource, cursor: Option<Seconds>) -> Self {
+    /// A relay with its stored cursor, watched from now on.
+    pub fn new(url: String, source: RelaySource, cursor: RelayCursor, now: Millis) -> Self {
+        let is_owners = source != RelaySource::Operator;
         Self {
             url,
             source,
-            read_until: cursor.unwrap_or_default().0.into(),
+            read_until: cursor.read_until.0.into(),
+            swept_at: cursor.swept_at.0.into(),
+            watched_since: now.to_seconds(),
+            budget: is_owners.then(|| Mutex::new(EventBudget::new(now))),
             mute_lists_returned: AtomicUsize::default(),
             status: Mutex::default(),
+        }
+    }
+
+    /// The relay's cursor, as it may be stored.
+    pub fn cursor(&self) -> RelayCursor {
+        RelayCursor {
+            read_until: self.read_until(),
+            swept_at: Seconds(self.swept_at.load(Ordering::SeqCst)),
         }
     }
 
@@ -89,23 +100,27 @@ impl WatchedRelay {
         self.mute_lists_returned.store(returned, Ordering::SeqCst);
     }
 
-    /// The time from which content is requested. If the relay has never been read, this is shortly
-    /// before now.
-    pub fn resume_from(&self, now: Seconds) -> Seconds {
-        match self.read_until() {
-            Seconds(0) => now - NEW_REQ_OVERLAP,
-            cursor => (cursor - RESUME_OVERLAP).max(now - MAX_LOOKBACK),
+    /// Where the next connection resumes.
+    pub fn resume_point(&self) -> ResumePoint {
+        let cursor = self.cursor();
+        ResumePoint {
+            cursor: Some(cursor.read_until).filter(|cursor| *cursor > Seconds(0)),
+            watched_since: self.watched_since,
+            swept_at: cursor.swept_at,
         }
     }
 
-    /// The time from which control events are requested. If the relay has never been read, these
-    /// are all events that are not stale.
-    pub fn resume_control_from(&self, now: Seconds) -> Seconds {
-        if self.read_until() > Seconds(0) {
-            self.resume_from(now)
-        } else {
-            now - MAX_LOOKBACK
-        }
+    /// Records that the control events of the last week, as of this time, have been received.
+    pub fn record_sweep(&self, at: Seconds) {
+        self.swept_at.fetch_max(at.0, Ordering::SeqCst);
+    }
+
+    /// Spends one event of the relay's budget. Returns how long the relay must not be read, if the
+    /// budget is used up.
+    pub fn spend_budget(&self, now: Millis) -> Option<Duration> {
+        let budget = self.budget.as_ref()?;
+        let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.spend(now)
     }
 
     /// The last problem that the relay reported, or that the connection had.

@@ -18,7 +18,7 @@ use std::{
 
 use listener::{ListenerError, counter::RelayReason};
 use nostr::{event::Event, key::Keys};
-use nostr_push_core::{Seconds, subscription::SubscriptionState};
+use nostr_push_core::{Seconds, ports::RelayCursor, subscription::SubscriptionState};
 use nostr_push_testkit::{control_event, dialect_h_event, event};
 use nostr_relay_builder::prelude::{RelayBuilderNip42, RelayBuilderNip42Mode};
 use serde_json::json;
@@ -258,6 +258,14 @@ async fn misses_no_event_after_a_crash() {
     second.stop().await;
 }
 
+/// The cursor of a relay that has been read until this time.
+fn read_until(time: u64) -> RelayCursor {
+    RelayCursor {
+        read_until: Seconds(time),
+        ..RelayCursor::default()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_stored_events_page_by_page() {
     let address = free_address();
@@ -273,7 +281,7 @@ async fn requests_stored_events_page_by_page() {
         .store
         .state()
         .cursors
-        .insert(url(&address), Seconds(from));
+        .insert(url(&address), read_until(from));
     let listening = start(&[address], ports.clone());
     until("all events", || ports.contents().len() >= 1_300).await;
     assert!(
@@ -288,7 +296,7 @@ async fn requests_stored_events_page_by_page() {
     publish(address, &live).await;
     until("live", || ports.has_live("live")).await;
     listening.stop().await;
-    assert!(ports.store.state().cursors[&url(&address)] >= live.created_at.into());
+    assert!(ports.store.state().cursors[&url(&address)].read_until >= live.created_at.into());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use nostr_push_aws::clients;
 use nostr_push_core::{
     Seconds,
     app::{App, Platform},
-    ports::{Relays, Unavailable},
+    ports::{RelayCursor, Relays, Unavailable},
 };
 use serde_json::{Value, json};
 
@@ -232,10 +232,10 @@ async fn check_listener(
     }
 }
 
-fn check_cursor(cursor: Result<Option<Seconds>, Unavailable>, now: Seconds) -> Result<String> {
+fn check_cursor(cursor: Result<Option<RelayCursor>, Unavailable>, now: Seconds) -> Result<String> {
     let cursor = cursor.map_err(Error::from)?;
     let cursor = cursor.ok_or_else(|| anyhow!("never read"))?;
-    let age = now - cursor;
+    let age = now - cursor.read_until;
     ensure!(age <= MAX_CURSOR_AGE, "read until {age} s ago");
     Ok(format!("read until {age} s ago"))
 }

@@ -378,17 +378,26 @@ pub trait ChangeFeed: Send + Sync {
 
 /// The listener's state per relay.
 pub trait Relays: Send + Sync {
-    /// The time up to which the queues have accepted everything that the relay sent. `None` if the
-    /// relay has never been watched.
-    fn cursor(&self, relay: &str) -> impl Future<Output = PortResult<Option<Seconds>>> + Send;
+    /// The relay's cursor. `None` if the relay has never been watched.
+    fn cursor(&self, relay: &str) -> impl Future<Output = PortResult<Option<RelayCursor>>> + Send;
     /// Writes the cursor, unless a later one is stored, and the relay's status.
     fn checkpoint(
         &self,
         relay: &str,
-        cursor: Seconds,
+        cursor: RelayCursor,
         status: &str,
         now: Seconds,
     ) -> impl Future<Output = PortResult<()>> + Send;
+}
+
+/// How far a relay has been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RelayCursor {
+    /// The time up to which the queues have accepted everything that the relay sent. 0 if it has
+    /// never been read.
+    pub read_until: Seconds,
+    /// When the control events of the last week were last requested. 0 if they never were.
+    pub swept_at: Seconds,
 }
 
 /// The listener's tasks, which share the relays.

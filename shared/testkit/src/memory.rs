@@ -19,8 +19,8 @@ use nostr_push_core::{
     ports::{
         Admission, Apps, ChangeFeed, ClaimResult, Claims, DelayQueue, Devices, Endpoints,
         EnsuredEndpoint, IndexPage, IndexReader, IndexWriter, Members, MuteLists, OwnerSettings,
-        PortResult, Presences, PublishOutcome, Publisher, Push, Queue, Rates, Relays, RetryReason,
-        Subscriptions, Unavailable,
+        PortResult, Presences, PublishOutcome, Publisher, Push, Queue, Rates, RelayCursor, Relays,
+        RetryReason, Subscriptions, Unavailable,
     },
     presence::Presence,
     settings::Settings,
@@ -71,7 +71,7 @@ pub struct MemoryState {
     /// Messages sent with a delay, encoded.
     pub delayed: Vec<(Duration, String)>,
     /// Relays' cursors.
-    pub cursors: BTreeMap<String, Seconds>,
+    pub cursors: BTreeMap<String, RelayCursor>,
     /// The listener's tasks and the end of each task's lease.
     pub members: BTreeMap<String, Seconds>,
     /// The number of index pages read.
@@ -534,20 +534,22 @@ impl ChangeFeed for Memory {
 }
 
 impl Relays for Memory {
-    async fn cursor(&self, relay: &str) -> PortResult<Option<Seconds>> {
+    async fn cursor(&self, relay: &str) -> PortResult<Option<RelayCursor>> {
         self.call(|state| state.cursors.get(relay).copied())
     }
 
     async fn checkpoint(
         &self,
         relay: &str,
-        cursor: Seconds,
+        cursor: RelayCursor,
         _status: &str,
         _now: Seconds,
     ) -> PortResult<()> {
         self.call(|state| {
             let stored = state.cursors.entry(relay.to_owned()).or_default();
-            *stored = cursor.max(*stored);
+            if cursor.read_until >= stored.read_until {
+                *stored = cursor;
+            }
         })
     }
 }

@@ -1,5 +1,5 @@
 use nostr::key::Keys;
-use nostr_push_core::Seconds;
+use nostr_push_core::{Seconds, ports::RelayCursor};
 use nostr_push_testkit::{event, owner, subscription};
 use serde_json::{json, value::to_raw_value};
 
@@ -16,26 +16,46 @@ fn gate(service: &Keys, filter: &serde_json::Value) -> Gate {
     Gate::new(service.public_key(), Arc::new(RwLock::new(interest)), 60)
 }
 
-fn verdict(gate: &Gate, json: &RawValue, backfill: bool, received_at: u64) -> Verdict {
-    parse_event(json).map_or_else(Verdict::Drop, |event| {
-        gate.classify(IncomingEvent {
-            relay: "ws://r",
+fn relay(url: &str, source: RelaySource) -> WatchedRelay {
+    WatchedRelay::new(url.to_owned(), source, RelayCursor::default(), Millis(0))
+}
+
+fn verdict(gate: &Gate, json: &RawValue, stored: bool, received_at: u64) -> Verdict {
+    let relay = relay("ws://r", RelaySource::Operator);
+    verdict_from(&relay, gate, json, stored, received_at)
+}
+
+fn verdict_from(
+    relay: &WatchedRelay,
+    gate: &Gate,
+    json: &RawValue,
+    stored: bool,
+    received_at: u64,
+) -> Verdict {
+    match parse_event(json) {
+        Ok(event) => gate.classify(IncomingEvent {
+            relay,
             json,
             event,
-            backfill,
+            stored,
             received_at: Millis(received_at),
-        })
-    })
+        }),
+        Err(refused) => Verdict::Drop(refused.reason),
+    }
 }
 
 /// The kind of message that the event becomes, or why it is dropped.
 fn classify(
     gate: &Gate,
     json: &RawValue,
-    backfill: bool,
+    stored: bool,
     received_at: u64,
 ) -> Result<&'static str, DropReason> {
-    match verdict(gate, json, backfill, received_at) {
+    outcome(verdict(gate, json, stored, received_at))
+}
+
+fn outcome(verdict: Verdict) -> Result<&'static str, DropReason> {
+    match verdict {
         Verdict::Control(_) => CONTROL,
         Verdict::Content(_) => CONTENT,
         Verdict::Drop(reason) => Err(reason),
@@ -109,14 +129,10 @@ fn limits_live_control_events_per_pubkey_but_not_stored_ones() {
     let (service, author) = (Keys::generate(), Keys::generate());
     let gate = gate(&service, &json!({"#t": ["a"]}));
     let p = service.public_key().to_hex();
-    let send = |n: u64, backfill, received_at| {
+    let send = |n: u64, stored, received_at| {
         let register = event(&author, 3079, n, &[&["p", &p]], "x");
-        classify(
-            &gate,
-            &to_raw_value(&register).unwrap(),
-            backfill,
-            received_at,
-        )
+        let register = to_raw_value(&register).unwrap();
+        classify(&gate, &register, stored, received_at)
     };
     assert!((0..100).all(|n| send(n, true, 5) == CONTROL));
     assert!((100..160).all(|n| send(n, false, 5) == CONTROL));
@@ -176,4 +192,81 @@ fn message_contains_each_hit_key_once() {
     );
     assert!(content.backfill);
     assert_eq!(content.event, note);
+}
+
+#[test]
+fn limits_ephemeral_control_events_even_if_they_look_stored() {
+    let (service, author) = (Keys::generate(), Keys::generate());
+    let gate = gate(&service, &json!({"#t": ["a"]}));
+    let p = service.public_key().to_hex();
+    let send = |n: u64| {
+        let heartbeat = event(&author, 22456, n, &[&["p", &p]], "x");
+        classify(&gate, &to_raw_value(&heartbeat).unwrap(), true, 5)
+    };
+    assert!((0..60).all(|n| send(n) == CONTROL));
+    assert_eq!(send(60), Err(DropReason::RateLimited));
+}
+
+#[test]
+fn forwards_copy_that_hits_only_another_subscriber() {
+    let (service, author) = (Keys::generate(), Keys::generate());
+    let p = author.public_key().to_hex();
+    let filter = json!({"#p": [p]});
+    let gate = gate(&service, &filter);
+    let note = to_raw_value(&event(&author, 1, 1, &[&["p", &p], &["t", "a"]], "x")).unwrap();
+    assert_eq!(classify(&gate, &note, false, 5), CONTENT);
+    // The first subscriber leaves, and another one comes. The number of hits stays the same.
+    let removed = nostr_push_core::subscription::Subscription {
+        state: nostr_push_core::subscription::SubscriptionState::Removed,
+        order: nostr_push_core::order::Order::counter(9),
+        ..subscription(&owner(service.public_key()), &filter)
+    };
+    let added = subscription(&owner(author.public_key()), &json!({"#t": ["a"]}));
+    for row in [removed, added] {
+        gate.interest.write().unwrap().apply(&row, Seconds(1));
+    }
+    assert_eq!(classify(&gate, &note, false, 6), CONTENT);
+    assert_eq!(classify(&gate, &note, false, 7), Err(DropReason::Duplicate));
+}
+
+#[test]
+fn copy_from_owners_relay_does_not_suppress_copies_of_other_relays() {
+    let (service, author) = (Keys::generate(), Keys::generate());
+    let p = author.public_key().to_hex();
+    let gate = gate(&service, &json!({"#p": [p]}));
+    let note = to_raw_value(&event(&author, 1, 1, &[&["p", &p]], "x")).unwrap();
+    let owners = RelaySource::Owners { only_public: true };
+    let [one, two] = ["ws://one", "ws://two"].map(|url| relay(url, owners));
+    let operators = relay("ws://operators", RelaySource::Operator);
+    let send = |relay| outcome(verdict_from(relay, &gate, &note, false, 5));
+    let Verdict::Content(content) = verdict_from(&one, &gate, &note, false, 5) else {
+        panic!("not forwarded")
+    };
+    assert!(content.from_owners_relay);
+    assert_eq!(send(&one), Err(DropReason::Duplicate));
+    assert_eq!(send(&two), CONTENT, "it reaches other owners");
+    let Verdict::Content(content) = verdict_from(&operators, &gate, &note, false, 5) else {
+        panic!("not forwarded")
+    };
+    assert!(!content.from_owners_relay);
+    for relay in [&one, &two, &operators] {
+        assert_eq!(send(relay), Err(DropReason::Duplicate));
+    }
+}
+
+#[test]
+fn reads_time_of_events_that_are_too_large() {
+    let author = Keys::generate();
+    let long = event(&author, 1, 77, &[], &"x".repeat(MAX_EVENT_BYTES));
+    let tag: &[&str] = &["t", "x"];
+    let many_tags = event(&author, 1, 77, &vec![tag; MAX_TAGS + 1], "");
+    for too_large in [long, many_tags] {
+        let refused = parse_event(&to_raw_value(&too_large).unwrap()).unwrap_err();
+        assert_eq!(refused.reason, DropReason::TooLarge);
+        assert_eq!(refused.created_at, Some(Seconds(77)));
+    }
+    let empty_tag = json!({"id": "", "created_at": 77, "tags": [[]]});
+    let refused = parse_event(&to_raw_value(&empty_tag).unwrap()).unwrap_err();
+    assert_eq!(refused.reason, DropReason::Malformed);
+    assert_eq!(refused.created_at, Some(Seconds(77)));
 }

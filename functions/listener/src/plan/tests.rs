@@ -7,10 +7,11 @@ use nostr_push_core::{
 };
 use nostr_push_testkit::{owner, subscription};
 use proptest::prelude::*;
+use serde_json::Value;
 
 use super::*;
 
-const NOW: Seconds = Seconds(1);
+const NOW: Seconds = Seconds(1_000_000);
 
 fn alice() -> Owner {
     let keys = nostr::key::Keys::parse(&"11".repeat(32)).unwrap();
@@ -18,7 +19,16 @@ fn alice() -> Owner {
 }
 
 fn subscribe(interest: &mut Interest, filter: &Value) {
-    interest.apply(&subscription(&alice(), filter), NOW);
+    interest.apply(&subscription(&alice(), filter), Seconds(1));
+}
+
+fn unsubscribe(interest: &mut Interest, filter: &Value) {
+    let row = Subscription {
+        state: SubscriptionState::Removed,
+        order: Order::counter(2),
+        ..subscription(&alice(), filter)
+    };
+    interest.apply(&row, Seconds(1));
 }
 
 fn interest(filters: &[Value]) -> Interest {
@@ -33,40 +43,39 @@ fn mention(n: usize) -> Value {
     json!({"kinds": [1, 1059], "#p": [format!("{n:064x}")]})
 }
 
-fn ids(plan: &Plan) -> BTreeSet<String> {
+type Reqs = BTreeMap<String, Arc<Req>>;
+
+fn plan(plans: &Plans, interest: &Interest) -> Arc<Reqs> {
+    plans.plan(Limits::default(), interest, NOW).unwrap().reqs
+}
+
+fn ids(plan: &Reqs) -> BTreeSet<String> {
     plan.keys().cloned().collect()
 }
 
+/// The REQ's message, and its filters.
+fn message(req: &Req) -> (String, Vec<Value>) {
+    let message = req.message("content-18446744073709551615", NOW);
+    let parsed: Vec<Value> = serde_json::from_str(&message).unwrap();
+    (message, parsed[2..].to_vec())
+}
+
 #[test]
-fn requests_older_private_events_only_after_an_interruption() {
+fn live_req_asks_for_everything_that_may_still_notify() {
     let p = "ab".repeat(32);
-    let plan = Plans::default().plan(
-        Limits::default(),
+    let plan = plan(
+        &Plans::default(),
         &interest(&[json!({"kinds": [1, 1059], "#p": [p]})]),
     );
-    let req = plan.values().next().unwrap();
-    let (public, private) = (
-        json!({"#p": [p], "kinds": [1]}),
-        json!({"#p": [p], "kinds": [1059]}),
-    );
-    let with = |filter: &Value, since: Seconds, limit: usize| {
-        let mut filter = filter.clone();
-        (filter["since"], filter["limit"]) = (json!(since), json!(limit));
-        filter
-    };
-    let since = Seconds(1_000_000);
-    let early = since - MAX_BACKDATING;
+    let (_, filters) = message(plan.values().next().unwrap());
+    // An hour, two days and a quarter of an hour, and a minute for the clocks.
+    let (public, private) = (NOW.0 - 3_660, NOW.0 - 173_760);
     assert_eq!(
-        req.filters(StoredRange::Resume(since), 500),
-        [with(&public, since, 500), with(&private, early, 500)]
-    );
-    assert_eq!(
-        req.filters(StoredRange::Recent(since), 500),
-        [with(&public, since, 500), with(&private, early, 1)]
-    );
-    assert_eq!(
-        req.filters(StoredRange::LiveOnly(since), 500),
-        [with(&public, since, 1), with(&private, early, 1)]
+        filters,
+        [
+            json!({"kinds": [1], "#p": [p], "since": public, "limit": 1}),
+            json!({"kinds": [1059], "#p": [p], "since": private, "limit": 1}),
+        ]
     );
 }
 
@@ -74,17 +83,17 @@ fn requests_older_private_events_only_after_an_interruption() {
 fn new_subscriber_costs_one_small_req() {
     let plans = Plans::default();
     let mut interest = interest(&(0..1_000).map(mention).collect::<Vec<_>>());
-    let mut before = plans.plan(Limits::default(), &interest);
+    let mut before = plan(&plans, &interest);
     let mut sent = 0;
     for n in 1_000..1_500 {
         subscribe(&mut interest, &mention(n));
-        let after = plans.plan(Limits::default(), &interest);
+        let after = plan(&plans, &interest);
         let new: Vec<&String> = after
             .keys()
             .filter(|id| !before.contains_key(*id))
             .collect();
         assert!(new.len() <= 2, "{new:?}");
-        let values = |req: &Arc<Req>| req.filters[0].filter["#p"].as_array().unwrap().len();
+        let values = |req: &Arc<Req>| req.coverage.keys.as_ref().unwrap().len();
         sent += new.iter().map(|id| values(&after[*id])).sum::<usize>();
         assert!(after.len() <= 17);
         before = after;
@@ -96,107 +105,188 @@ fn new_subscriber_costs_one_small_req() {
 fn renews_req_once_half_of_its_keys_are_unused() {
     let plans = Plans::default();
     let mut interest = interest(&(0..100).map(mention).collect::<Vec<_>>());
-    let before = ids(&plans.plan(Limits::default(), &interest));
-    let remove = |interest: &mut Interest, n: usize| {
-        let row = Subscription {
-            state: SubscriptionState::Removed,
-            order: Order::counter(2),
-            ..subscription(&alice(), &mention(n))
-        };
-        interest.apply(&row, NOW);
-    };
-    (0..50).for_each(|n| remove(&mut interest, n));
-    assert_eq!(ids(&plans.plan(Limits::default(), &interest)), before);
-    remove(&mut interest, 50);
-    assert_ne!(ids(&plans.plan(Limits::default(), &interest)), before);
-    (51..100).for_each(|n| remove(&mut interest, n));
-    assert!(plans.plan(Limits::default(), &interest).is_empty());
+    let before = ids(&plan(&plans, &interest));
+    (0..50).for_each(|n| unsubscribe(&mut interest, &mention(n)));
+    assert_eq!(ids(&plan(&plans, &interest)), before);
+    unsubscribe(&mut interest, &mention(50));
+    assert_ne!(ids(&plan(&plans, &interest)), before);
+    (51..100).for_each(|n| unsubscribe(&mut interest, &mention(n)));
+    assert!(plan(&plans, &interest).is_empty());
 }
 
 #[test]
-fn merged_req_has_parents_and_req_for_new_kind_has_none() {
+fn merged_req_has_one_new_key_and_req_with_a_new_kind_is_all_new() {
     let plans = Plans::default();
     let mut interest = interest(&[mention(0)]);
-    plans.plan(Limits::default(), &interest);
+    let mut before = plan(&plans, &interest);
+    let is_known = |key: &u64, before: &Reqs| {
+        let mut keys = before.values().filter_map(|req| req.coverage.keys.as_ref());
+        keys.any(|keys| keys.contains(key))
+    };
+    for n in 1..30 {
+        subscribe(&mut interest, &mention(n));
+        let after = plan(&plans, &interest);
+        for (_, req) in after.iter().filter(|(id, _)| !before.contains_key(*id)) {
+            let keys = req.coverage.keys.as_ref().unwrap();
+            let new = keys.iter().filter(|key| !is_known(key, &before)).count();
+            assert_eq!(new, 1, "{} keys", keys.len());
+        }
+        before = after;
+    }
+    let is_covered = |req: &Req, before: &Reqs| {
+        let before: Vec<&Coverage> = before.values().map(|req| &req.coverage).collect();
+        req.coverage.is_within(&before)
+    };
+    assert!(before.values().all(|req| is_covered(req, &before)));
     let new_kind = json!({"kinds": [7], "#p": [format!("{:064x}", 0)]});
     subscribe(&mut interest, &new_kind);
-    let plan = plans.plan(Limits::default(), &interest);
-    assert!(plan.values().all(|req| req.parents.is_empty()));
-    (1..30).for_each(|n| {
-        subscribe(&mut interest, &mention(n));
-        plans.plan(Limits::default(), &interest);
-    });
-    let plan = plans.plan(Limits::default(), &interest);
-    assert!(plan.values().any(|req| req.parents.len() == 2));
+    let after = plan(&plans, &interest);
+    assert!(after.values().all(|req| !is_covered(req, &before)));
+}
+
+#[test]
+fn names_no_kinds_once_there_are_too_many_and_for_an_hour() {
+    let plans = Plans::default();
+    let mut interest = interest(&[mention(0)]);
+    let many: Vec<u16> = (100..150).collect();
+    let many = json!({"kinds": many, "#t": ["a"]});
+    let kinds_at = |interest: &Interest, now| {
+        let plan = plans.plan(Limits::default(), interest, now).unwrap();
+        let (_, filters) = message(plan.reqs.values().next().unwrap());
+        filters[0].get("kinds").cloned()
+    };
+    assert_eq!(kinds_at(&interest, NOW), Some(json!([1])));
+    subscribe(&mut interest, &many);
+    assert_eq!(kinds_at(&interest, NOW), None);
+    unsubscribe(&mut interest, &many);
+    assert_eq!(kinds_at(&interest, NOW + Seconds(60)), None);
+    subscribe(&mut interest, &mention(1));
+    assert_eq!(
+        kinds_at(&interest, NOW + Seconds::from_hours(2)),
+        Some(json!([1]))
+    );
 }
 
 #[test]
 fn is_wide_beyond_limits_and_narrow_again_far_below() {
     let plans = Plans::default();
     let limits = Limits {
-        subscriptions: 3,
+        subscriptions: 4,
         filters: 2,
         ..Limits::default()
     };
-    let mut interest = interest(&(0..500).map(mention).collect::<Vec<_>>());
-    assert!(
-        plans
-            .plan(limits, &interest)
-            .values()
-            .all(|req| req.filters[0].filter.get("#p").is_some())
-    );
-    subscribe(&mut interest, &mention(500));
-    let wide = plans.plan(limits, &interest);
-    let filters = wide
-        .values()
-        .next()
-        .unwrap()
-        .filters(StoredRange::LiveOnly(Seconds(9)), 1);
-    assert_eq!(filters[0], json!({"kinds": [1], "since": 9, "limit": 1}));
-    subscribe(&mut interest, &mention(501));
+    let plan = |interest: &Interest| plans.plan(limits, interest, NOW).unwrap().reqs;
+    // 16 KiB hold 119 values twice.
+    let mut interest = interest(&(0..110).map(mention).collect::<Vec<_>>());
+    let is_narrow = |plan: &Reqs| plan.values().all(|req| req.coverage.keys.is_some());
+    assert!(is_narrow(&plan(&interest)));
+    (110..130).for_each(|n| subscribe(&mut interest, &mention(n)));
+    let wide = plan(&interest);
+    let (_, filters) = message(wide.values().next().unwrap());
+    assert_eq!(filters[0]["kinds"], json!([1]));
+    assert!(filters[0].get("#p").is_none());
+    subscribe(&mut interest, &mention(130));
     assert_eq!(
-        ids(&plans.plan(limits, &interest)),
+        ids(&plan(&interest)),
         ids(&wide),
         "more keys of the same kinds change nothing"
     );
-    assert!(
-        plans.plan(Limits::default(), &interest).len() <= 17,
-        "for other limits the plan is narrow"
-    );
+    (0..60).for_each(|n| unsubscribe(&mut interest, &mention(n)));
+    assert!(is_narrow(&plan(&interest)));
+}
+
+#[test]
+fn relay_with_very_low_limits_gets_no_plan() {
+    let of = |subscriptions, message_bytes| {
+        let limits = Limits {
+            subscriptions,
+            message_bytes,
+            ..Limits::default()
+        };
+        Plans::default().plan(limits, &interest(&[mention(0)]), NOW)
+    };
+    assert!(of(3, 4 * 1024).is_some());
+    assert!(of(2, 4 * 1024).is_none());
+    assert!(of(3, 4 * 1024 - 1).is_none());
+}
+
+#[test]
+fn relays_share_a_bounded_number_of_plans() {
+    let plans = Plans::default();
+    let interest = interest(&[mention(0)]);
+    for subscriptions in 1..30 {
+        for filters in 1..12 {
+            for message_bytes in (1_000..200_000).step_by(1_000) {
+                let limits = Limits {
+                    subscriptions,
+                    filters,
+                    message_bytes,
+                    page: message_bytes / 100,
+                };
+                plans.plan(limits, &interest, NOW);
+            }
+        }
+    }
+    assert_eq!(plans.0.lock().unwrap().len(), PLAN_CLASSES.len());
 }
 
 #[test]
 fn plan_of_empty_interest_has_no_reqs() {
-    assert!(
-        Plans::default()
-            .plan(Limits::default(), &Interest::default())
-            .is_empty()
-    );
+    assert!(plan(&Plans::default(), &Interest::default()).is_empty());
 }
 
-/// A filter with key `n` in one of four dimensions.
-fn filter_of(dimension: usize, n: usize) -> Value {
+/// A text of 512 bytes, each of which becomes six when encoded.
+fn escaped_text(n: usize) -> String {
+    let mut text = format!("{n}");
+    text.push_str(&"\u{1}".repeat(512 - text.len()));
+    text
+}
+
+/// A filter with key `n` in one of eight forms, with kinds that depend on `kinds`.
+fn filter_of(form: usize, n: usize, kinds: usize) -> Value {
     let key = format!("{n:064x}");
-    match dimension {
+    let kinds: Vec<usize> = (kinds..kinds * 3).map(|kind| kind * 100 + 4).collect();
+    match form {
         0 => json!({"kinds": [1], "#p": [key]}),
-        1 => json!({"authors": [key]}),
+        1 => json!({"authors": [key], "kinds": [1, 30023]}),
         2 => json!({"kinds": [4], "#e": [key]}),
-        _ => json!({"kinds": [7], "#h": [format!("g{n}")]}),
+        3 => json!({"kinds": [7], "#h": [format!("g{n}")]}),
+        4 => json!({"kinds": [65535], "#t": [escaped_text(n)]}),
+        5 => json!({"kinds": [1059, n % 7 + 1]}),
+        6 => json!({"kinds": [10_000], "authors": [key]}),
+        _ => json!({"kinds": kinds, "ids": [key]}),
     }
 }
 
-/// The index keys that a plan requests, each once. `None` if the plan is wide.
-fn requested_keys(plan: &Plan) -> Option<BTreeSet<String>> {
+/// The index keys that a plan requests. `None` if the plan is wide.
+fn requested_keys(plan: &Reqs) -> Option<BTreeSet<String>> {
     let mut keys = BTreeSet::new();
-    for ReqFilter { filter, .. } in plan.values().flat_map(|req| &req.filters) {
+    for filter in plan.values().flat_map(|req| message(req).1) {
         let fields = filter.as_object().unwrap();
-        if fields.keys().all(|field| field == "kinds") {
+        let fields = fields
+            .iter()
+            .filter(|(field, _)| *field != "since" && *field != "limit");
+        let others: Vec<_> = fields
+            .clone()
+            .filter(|(field, _)| *field != "kinds")
+            .collect();
+        let is_kinds = others.is_empty();
+        if plan.values().any(|req| req.coverage.keys.is_none()) {
             return None;
         }
-        for (field, values) in fields.iter().filter(|(field, _)| *field != "kinds") {
-            let name = if field == "authors" { "author" } else { field };
-            let values = values.as_array().unwrap().iter();
-            keys.extend(values.map(|value| format!("{name}:{}", value.as_str().unwrap())));
+        for (field, values) in fields.filter(|(field, _)| (*field == "kinds") == is_kinds) {
+            let is_mute_list = filter["kinds"] == json!([MUTE_LIST_KIND]);
+            let name = match field.as_str() {
+                "authors" if is_mute_list => "mute_list",
+                "authors" => "author",
+                "ids" => "id",
+                "kinds" => "kind",
+                tag => tag,
+            };
+            keys.extend(values.as_array().unwrap().iter().map(|value| {
+                let text = value.as_str().map_or(value.to_string(), str::to_owned);
+                format!("{name}:{text}")
+            }));
         }
     }
     Some(keys)
@@ -205,37 +295,49 @@ fn requested_keys(plan: &Plan) -> Option<BTreeSet<String>> {
 proptest! {
     #[test]
     fn requests_every_key_within_limits(
-        steps in prop::collection::vec((0..60usize, 0..4usize, any::<bool>()), 1..80),
-        subscriptions in prop_oneof![Just(3usize), Just(10)],
-        filters in prop_oneof![Just(1usize), Just(2), Just(10)],
+        steps in prop::collection::vec(
+            (0..60usize, 0..8usize, 1..40usize, any::<bool>(), 1..12usize),
+            1..40,
+        ),
+        subscriptions in 1..25usize,
+        filters in 1..12usize,
+        message_bytes in prop_oneof![1_000..200_000usize, 3_000..20_000usize],
     ) {
-        let limits = Limits { subscriptions, filters, ..Limits::default() };
+        let limits = Limits { subscriptions, filters, message_bytes, page: 100 };
         let (plans, mut interest) = (Plans::default(), Interest::default());
-        for (at, (n, dimension, is_active)) in steps.into_iter().enumerate() {
+        for (at, (n, form, kinds, is_active, repeats)) in steps.into_iter().enumerate() {
             let state = if is_active {
                 SubscriptionState::Active
             } else {
                 SubscriptionState::Removed
             };
-            let row = Subscription {
-                state,
-                order: Order::counter(at as u64 + 1),
-                ..subscription(&alice(), &filter_of(dimension, n))
+            for n in n..n + repeats {
+                let row = Subscription {
+                    state,
+                    order: Order::counter(at as u64 + 1),
+                    ..subscription(&alice(), &filter_of(form, n, kinds))
+                };
+                interest.apply(&row, Seconds(1));
+            }
+            let Some(plan) = plans.plan(limits, &interest, NOW) else {
+                prop_assert!(subscriptions < 3 || message_bytes < 4 * 1024);
+                continue;
             };
-            interest.apply(&row, NOW);
-            let plan = plans.plan(limits, &interest);
-            prop_assert!(plan.len() <= limits.subscriptions.saturating_sub(3).max(1));
+            prop_assert_eq!(plan.unfit_keys, 0);
+            let plan = plan.reqs;
+            prop_assert!(plan.len() + RESERVED_SUBSCRIPTIONS <= subscriptions.max(4));
             for req in plan.values() {
-                prop_assert!(req.filters.len() <= limits.filters, "{req:?}");
+                let (message, sent) = message(req);
+                prop_assert!(message.len() + MAX_RANGE_BYTES / 2 <= message_bytes);
+                prop_assert!(sent.len() <= filters);
+                let kinds = sent.iter().filter_map(|filter| filter["kinds"].as_array());
+                prop_assert!(kinds.map(Vec::len).all(|kinds| kinds <= MAX_NAMED_KINDS + 1));
             }
             if let Some(requested) = requested_keys(&plan) {
-                prop_assert!(interest.keys().all(|key| requested.contains(&key.to_string())));
+                for key in interest.keys() {
+                    prop_assert!(requested.contains(&key.to_string()), "{}", key);
+                }
             }
-            let kinds = interest.kinds();
-            let has_kinds = |req_filter: &ReqFilter| {
-                req_filter.filter.get("kinds").is_none() || kinds.is_some() || req_filter.is_private
-            };
-            prop_assert!(plan.values().flat_map(|req| &req.filters).all(has_kinds));
         }
     }
 }

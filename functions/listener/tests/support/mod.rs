@@ -33,7 +33,7 @@ use nostr_push_core::{
     Millis, Seconds,
     message::{ContentMessage, ControlMessage},
     order::Order,
-    ports::{ChangeFeed, Members, PortResult, Queue, Relays, Unavailable},
+    ports::{ChangeFeed, Members, PortResult, Queue, RelayCursor, Relays, Unavailable},
     subscription::{MUTE_LIST_PREFIX, Subscription, SubscriptionState},
 };
 use nostr_push_testkit::{free_port, memory::Memory, owner, subscription};
@@ -79,14 +79,14 @@ impl ChangeFeed for MemoryPorts {
 }
 
 impl Relays for MemoryPorts {
-    async fn cursor(&self, relay: &str) -> PortResult<Option<Seconds>> {
+    async fn cursor(&self, relay: &str) -> PortResult<Option<RelayCursor>> {
         self.store.cursor(relay).await
     }
 
     async fn checkpoint(
         &self,
         relay: &str,
-        cursor: Seconds,
+        cursor: RelayCursor,
         status: &str,
         now: Seconds,
     ) -> PortResult<()> {

@@ -1,12 +1,12 @@
 //! `relays`: key `relay`. There are two kinds of rows.
 //!
-//! - The row of a relay's URL holds its cursor and its status. Guarantee: the cursor only grows.
+//! - The row of a relay's URL holds its cursor, the time of its last sweep and its status. Guarantee: the cursor only grows.
 //! - The row `members` has an attribute for each listener task, with the end of its lease.
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use nostr_push_core::{
     Seconds,
-    ports::{Members, PortResult, Relays},
+    ports::{Members, PortResult, RelayCursor, Relays},
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,28 +31,34 @@ struct Row {
     relay: String,
     cursor: Seconds,
     #[serde(default)]
+    swept_at: Seconds,
+    #[serde(default)]
     status: String,
     expires_at: Seconds,
 }
 
 impl Relays for Store {
-    async fn cursor(&self, relay: &str) -> PortResult<Option<Seconds>> {
+    async fn cursor(&self, relay: &str) -> PortResult<Option<RelayCursor>> {
         let row: Option<Row> = self
             .get_row(GET, &self.tables.relays, RELAY, relay.to_owned())
             .await?;
-        Ok(row.map(|row| row.cursor))
+        Ok(row.map(|row| RelayCursor {
+            read_until: row.cursor,
+            swept_at: row.swept_at,
+        }))
     }
 
     async fn checkpoint(
         &self,
         relay: &str,
-        cursor: Seconds,
+        cursor: RelayCursor,
         status: &str,
         now: Seconds,
     ) -> PortResult<()> {
         let row = Row {
             relay: relay.to_owned(),
-            cursor,
+            cursor: cursor.read_until,
+            swept_at: cursor.swept_at,
             status: status.to_owned(),
             expires_at: now + RELAY_TTL,
         };
@@ -65,7 +71,7 @@ impl Relays for Store {
             request.condition_expression("attribute_not_exists(relay) OR #cursor <= :cursor");
         let request = request
             .expression_attribute_names("#cursor", "cursor")
-            .expression_attribute_values(":cursor", n(cursor.0));
+            .expression_attribute_values(":cursor", n(cursor.read_until.0));
         conditional(PUT, request.send().await).map(drop)
     }
 }

@@ -12,7 +12,7 @@ use nostr_push_core::{
     mute_list::MuteList,
     ports::{
         Admission, Apps, ClaimResult, Claims, Members, MuteLists, OwnerSettings, Presences, Rates,
-        Relays,
+        RelayCursor, Relays,
     },
     presence::Presence,
     settings::Settings,
@@ -149,12 +149,19 @@ pub(crate) async fn cursors_only_grow(store: &Store) {
     let (relay, now) = ("wss://r", Seconds(100));
     assert_eq!(store.cursor(relay).await.unwrap(), None);
     let checkpoint = async |cursor, status| {
-        let cursor = Seconds(cursor);
+        let cursor = RelayCursor {
+            read_until: Seconds(cursor),
+            swept_at: Seconds(cursor - 1),
+        };
         store.checkpoint(relay, cursor, status, now).await.unwrap();
     };
     checkpoint(100, "").await;
     checkpoint(90, "late").await;
-    assert_eq!(store.cursor(relay).await.unwrap(), Some(Seconds(100)));
+    let cursor = store.cursor(relay).await.unwrap().unwrap();
+    assert_eq!(
+        (cursor.read_until, cursor.swept_at),
+        (Seconds(100), Seconds(99))
+    );
 }
 
 pub(crate) async fn members_join_expire_and_leave(store: &Store) {

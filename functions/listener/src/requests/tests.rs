@@ -1,0 +1,5 @@
+//! The requests against a simulated relay.
+
+mod relay;
+mod rules;
+mod simulation;

@@ -1,0 +1,1 @@
+//! Single rules, each against a simulated relay.
