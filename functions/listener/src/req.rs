@@ -14,7 +14,7 @@ pub const MAX_RANGE_BYTES: usize = 96;
 
 /// The most bytes of a REQ around its filters: the verb, the longest subscription id and the
 /// brackets.
-pub const MAX_ENVELOPE_BYTES: usize = 48;
+pub const MAX_ENVELOPE_BYTES: usize = 64;
 
 /// The most values per filter. NIP-11 has no field for this limit. `@nostr-relay/validator` refuses
 /// more than 256 by default.

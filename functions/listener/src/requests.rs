@@ -115,6 +115,9 @@ struct OpenReq {
     state: ReqState,
     /// When it was last sent.
     sent_at: Option<Seconds>,
+    /// How often it was sent before. It is part of the subscription id, so that a late answer to an
+    /// earlier REQ is not taken for one to a later REQ.
+    resent: u32,
     /// The stored events that it needs once it is live. `None` if other REQs or debts cover them.
     missed: Option<Missed>,
     /// When the plan got it.
@@ -160,6 +163,14 @@ impl OpenReq {
 
     fn add_missed(&mut self, missed: Missed) {
         self.missed = Some(self.missed.map_or(missed, |earlier| earlier.or(missed)));
+    }
+
+    /// The subscription id under which it was last sent.
+    fn subscription_id(&self, id: &str) -> String {
+        match self.resent {
+            0 => id.to_owned(),
+            resent => format!("{id}.{resent}"),
+        }
     }
 
     /// Schedules it to be sent again.
@@ -305,6 +316,7 @@ impl Requests {
             req: Arc::new(Req::control(service)),
             state: ReqState::Waiting,
             sent_at: None,
+            resent: 0,
             missed: Some(Missed::Events(resume.cursor.unwrap_or_default())),
             planned_at: now.unix,
             refusals: 0,
@@ -335,6 +347,7 @@ impl Requests {
                 req,
                 state: ReqState::Waiting,
                 sent_at: None,
+                resent: 0,
                 planned_at: now.unix,
                 refusals: 0,
             };
@@ -381,7 +394,7 @@ impl Requests {
         reading: Duration,
     ) -> Option<bool> {
         let is_older = |sent_at: Seconds| created_at.is_none_or(|created_at| created_at < sent_at);
-        if let Some(req) = self.reqs.get(id) {
+        if let Some(req) = self.plan_id(id).and_then(|id| self.reqs.get(id)) {
             let is_live = matches!(req.state, ReqState::Live { .. } | ReqState::Overdue { .. });
             return req.sent_at.map(|sent_at| !is_live && is_older(sent_at));
         }
@@ -403,7 +416,8 @@ impl Requests {
     pub fn on_eose(&mut self, id: &str, now: Now) -> Vec<Command> {
         if let Some(page) = self.page.take_if(|page| page.id == id) {
             self.end_page(page);
-        } else if let Some(req) = self.reqs.get_mut(id).filter(|req| req.is_open())
+        } else if let Some(id) = self.plan_id(id)
+            && let Some(req) = self.reqs.get_mut(id).filter(|req| req.is_open())
             && !req.is_live()
         {
             req.state = ReqState::Live { since: now.reading };
@@ -419,7 +433,9 @@ impl Requests {
     /// CLOSED: the relay has refused or ended a subscription. It is requested again later.
     pub fn on_closed(&mut self, id: &str, reason: RelayReason, now: Now) -> Vec<Command> {
         self.count(reason);
-        if self.reqs.get(id).is_some_and(OpenReq::is_open) {
+        if let Some(id) = self.plan_id(id)
+            && self.reqs.get(id).is_some_and(OpenReq::is_open)
+        {
             self.interrupt(id, now);
         } else if let Some(page) = self.page.take_if(|page| page.id == id) {
             self.defer_page(page, now);
@@ -486,6 +502,16 @@ impl Requests {
         self.is_caught_up
     }
 
+    /// The id in the plan of the REQ that was last sent under this subscription id.
+    fn plan_id<'a>(&self, subscription: &'a str) -> Option<&'a str> {
+        let (id, resent) = match subscription.split_once('.') {
+            Some((id, resent)) => (id, resent.parse().ok()?),
+            None => (subscription, 0),
+        };
+        let req = self.reqs.get(id)?;
+        (req.resent == resent).then_some(id)
+    }
+
     /// What a REQ with this coverage must request when it is new.
     fn missed_by_new(&self, coverage: &Coverage, now: Seconds) -> Option<Missed> {
         if !self.has_plan {
@@ -545,7 +571,8 @@ impl Requests {
             return;
         };
         if obsolete.is_open() {
-            self.send_close(id.to_owned(), obsolete.sent_at.unwrap_or_default());
+            let subscription = obsolete.subscription_id(id);
+            self.send_close(subscription, obsolete.sent_at.unwrap_or_default());
         }
         let before = obsolete.missed.map(|missed| match obsolete.sent_at {
             Some(sent_at) => missed.or(Missed::Events(sent_at - NEW_REQ_OVERLAP)),
@@ -624,7 +651,10 @@ impl Requests {
         let Some(req) = self.reqs.get_mut(id) else {
             return;
         };
-        let message = req.req.message(id, now.unix);
+        if req.sent_at.is_some() {
+            req.resent += 1;
+        }
+        let message = req.req.message(&req.subscription_id(id), now.unix);
         if message.len() > self.limits.message_bytes || req.req.filters.len() > self.limits.filters
         {
             self.commands.push(Command::Count(RelayReason::ReqTooLarge));
@@ -814,6 +844,7 @@ impl Requests {
             }
         }
         for id in refused {
+            self.close_open(&id);
             self.interrupt(&id, now);
         }
     }
@@ -861,7 +892,6 @@ impl Requests {
                 ReqState::Refused { retry_at } if retry_at <= now.reading => {
                     req.state = ReqState::Waiting;
                 }
-                // The new REQ replaces the one with the same id.
                 ReqState::Overdue { retry_at } if retry_at <= now.reading => {
                     overdue.push(id.clone());
                 }
@@ -869,7 +899,16 @@ impl Requests {
             }
         }
         for id in overdue {
+            self.close_open(&id);
             self.send(&id, now);
+        }
+    }
+
+    /// Closes the subscription of a REQ that will be sent again.
+    fn close_open(&mut self, id: &str) {
+        if let Some(req) = self.reqs.get(id) {
+            let subscription = req.subscription_id(id);
+            self.send_close(subscription, req.sent_at.unwrap_or_default());
         }
     }
 

@@ -108,7 +108,10 @@ impl SimRelay {
         assert_eq!(parsed[0], "REQ");
         let filters = parsed[2..].to_vec();
         assert!(!filters.is_empty() && filters.len() <= self.limits.filters);
-        assert!(id != CONTROL_ID || filters.len() == 1, "it is alone");
+        assert!(
+            !id.starts_with(CONTROL_ID) || filters.len() == 1,
+            "it is alone"
+        );
         match self.behavior {
             Behavior::Serve => {
                 self.serve(&id, filters);

@@ -299,7 +299,7 @@ impl World {
         let was_covered = event.arrived_at >= planned_at + NEW_REQ_OVERLAP
             && self
                 .first_cursor
-                .is_some_and(|first| first <= event.arrived_at);
+                .is_some_and(|first| first < event.arrived_at);
         may_notify && (is_new || was_covered)
     }
 
