@@ -1,6 +1,5 @@
-// What clients and relays can do to the listener's connection to a relay with low limits
-// (`strict-relay.mjs`): filters that make large REQs, events that are too large, and events that
-// were signed some time before they are published.
+// The listener at a relay with low limits (`strict-relay.mjs`): filters that would make its REQs
+// too large, events that are too large, and notes that were signed before they are published.
 
 import { after, test } from 'node:test'
 import assert from 'node:assert/strict'
@@ -47,8 +46,8 @@ const pushFromStrictRelay = async ({ client, phone }, content) =>
   waitForPushes(await publish(bob.note(content, client), STRICT), phone)
 
 /**
- * Runs `action`. Throws if nobody may have stayed connected to the strict relay: a limit was
- * violated, or there is a new connection. The clients of this file connect before.
+ * Runs `action`. Throws if a client violated a limit of the strict relay or connected to it in the
+ * meantime. The clients of this file connect earlier, so a new connection is the listener's.
  */
 async function withoutReconnection(action) {
   const withoutSize = async () => ({ ...(await violations()), largest_message: undefined })
