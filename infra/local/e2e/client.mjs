@@ -14,6 +14,8 @@ export const api = process.env.NOSTR_PUSH_URL
 export const relays = process.env.NOSTR_PUSH_RELAYS.split(',')
 /** A relay that is not among the operator's relays. */
 export const ownersRelay = process.env.NOSTR_PUSH_OWNERS_RELAY
+/** The operator's relay with low limits (`strict-relay.mjs`). */
+export const strictRelay = process.env.NOSTR_PUSH_STRICT_RELAY
 export const service = process.env.NOSTR_PUSH_SERVICE
 export const now = () => Math.floor(Date.now() / 1000)
 /** 64 random hex characters. */
@@ -25,9 +27,9 @@ export const close = () => connections.forEach((relay) => relay.close())
 
 let published = 0
 
-/** Publishes to one of the relays in turn, or to all of them. */
-export async function publish(event, { everywhere = false } = {}) {
-  const one = connections[published++ % connections.length]
+/** Publishes to one of the relays in turn, to all of them, or only to the one with the URL `on`. */
+export async function publish(event, { everywhere = false, on } = {}) {
+  const one = connections[on ? relays.indexOf(on) : published++ % connections.length]
   await Promise.all((everywhere ? connections : [one]).map((relay) => relay.publish(event)))
   return event
 }
@@ -39,6 +41,20 @@ export async function publishTo(url, event) {
   relay.close()
   return event
 }
+
+/** Stores an event that is larger than a message may be on the strict relay. */
+export async function importToStrictRelay(event) {
+  const response = await fetch(`${strictRelay.replace('ws', 'http')}/events`, {
+    method: 'POST',
+    body: JSON.stringify(event),
+  })
+  if (!response.ok) throw new Error(`not stored: ${await response.text()}`)
+  return event
+}
+
+/** The connections and violations that the strict relay has counted. */
+export const violations = async () =>
+  (await fetch(`${strictRelay.replace('ws', 'http')}/violations`)).json()
 
 export class Client {
   constructor() {

@@ -2,8 +2,9 @@
 //! nostr-tools. The assertions on the client's side are in `e2e/*.test.mjs`. The modules below test
 //! faults of SNS, several listeners, and the logs.
 //!
-//! There are two relays of different implementations: nostr-relay-builder, and `@nostr-relay/core`
-//! (`e2e/relay.mjs`).
+//! There are three relays of different implementations: nostr-relay-builder, `@nostr-relay/core`
+//! (`e2e/relay.mjs`), and one for this test (`e2e/strict-relay.mjs`). The last one has low limits
+//! and counts the violations. There must be none in the whole test.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -43,16 +44,17 @@ use tokio::{net::TcpStream, process::Command, time::sleep};
 async fn pushes_reach_clients_of_both_dialects() {
     let tools = Tools::install().await.unwrap();
     let data = tempfile::tempdir().unwrap();
-    let addresses = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port(0))));
-    let [first, second, owners] = addresses;
+    let addresses = [(); 4].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port(0))));
+    let [first, second, strict, owners] = addresses;
     let _first_relay = relay::start(first).await.unwrap();
     // A relay that only owners name.
     let _owners_relay = relay::start(owners).await.unwrap();
     install_client(&tools).await;
-    let second_relay = start_node_relay(&tools, second, data.path()).await;
-    let relays = vec![format!("ws://{first}"), format!("ws://{second}")];
+    let second_relay = start_node_relay(&tools, "relay", second, data.path()).await;
+    let strict_relay = start_node_relay(&tools, "strict-relay", strict, data.path()).await;
+    let relays = [first, second, strict].map(|address| format!("ws://{address}"));
     let options = Options {
-        relays: relays.clone(),
+        relays: relays.to_vec(),
         service_key: Some(Keys::generate()),
         ..Options::anywhere(data.path(), apps())
     };
@@ -62,14 +64,16 @@ async fn pushes_reach_clients_of_both_dialects() {
     test.env("NOSTR_PUSH_URL", &stack.url)
         .env("NOSTR_PUSH_RELAYS", relays.join(","))
         .env("NOSTR_PUSH_SERVICE", &stack.service_pubkey)
-        .env("NOSTR_PUSH_OWNERS_RELAY", format!("ws://{owners}"));
+        .env("NOSTR_PUSH_OWNERS_RELAY", format!("ws://{owners}"))
+        .env("NOSTR_PUSH_STRICT_RELAY", format!("ws://{strict}"));
     let result = match run(&mut test, "node --test").await {
-        Ok(()) => tests_without_client(&mut stack).await,
+        Ok(()) => tests_without_client(&mut stack, strict).await,
         Err(error) => Err(error.to_string()),
     };
     let logs = result.as_ref().err().map(|_| stack.logs());
     stack.stop().await;
     second_relay.stop().await;
+    strict_relay.stop().await;
     assert!(result.is_ok(), "{result:?}\n{}", logs.unwrap_or_default());
 }
 
@@ -81,11 +85,17 @@ async fn install_client(tools: &Tools) {
     run(&mut install, "npm ci").await.unwrap();
 }
 
-async fn start_node_relay(tools: &Tools, address: SocketAddr, logs: &Path) -> Service {
+/// Starts `e2e/<name>.mjs`.
+async fn start_node_relay(
+    tools: &Tools,
+    name: &'static str,
+    address: SocketAddr,
+    logs: &Path,
+) -> Service {
     let mut node = tools.node().unwrap();
     node.current_dir(root().join("infra/local/e2e"))
-        .args(["relay.mjs", &address.port().to_string()]);
-    let mut relay = Service::start("relay", &mut node, logs).unwrap();
+        .args([format!("{name}.mjs"), address.port().to_string()]);
+    let mut relay = Service::start(name, &mut node, logs).unwrap();
     let is_ready = async || TcpStream::connect(address).await.is_ok();
     relay.wait_until_ready(is_ready).await.unwrap();
     relay
@@ -101,6 +111,7 @@ fn client_tests(tools: &Tools) -> Command {
         "pipeline.test.mjs",
         "heartbeats.test.mjs",
         "delivery.test.mjs",
+        "limits.test.mjs",
     ]);
     test
 }
@@ -126,13 +137,27 @@ fn apps() -> Vec<App> {
     ]
 }
 
-async fn tests_without_client(stack: &mut Stack) -> Result<(), String> {
+async fn tests_without_client(stack: &mut Stack, strict_relay: SocketAddr) -> Result<(), String> {
     faults::each_fault_has_its_outcome(stack).await?;
     listeners::killed_listener_loses_and_repeats_nothing(stack).await?;
     listeners::three_listeners_share_the_relays(stack).await?;
     every_delivery_is_accounted_for(stack).await?;
     logs::no_line_contains_a_secret(stack).await?;
-    logs::one_query_follows_an_event(stack).await
+    logs::one_query_follows_an_event(stack).await?;
+    no_limit_was_violated(strict_relay).await
+}
+
+/// The relay with low limits has counted no violation by any client, and so none by a listener.
+async fn no_limit_was_violated(strict_relay: SocketAddr) -> Result<(), String> {
+    let response = reqwest::get(format!("http://{strict_relay}/violations")).await;
+    let counts: BTreeMap<String, u64> = response.unwrap().json().await.unwrap();
+    let is_violation = |name: &str| name != "connections" && name != "largest_message";
+    let violated = counts.iter().any(|(name, n)| is_violation(name) && *n > 0);
+    if violated {
+        Err(format!("counted by the strict relay: {counts:?}"))
+    } else {
+        Ok(())
+    }
 }
 
 /// Every delivery that the matcher queued is completed, dropped, or still in the queue.

@@ -66,10 +66,13 @@ pub(crate) async fn killed_listener_loses_and_repeats_nothing(
     }
 }
 
-/// Publishes the `n`th note to one relay, to the other, or to both.
+/// Publishes the `n`th note to some of the relays. Consecutive notes go through all combinations,
+/// from each relay alone to all of them.
 async fn publish_to_some(stack: &Stack, n: usize, note: &Event) {
+    let combinations = (1 << stack.relays.len()) - 1;
+    let combination = n % combinations + 1;
     for (i, relay) in stack.relays.iter().enumerate() {
-        if n % 3 != i {
+        if combination >> i & 1 == 1 {
             publish(relay, note).await.unwrap();
         }
     }
