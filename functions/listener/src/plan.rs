@@ -152,17 +152,14 @@ impl Planner {
         if self.version != Some(interest.version()) {
             self.version = Some(interest.version());
             let has_new_kinds = self.follow_kinds(interest, now);
-            let unfit_keys = match self.narrow(interest, has_new_kinds) {
-                Some(unfit_keys) => unfit_keys,
-                None => {
-                    self.widen(interest, has_new_kinds);
-                    0
-                }
-            };
+            let narrow = self.narrow(interest, has_new_kinds);
+            if narrow.is_none() {
+                self.widen(interest, has_new_kinds);
+            }
             let named = |slot: &Slot| (format!("content-{}", slot.number), Arc::clone(&slot.req));
             self.plan = Plan {
                 reqs: Arc::new(self.slots.iter().map(named).collect()),
-                unfit_keys,
+                unfit_keys: narrow.unwrap_or_default(),
             };
         }
         self.plan.clone()

@@ -12,20 +12,26 @@
 //!   later.
 //! - The REQ for control events is sent first and by itself, and depends on nobody's filters.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+mod closed;
+mod open_req;
+mod pages;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use nostr_push_core::{Seconds, ports::backoff};
-use serde_json::json;
 
+use self::{
+    closed::RecentlyClosed,
+    open_req::{Debt, OpenReq, ReqState},
+    pages::{Pages, Purpose, Span},
+};
 use crate::{
     counter::RelayReason,
     limits::Limits,
     plan::Plan,
-    req::{self, Coverage, MAX_CONTROL_AGE, Missed, NEW_REQ_OVERLAP, Req},
+    req::{Coverage, MAX_CONTROL_AGE, Missed, NEW_REQ_OVERLAP, Req},
 };
 
 /// How long the end of stored events (EOSE) is awaited.
@@ -34,17 +40,6 @@ const EOSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long EOSE is awaited after a NOTICE, which may be a refusal.
 const EOSE_TIMEOUT_AFTER_NOTICE: Duration = Duration::from_secs(20);
 
-/// How long a REQ must have been live for its earlier refusals to be forgotten.
-const STABLE_REQ_AGE: Duration = Duration::from_secs(60);
-
-/// The number of stored events from which a page may be incomplete: relays return fewer events than
-/// `limit` asks for, and not all say how many.
-const FULL_PAGE_MIN_EVENTS: usize = 10;
-
-/// The most pages that are requested without a pause, and how many more after each second.
-const PAGE_BURST: u32 = 1_000;
-const PAGES_PER_SECOND: u32 = 10;
-
 /// The most spans that may be owed. Beyond it the connection ends, and the next one resumes from the
 /// cursor.
 const MAX_SPANS: usize = 20_000;
@@ -52,12 +47,6 @@ const MAX_SPANS: usize = 20_000;
 /// How often the control events of the last week are requested again after an interruption: an event
 /// may have been published during the interruption and signed long before it.
 const SWEEP_INTERVAL: Seconds = Seconds::from_days(1);
-
-/// The number of closed subscriptions that are remembered.
-const MAX_RECENTLY_CLOSED: usize = 64;
-
-/// Later than every `created_at`.
-const END_OF_TIME: Seconds = Seconds(u64::MAX);
 
 /// The subscription id of the REQ for control events.
 pub const CONTROL_ID: &str = "control";
@@ -108,148 +97,6 @@ impl ResumePoint {
     }
 }
 
-/// A REQ of the plan, or one that the plan no longer has, or the control REQ.
-#[derive(Debug)]
-struct OpenReq {
-    req: Arc<Req>,
-    state: ReqState,
-    /// When it was last sent.
-    sent_at: Option<Seconds>,
-    /// How often it was sent before. It is part of the subscription id, so that a late answer to an
-    /// earlier REQ is not taken for one to a later REQ.
-    resent: u32,
-    /// The stored events that it needs once it is live. `None` if other REQs or debts cover them.
-    missed: Option<Missed>,
-    /// When the plan got it.
-    planned_at: Seconds,
-    refusals: u32,
-}
-
-/// The state of a REQ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ReqState {
-    /// It waits for a free subscription.
-    Waiting,
-    /// It was sent. EOSE has not come.
-    Sent { at: Duration },
-    /// EOSE has not come in time. Live events may come, but nothing is certain. It is sent again at
-    /// this time.
-    Overdue { retry_at: Duration },
-    /// EOSE has come.
-    Live { since: Duration },
-    /// The relay refused or ended it. It is sent again at this time.
-    Refused { retry_at: Duration },
-}
-
-impl OpenReq {
-    fn is_live(&self) -> bool {
-        matches!(self.state, ReqState::Live { .. })
-    }
-
-    /// Returns `true` if the relay may have it open.
-    fn is_open(&self) -> bool {
-        !matches!(self.state, ReqState::Waiting | ReqState::Refused { .. })
-    }
-
-    /// Returns `true` if it covers its keys, unless the relay refuses it.
-    fn is_covering(&self) -> bool {
-        matches!(self.state, ReqState::Live { .. } | ReqState::Sent { .. })
-    }
-
-    /// Since when its events are needed.
-    fn needed_at(&self) -> Seconds {
-        self.sent_at.unwrap_or(self.planned_at)
-    }
-
-    fn add_missed(&mut self, missed: Missed) {
-        self.missed = Some(self.missed.map_or(missed, |earlier| earlier.or(missed)));
-    }
-
-    /// The subscription id under which it was last sent.
-    fn subscription_id(&self, id: &str) -> String {
-        match self.resent {
-            0 => id.to_owned(),
-            resent => format!("{id}.{resent}"),
-        }
-    }
-
-    /// Schedules it to be sent again.
-    fn refused(&mut self, now: Now) {
-        if let ReqState::Live { since } = self.state
-            && since + STABLE_REQ_AGE < now.reading
-        {
-            self.refusals = 0;
-        }
-        self.refusals += 1;
-        let retry_at = now.reading + backoff(self.refusals, 0.0);
-        self.state = ReqState::Refused { retry_at };
-    }
-}
-
-/// The stored events that a REQ missed which the plan no longer has. They are requested once the
-/// REQs that replace it are live.
-#[derive(Debug)]
-struct Debt {
-    req: Arc<Req>,
-    missed: Missed,
-    /// Since when its events were needed.
-    needed_at: Seconds,
-}
-
-/// Stored events of one filter that must still be requested.
-#[derive(Debug, Clone)]
-struct Span {
-    req: Arc<Req>,
-    /// The index of the filter.
-    filter: usize,
-    since: Option<Seconds>,
-    /// The end of the next page. `None` for the first page.
-    until: Option<Seconds>,
-    purpose: Purpose,
-}
-
-/// Why stored events are requested.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    /// A REQ has missed them. The cursor must not pass them.
-    Missed,
-    /// They are all control events of the last week, as of this time.
-    Sweep(Seconds),
-    /// They are mute lists of new owners.
-    MuteLists,
-}
-
-impl Span {
-    fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.req, &other.req)
-            && self.filter == other.filter
-            && self.purpose == other.purpose
-    }
-}
-
-/// The page that is being received.
-#[derive(Debug)]
-struct Page {
-    id: String,
-    span: Span,
-    sent_at: Seconds,
-    /// When the last event of the page came, or when it was requested.
-    progress_at: Duration,
-    /// The number of events that came.
-    count: usize,
-    /// The times of the last two events that came, the last one first. Relays send the newest events
-    /// first, so both are old. But the last one may be a backdated event that was published just
-    /// now.
-    last_two: [Seconds; 2],
-}
-
-/// A closed subscription. Its events may still arrive.
-#[derive(Debug)]
-struct ClosedSubscription {
-    id: String,
-    sent_at: Seconds,
-}
-
 /// The requests of one connection.
 #[derive(Debug)]
 pub struct Requests {
@@ -261,13 +108,7 @@ pub struct Requests {
     /// `true` after the first plan.
     has_plan: bool,
     debts: Vec<Debt>,
-    spans: VecDeque<Span>,
-    page: Option<Page>,
-    pages_requested: u64,
-    page_tokens: u32,
-    page_refusals: u32,
-    /// No page is requested before this time.
-    page_retry_at: Duration,
+    pages: Pages,
     /// `true` if control events were missed since the last sweep.
     needs_sweep: bool,
     /// When the first read of a relay began. It covers the control events of the last week.
@@ -275,9 +116,8 @@ pub struct Requests {
     /// The position up to which mute lists are among the spans, if it has not been reported.
     mute_lists_position: Option<usize>,
     is_caught_up: bool,
-    recently_closed: VecDeque<ClosedSubscription>,
+    recently_closed: RecentlyClosed,
     last_notice: Option<Duration>,
-    last_tick: Duration,
     commands: Vec<Command>,
 }
 
@@ -297,30 +137,18 @@ impl Requests {
             plan: Plan::default(),
             has_plan: false,
             debts: Vec::new(),
-            spans: VecDeque::new(),
-            page: None,
-            pages_requested: 0,
-            page_tokens: PAGE_BURST,
-            page_refusals: 0,
-            page_retry_at: Duration::ZERO,
+            pages: Pages::new(now),
             needs_sweep: resume.cursor.is_some(),
             first_read: resume.cursor.is_none().then_some(now.unix),
             mute_lists_position: None,
             is_caught_up: false,
-            recently_closed: VecDeque::new(),
+            recently_closed: RecentlyClosed::default(),
             last_notice: None,
-            last_tick: now.reading,
             commands: Vec::new(),
         };
-        let control = OpenReq {
-            req: Arc::new(Req::control(service)),
-            state: ReqState::Waiting,
-            sent_at: None,
-            resent: 0,
-            missed: Some(Missed::Events(resume.cursor.unwrap_or_default())),
-            planned_at: now.unix,
-            refusals: 0,
-        };
+        let control = Arc::new(Req::control(service));
+        let missed = Missed::Events(resume.cursor.unwrap_or_default());
+        let control = OpenReq::new(control, Some(missed), now.unix);
         requests.reqs.insert(CONTROL_ID.to_owned(), control);
         requests.advance(now);
         let commands = requests.take_commands();
@@ -342,15 +170,8 @@ impl Requests {
             .map(|(id, req)| (id.clone(), Arc::clone(req)))
             .collect();
         for (id, req) in new {
-            let opened = OpenReq {
-                missed: self.missed_by_new(&req.coverage, now.unix),
-                req,
-                state: ReqState::Waiting,
-                sent_at: None,
-                resent: 0,
-                planned_at: now.unix,
-                refusals: 0,
-            };
+            let missed = self.missed_by_new(&req.coverage, now.unix);
+            let opened = OpenReq::new(req, missed, now.unix);
             self.reqs.insert(id, opened);
         }
         self.has_plan = true;
@@ -369,13 +190,8 @@ impl Requests {
         self.mute_lists_position = Some(position);
         let req = Arc::new(Req::mute_lists(owners, self.limits.message_bytes));
         for filter in 0..req.filters.len() {
-            self.owe(Span {
-                req: Arc::clone(&req),
-                filter,
-                since: None,
-                until: None,
-                purpose: Purpose::MuteLists,
-            });
+            let span = Span::new(Arc::clone(&req), filter, None, Purpose::MuteLists);
+            self.pages.owe(span);
         }
         self.advance(now);
         self.take_commands()
@@ -398,24 +214,19 @@ impl Requests {
             let is_live = matches!(req.state, ReqState::Live { .. } | ReqState::Overdue { .. });
             return req.sent_at.map(|sent_at| !is_live && is_older(sent_at));
         }
-        if let Some(page) = self.page.as_mut().filter(|page| page.id == id) {
-            page.count += 1;
-            page.progress_at = reading;
-            // What is newer than the page was published just now.
-            if let Some(created_at) = created_at.filter(|at| *at <= page.sent_at) {
-                page.last_two = [created_at, page.last_two[0]];
-            }
-            return Some(is_older(page.sent_at));
-        }
-        let mut closed = self.recently_closed.iter();
-        let closed = closed.find(|closed| closed.id == id)?;
-        Some(is_older(closed.sent_at))
+        let page = self.pages.on_event(id, created_at, reading);
+        let sent_at = page.or_else(|| self.recently_closed.sent_at(id))?;
+        Some(is_older(sent_at))
     }
 
     /// EOSE: all stored events have been sent, and further events are live.
     pub fn on_eose(&mut self, id: &str, now: Now) -> Vec<Command> {
-        if let Some(page) = self.page.take_if(|page| page.id == id) {
-            self.end_page(page);
+        if let Some(page) = self.pages.take(id) {
+            self.close_subscription(page.id.clone(), page.sent_at);
+            let complete = self.pages.complete(page, self.limits, &mut self.commands);
+            if let Some(Purpose::Sweep(swept_at)) = complete {
+                self.record_sweep(swept_at);
+            }
         } else if let Some(id) = self.plan_id(id)
             && let Some(req) = self.reqs.get_mut(id).filter(|req| req.is_open())
             && !req.is_live()
@@ -437,8 +248,8 @@ impl Requests {
             && self.reqs.get(id).is_some_and(OpenReq::is_open)
         {
             self.interrupt(id, now);
-        } else if let Some(page) = self.page.take_if(|page| page.id == id) {
-            self.defer_page(page, now);
+        } else if let Some(page) = self.pages.take(id) {
+            self.pages.defer(page, now, &mut self.commands);
         }
         // The next tick requests more, so that the relay has a pause.
         self.report_progress();
@@ -472,7 +283,7 @@ impl Requests {
                 *retry_at = now.reading;
             }
         }
-        self.page_retry_at = now.reading;
+        self.pages.retry_now(now);
         self.send_due(now);
         self.advance(now);
         self.take_commands()
@@ -480,16 +291,12 @@ impl Requests {
 
     /// Time has passed. Call it about once a second.
     pub fn on_tick(&mut self, now: Now) -> Vec<Command> {
-        let seconds = (now.reading - self.last_tick).as_secs();
-        if seconds > 0 {
-            let earned = u32::try_from(seconds)
-                .unwrap_or(u32::MAX)
-                .saturating_mul(PAGES_PER_SECOND);
-            self.page_tokens = self.page_tokens.saturating_add(earned).min(PAGE_BURST);
-            self.last_tick += Duration::from_secs(seconds);
-        }
         self.expire_reqs(now);
-        self.expire_page(now);
+        if let Some(page) = self.pages.take_expired(self.last_notice, now) {
+            self.count(RelayReason::NoEose);
+            self.close_subscription(page.id.clone(), page.sent_at);
+            self.pages.defer(page, now, &mut self.commands);
+        }
         self.sweep_if_due(now.unix);
         self.send_due(now);
         self.advance(now);
@@ -552,8 +359,9 @@ impl Requests {
             }
         }
         // Otherwise another REQ or a page is about to end.
-        if has_room {
-            self.request_next_page(now);
+        if has_room && self.has_room() {
+            let page = self.pages.request_next(self.limits, now);
+            self.commands.extend(page);
         }
         self.report_progress();
     }
@@ -572,7 +380,7 @@ impl Requests {
         };
         if obsolete.is_open() {
             let subscription = obsolete.subscription_id(id);
-            self.send_close(subscription, obsolete.sent_at.unwrap_or_default());
+            self.close_subscription(subscription, obsolete.sent_at.unwrap_or_default());
         }
         let before = obsolete.missed.map(|missed| match obsolete.sent_at {
             Some(sent_at) => missed.or(Missed::Events(sent_at - NEW_REQ_OVERLAP)),
@@ -629,14 +437,14 @@ impl Requests {
     /// Returns `true` if the relay has room for one more subscription.
     fn has_room(&self) -> bool {
         let open = self.reqs.values().filter(|req| req.is_open()).count();
-        open + usize::from(self.page.is_some()) < self.limits.subscriptions
+        open + usize::from(self.pages.is_open()) < self.limits.subscriptions
     }
 
     /// Closes an obsolete REQ before its replacements are live, if waiting for them would not help.
     /// They then request what they miss until they are.
     fn make_room(&mut self, now: Now) -> bool {
         let is_busy = |req: &OpenReq| matches!(req.state, ReqState::Sent { .. });
-        if self.page.is_some() || self.reqs.values().any(is_busy) {
+        if self.pages.is_open() || self.reqs.values().any(is_busy) {
             return false;
         }
         let Some(id) = self.obsolete(|_| true).into_iter().next() else {
@@ -672,14 +480,9 @@ impl Requests {
         self.commands.push(Command::Send(message));
     }
 
-    fn send_close(&mut self, id: String, sent_at: Seconds) {
-        let message = json!(["CLOSE", id]).to_string();
-        self.commands.push(Command::Send(message));
-        if self.recently_closed.len() == MAX_RECENTLY_CLOSED {
-            self.recently_closed.pop_front();
-        }
-        self.recently_closed
-            .push_back(ClosedSubscription { id, sent_at });
+    fn close_subscription(&mut self, id: String, sent_at: Seconds) {
+        let close = self.recently_closed.close(id, sent_at);
+        self.commands.push(close);
     }
 
     /// The relay no longer sends the events of this REQ.
@@ -709,118 +512,9 @@ impl Requests {
     /// Adds the stored events that a REQ has missed to the spans.
     fn owe_missed(&mut self, req: &Arc<Req>, missed: Missed, now: Seconds) {
         for (filter, req_filter) in req.filters.iter().enumerate() {
-            self.owe(Span {
-                req: Arc::clone(req),
-                filter,
-                since: Some(req_filter.class.stored_since(missed, now)),
-                until: None,
-                purpose: Purpose::Missed,
-            });
-        }
-    }
-
-    /// Adds a span. One for the same filter that has not begun is extended instead. Control events
-    /// come first.
-    fn owe(&mut self, span: Span) {
-        let mut spans = self.spans.iter_mut();
-        if let Some(same) = spans.find(|other| other.is_same(&span) && other.until.is_none()) {
-            same.since = same.since.min(span.since);
-            return;
-        }
-        let is_control = self
-            .reqs
-            .get(CONTROL_ID)
-            .is_some_and(|control| Arc::ptr_eq(&control.req, &span.req));
-        if is_control && span.purpose == Purpose::Missed {
-            self.spans.push_front(span);
-        } else {
-            self.spans.push_back(span);
-        }
-    }
-
-    /// Requests the next page of stored events, one at a time.
-    fn request_next_page(&mut self, now: Now) {
-        if self.page.is_some() || now.reading < self.page_retry_at || !self.has_room() {
-            return;
-        }
-        let Some(span) = self.spans.pop_front() else {
-            return;
-        };
-        if self.page_tokens == 0 {
-            // The next ticks bring more.
-            self.count(RelayReason::TooManyPages);
-            self.page_retry_at = now.reading + Duration::from_secs(1);
-            self.spans.push_front(span);
-            return;
-        }
-        self.page_tokens -= 1;
-        self.pages_requested += 1;
-        let id = format!("page-{}", self.pages_requested);
-        let Some(filter) = span.req.filters.get(span.filter) else {
-            return;
-        };
-        let filter = filter.encode(span.since, span.until, self.limits.page);
-        let message = req::message(&id, [filter]);
-        if message.len() > self.limits.message_bytes {
-            self.count(RelayReason::ReqTooLarge);
-            return;
-        }
-        self.commands.push(Command::Send(message));
-        self.page = Some(Page {
-            id,
-            span,
-            sent_at: now.unix,
-            progress_at: now.reading,
-            count: 0,
-            last_two: [END_OF_TIME; 2],
-        });
-    }
-
-    /// EOSE has come for a page. If the relay may have more events, the rest is still owed.
-    fn end_page(&mut self, page: Page) {
-        self.page_refusals = 0;
-        let (count, purpose) = (page.count, page.span.purpose);
-        let is_full = count >= FULL_PAGE_MIN_EVENTS.min(self.limits.page);
-        self.send_close(page.id.clone(), page.sent_at);
-        let rest = is_full.then(|| self.rest_of(page)).flatten();
-        if let Some(rest) = rest {
-            self.spans.push_front(rest);
-        } else if let Purpose::Sweep(swept_at) = purpose {
-            self.resume.swept_at = swept_at;
-            self.commands.push(Command::RecordSweep(swept_at));
-        }
-    }
-
-    /// What remains of a span after the events of a page. Relays send the newest events first.
-    fn rest_of(&mut self, page: Page) -> Option<Span> {
-        let mut span = page.span;
-        let until = span.until.unwrap_or(END_OF_TIME);
-        let [last, before_last] = page.last_two;
-        let end = if before_last == END_OF_TIME {
-            last
-        } else {
-            last.max(before_last)
-        };
-        if end < until {
-            span.until = Some(end);
-        } else {
-            if last >= until {
-                // A REQ cannot request the rest of a second that holds more than a page.
-                self.count(RelayReason::PageOverflow);
-            }
-            span.until = Some(until.min(page.sent_at) - Seconds(1));
-        }
-        (span.until >= span.since).then_some(span)
-    }
-
-    /// A page was refused or has stopped: the rest is requested later.
-    fn defer_page(&mut self, page: Page, now: Now) {
-        self.page_refusals += 1;
-        self.page_retry_at = now.reading + backoff(self.page_refusals, 0.0);
-        if page.last_two == [END_OF_TIME; 2] {
-            self.spans.push_back(page.span);
-        } else if let Some(rest) = self.rest_of(page) {
-            self.spans.push_back(rest);
+            let since = req_filter.class.stored_since(missed, now);
+            let span = Span::new(Arc::clone(req), filter, Some(since), Purpose::Missed);
+            self.pages.owe(span);
         }
     }
 
@@ -832,7 +526,7 @@ impl Requests {
             let ReqState::Sent { at } = req.state else {
                 continue;
             };
-            let waiting = now.reading - at;
+            let waiting = now.reading.saturating_sub(at);
             let is_refused = notice.is_some_and(|notice| notice >= at);
             if is_refused && waiting > EOSE_TIMEOUT_AFTER_NOTICE {
                 refused.push(id.clone());
@@ -849,21 +543,6 @@ impl Requests {
         }
     }
 
-    /// Ends a page on which nothing has come for a while.
-    fn expire_page(&mut self, now: Now) {
-        let notice = self.last_notice;
-        let is_over = |page: &mut Page| {
-            let waiting = now.reading - page.progress_at;
-            let is_refused = notice.is_some_and(|notice| notice >= page.progress_at);
-            waiting > EOSE_TIMEOUT || (is_refused && waiting > EOSE_TIMEOUT_AFTER_NOTICE)
-        };
-        if let Some(page) = self.page.take_if(is_over) {
-            self.count(RelayReason::NoEose);
-            self.send_close(page.id.clone(), page.sent_at);
-            self.defer_page(page, now);
-        }
-    }
-
     /// After an interruption, requests the control events of the last week once a day.
     fn sweep_if_due(&mut self, now: Seconds) {
         let control = self.reqs.get(CONTROL_ID);
@@ -874,14 +553,9 @@ impl Requests {
             return;
         }
         self.needs_sweep = false;
-        let span = Span {
-            req: Arc::clone(&control.req),
-            filter: 0,
-            since: Some(now - MAX_CONTROL_AGE),
-            until: None,
-            purpose: Purpose::Sweep(now),
-        };
-        self.owe(span);
+        let since = Some(now - MAX_CONTROL_AGE);
+        let span = Span::new(Arc::clone(&control.req), 0, since, Purpose::Sweep(now));
+        self.pages.owe(span);
     }
 
     /// Sends the REQs again whose time has come.
@@ -908,24 +582,20 @@ impl Requests {
     fn close_open(&mut self, id: &str) {
         if let Some(req) = self.reqs.get(id) {
             let subscription = req.subscription_id(id);
-            self.send_close(subscription, req.sent_at.unwrap_or_default());
+            self.close_subscription(subscription, req.sent_at.unwrap_or_default());
         }
     }
 
     /// Reports what has been received completely, and ends the connection if too much is owed.
     fn report_progress(&mut self) {
-        let pending = |purpose: fn(Purpose) -> bool| {
-            let page = self.page.iter().map(|page| &page.span);
-            page.chain(&self.spans).any(|span| purpose(span.purpose))
-        };
         self.is_caught_up = self.has_plan
             && self.debts.is_empty()
             && self
                 .reqs
                 .values()
                 .all(|req| req.is_live() && req.missed.is_none())
-            && !pending(|purpose| purpose == Purpose::Missed);
-        if !pending(|purpose| purpose == Purpose::MuteLists)
+            && !self.pages.owes(Purpose::Missed);
+        if !self.pages.owes(Purpose::MuteLists)
             && let Some(position) = self.mute_lists_position.take()
         {
             self.commands.push(Command::RecordMuteLists(position));
@@ -933,12 +603,16 @@ impl Requests {
         if self.is_caught_up
             && let Some(swept_at) = self.first_read.take()
         {
-            self.resume.swept_at = swept_at;
-            self.commands.push(Command::RecordSweep(swept_at));
+            self.record_sweep(swept_at);
         }
-        if self.spans.len() + self.debts.len() > MAX_SPANS {
+        if self.pages.len() + self.debts.len() > MAX_SPANS {
             self.commands.push(Command::Disconnect);
         }
+    }
+
+    fn record_sweep(&mut self, swept_at: Seconds) {
+        self.resume.swept_at = swept_at;
+        self.commands.push(Command::RecordSweep(swept_at));
     }
 
     fn count(&mut self, reason: RelayReason) {
@@ -949,6 +623,3 @@ impl Requests {
         std::mem::take(&mut self.commands)
     }
 }
-
-#[cfg(test)]
-mod tests;

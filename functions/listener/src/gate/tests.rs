@@ -51,14 +51,14 @@ fn classify(
     stored: bool,
     received_at: u64,
 ) -> Result<&'static str, DropReason> {
-    outcome(verdict(gate, json, stored, received_at))
+    outcome(&verdict(gate, json, stored, received_at))
 }
 
-fn outcome(verdict: Verdict) -> Result<&'static str, DropReason> {
+fn outcome(verdict: &Verdict) -> Result<&'static str, DropReason> {
     match verdict {
         Verdict::Control(_) => CONTROL,
         Verdict::Content(_) => CONTENT,
-        Verdict::Drop(reason) => Err(reason),
+        Verdict::Drop(reason) => Err(*reason),
     }
 }
 
@@ -238,7 +238,7 @@ fn copy_from_owners_relay_does_not_suppress_copies_of_other_relays() {
     let owners = RelaySource::Owners { only_public: true };
     let [one, two] = ["ws://one", "ws://two"].map(|url| relay(url, owners));
     let operators = relay("ws://operators", RelaySource::Operator);
-    let send = |relay| outcome(verdict_from(relay, &gate, &note, false, 5));
+    let send = |relay| outcome(&verdict_from(relay, &gate, &note, false, 5));
     let Verdict::Content(content) = verdict_from(&one, &gate, &note, false, 5) else {
         panic!("not forwarded")
     };

@@ -4,10 +4,7 @@
 //! - Bounds: every message is within the relay's limits ([`SimRelay::receive`]).
 //! - Progress: once the relay serves every REQ, everything becomes live.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use nostr_push_core::{
     Seconds,
@@ -81,8 +78,8 @@ pub(super) struct World {
     pub(super) requests: Option<Requests>,
     /// What the requests have counted.
     pub(super) counted: Vec<RelayReason>,
-    /// The events that have been received.
-    pub(super) received: BTreeSet<usize>,
+    /// The events that have been received, each with whether it came as a live one.
+    pub(super) received: BTreeMap<usize, bool>,
     pub(super) resume: ResumePoint,
     plans: Plans,
     interest: Interest,
@@ -103,7 +100,7 @@ impl World {
             relay: SimRelay::new(limits, page),
             requests: None,
             counted: Vec::new(),
-            received: BTreeSet::new(),
+            received: BTreeMap::new(),
             resume: ResumePoint {
                 cursor: None,
                 watched_since: START,
@@ -132,7 +129,7 @@ impl World {
             Step::FollowPlan => self.follow_plan(),
             Step::Deliver(count) => self.deliver(count),
             Step::Tick(seconds) => self.tick(seconds),
-            Step::Block(seconds) => self.now.unix = self.now.unix + Seconds(seconds),
+            Step::Block(seconds) => self.now.unix += Seconds(seconds),
             Step::Behave(behavior) => self.relay.behavior = behavior,
             Step::SendDelayed => self.relay.send_delayed(),
             Step::EndSubscription(n) => self.relay.end_subscription(n),
@@ -233,8 +230,8 @@ impl World {
                 FromRelay::Event(id, event) => {
                     let reading = self.now.reading;
                     let requested = requests.on_event(&id, Some(event.created_at), reading);
-                    if requested.is_some() {
-                        self.received.insert(event.id);
+                    if let Some(stored) = requested {
+                        *self.received.entry(event.id).or_default() |= !stored;
                     }
                     Vec::new()
                 }
@@ -259,7 +256,7 @@ impl World {
     pub(super) fn tick(&mut self, seconds: u64) {
         for _ in 0..seconds.min(4) {
             let part = seconds / seconds.min(4);
-            self.now.unix = self.now.unix + Seconds(part);
+            self.now.unix += Seconds(part);
             self.now.reading += Duration::from_secs(part);
             if let Some(requests) = &mut self.requests {
                 let commands = requests.on_tick(self.now);
@@ -307,7 +304,7 @@ impl World {
     pub(super) fn missed(&self) -> Vec<SimEvent> {
         let stored = self.relay.stored.iter();
         stored
-            .filter(|event| self.is_wanted(event) && !self.received.contains(&event.id))
+            .filter(|event| self.is_wanted(event) && !self.received.contains_key(&event.id))
             .copied()
             .collect()
     }
