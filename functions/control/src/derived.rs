@@ -71,7 +71,8 @@ where
         let mut desired = triggers(app, &owner_devices, now.to_seconds());
         desired.extend(mute_list(&owner_devices, now.to_seconds()));
         if let Some(settings) = &settings {
-            desired.extend(of_settings(app, settings, now.to_seconds()));
+            let proven = owner_devices.has_proven(now.to_seconds());
+            desired.extend(of_settings(app, settings, proven, now.to_seconds()));
         }
         if write(*store, &changes(owner, desired, &stored, *now)).await? {
             return Ok(());
@@ -102,6 +103,7 @@ struct DesiredSubscription {
     identity: String,
     filter: Filter,
     relays: Vec<String>,
+    proven: bool,
     since: Seconds,
     valid_until: Seconds,
 }
@@ -141,6 +143,7 @@ fn triggers(app: &App, owner_devices: &OwnerDevices, now: Seconds) -> Vec<Desire
             identity: format!("{TRIGGER_PREFIX}{}", filter.identity()),
             filter,
             relays: Vec::new(),
+            proven: false,
             since,
             valid_until,
         })
@@ -162,13 +165,20 @@ fn mute_list(owner_devices: &OwnerDevices, now: Seconds) -> Option<DesiredSubscr
         identity: format!("{MUTE_LIST_PREFIX}{}", filter.identity()),
         filter,
         relays: Vec::new(),
+        proven: false,
         since: Seconds(0),
         valid_until,
     })
 }
 
-/// The filters of the settings, until the settings end.
-fn of_settings(app: &App, settings: &Settings, now: Seconds) -> Vec<DesiredSubscription> {
+/// The filters of the settings, until the settings end. `proven` is `true` if the owner has a proven
+/// device.
+fn of_settings(
+    app: &App,
+    settings: &Settings,
+    proven: bool,
+    now: Seconds,
+) -> Vec<DesiredSubscription> {
     if settings.valid_until <= now {
         return Vec::new();
     }
@@ -178,6 +188,7 @@ fn of_settings(app: &App, settings: &Settings, now: Seconds) -> Vec<DesiredSubsc
             identity: format!("{SETTINGS_PREFIX}{}", filter.identity()),
             filter,
             relays: settings.relays.clone(),
+            proven: proven && !settings.relays.is_empty(),
             since: settings.order.created_at,
             valid_until: settings.valid_until,
         })
@@ -196,7 +207,9 @@ fn changes(
         let earlier = stored.iter().find(|row| row.identity == desired.identity);
         let active = earlier.filter(|row| row.is_active(now.to_seconds()));
         if active.is_some_and(|row| {
-            row.valid_until == desired.valid_until && row.relays == desired.relays
+            row.valid_until == desired.valid_until
+                && row.relays == desired.relays
+                && row.proven == desired.proven
         }) {
             continue;
         }
@@ -205,6 +218,7 @@ fn changes(
             identity: desired.identity,
             filter: desired.filter,
             relays: desired.relays,
+            proven: desired.proven,
             order: next_order(earlier),
             // A subscription that is in force keeps its start.
             since: active.map_or(desired.since, |row| row.since),

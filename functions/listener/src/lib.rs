@@ -48,6 +48,7 @@ pub mod rate;
 pub mod relay;
 pub mod relay_context;
 pub mod relay_message;
+pub mod relay_slots;
 pub mod relay_watcher;
 pub mod requested_relays;
 pub mod seen;

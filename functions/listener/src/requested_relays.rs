@@ -1,35 +1,59 @@
 //! The relays that owners request in their subscriptions.
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
 };
 
 use nostr_push_core::{
     Seconds,
     order::Order,
-    owner::Owner,
+    relay_url::RelayUrl,
     subscription::{MAX_OWNER_RELAYS, Subscription},
 };
+use sha2::{Digest, Sha256};
+use slab::Slab;
 
-use crate::address::normalize;
+use crate::{
+    address::owners_relay,
+    relay_slots::{self, Ballot},
+};
+
+/// The most different URLs that are kept: about 60 MB if all have the greatest length. When they
+/// are reached, a URL that only unproven owners name is not added. It would hardly get a slot.
+const MAX_URLS: usize = 100_000;
+
+/// The number of owners whose votes are counted in about 20 ms. For each of these the choice is kept
+/// for a second, so that counting takes little of the listener's time.
+const OWNERS_PER_SECOND: usize = 50_000;
 
 /// The requested relays of all owners. Subscriptions without relays take no memory here.
+///
+/// An owner takes about 250 bytes, besides the URLs. URLs are shared between owners.
 #[derive(Debug, Default)]
 pub struct RequestedRelays {
     /// If `true`, owners may request relays with private addresses and without TLS. Only for a
     /// developer's machine.
     allow_private: bool,
-    requests: HashMap<(Owner, String), RelayRequest>,
+    owners: HashMap<Id, Vec<RelayRequest>>,
+    urls: Urls,
     version: u64,
 }
+
+/// 128 bits of the SHA-256 of an owner or of a subscription's identity.
+type Id = [u8; 16];
 
 /// The relays of one subscription.
 #[derive(Debug)]
 struct RelayRequest {
+    identity: Id,
     order: Order,
     valid_until: Seconds,
-    relays: Vec<String>,
+    proven: bool,
+    /// `true` if some relays are left out, because the owner or all owners together name too many.
+    is_cut: bool,
+    /// The numbers of the relays in [`Urls`].
+    relays: Box<[u32]>,
 }
 
 impl RequestedRelays {
@@ -43,29 +67,40 @@ impl RequestedRelays {
 
     /// Applies one row. Returns `true` if the requested relays changed.
     pub fn apply(&mut self, row: &Subscription, now: Seconds) -> bool {
-        let id = (row.owner.clone(), row.identity.clone());
-        let stored = self.requests.get(&id);
-        if stored.is_some_and(|stored| !row.order.supersedes(&stored.order)) {
+        let owner = id(&row.owner.to_string());
+        let is_known_owner = self.owners.contains_key(&owner);
+        if row.relays.is_empty() && !is_known_owner {
             return false;
         }
-        let relays: Vec<String> = if row.is_active(now) {
-            row.relays
-                .iter()
-                .filter_map(|url| normalize(url, self.allow_private))
-                .collect()
-        } else {
-            Vec::new()
-        };
-        let changed = stored.map_or(&[][..], |stored| &stored.relays) != relays;
-        if stored.is_some() || !relays.is_empty() {
-            self.requests.insert(
-                id,
-                RelayRequest {
-                    order: row.order,
-                    valid_until: row.valid_until,
-                    relays,
-                },
-            );
+        let (identity, requests) = (id(&row.identity), self.owners.entry(owner).or_default());
+        let position = requests
+            .iter()
+            .position(|request| request.identity == identity);
+        let stored = position.and_then(|position| requests.get(position));
+        // A request that was cut is applied again when the whole feed is read, because there may be
+        // room for its relays by then.
+        let is_old = stored.is_some_and(|stored| {
+            let is_same = row.order == stored.order;
+            !row.order.supersedes(&stored.order) && !(is_same && stored.is_cut)
+        });
+        if is_old {
+            return false;
+        }
+        let before = vote(requests);
+        // The new relays are added before the earlier ones are released, so that a number does not
+        // change its URL in between.
+        let request = self.urls.request(row, identity, self.allow_private, now);
+        if position.is_some() || !request.relays.is_empty() {
+            let earlier = position.map(|position| requests.swap_remove(position));
+            requests.push(request);
+            requests.shrink_to_fit();
+            limit_relays(requests, &mut self.urls);
+            self.urls
+                .release(earlier.iter().flat_map(|earlier| &*earlier.relays));
+        }
+        let changed = vote(requests) != before;
+        if requests.is_empty() {
+            self.owners.remove(&owner);
         }
         self.version += u64::from(changed);
         changed
@@ -73,9 +108,20 @@ impl RequestedRelays {
 
     /// Removes the relays of subscriptions that have ended.
     pub fn expire(&mut self, now: Seconds) {
-        let before = self.requests.len();
-        self.requests.retain(|_, request| request.valid_until > now);
-        self.version += u64::from(self.requests.len() != before);
+        let Self { owners, urls, .. } = self;
+        let mut removed = false;
+        owners.retain(|_, requests| {
+            requests.retain(|request| {
+                let is_active = request.valid_until > now;
+                if !is_active {
+                    urls.release(&*request.relays);
+                    removed = true;
+                }
+                is_active
+            });
+            !requests.is_empty()
+        });
+        self.version += u64::from(removed);
     }
 
     /// A number that grows whenever the requested relays change.
@@ -83,41 +129,183 @@ impl RequestedRelays {
         self.version
     }
 
-    /// The relays that most owners request, at most `max`, without those in `operators`. An owner
-    /// counts once for each relay, and for at most [`MAX_OWNER_RELAYS`] relays.
+    /// How long a choice is kept before [`Self::most_requested`] is called again.
+    pub fn choice_interval(&self) -> Seconds {
+        Seconds((self.owners.len() / OWNERS_PER_SECOND) as u64)
+    }
+
+    /// The relays that get one of `max` slots, without those in `operators`. See [`relay_slots`]. An
+    /// owner votes for at most [`MAX_OWNER_RELAYS`] relays.
     pub fn most_requested(&self, operators: &[String], max: usize) -> Vec<String> {
-        let mut by_owner: HashMap<&Owner, HashSet<&str>> = HashMap::new();
-        for ((owner, _), request) in &self.requests {
-            let relays = by_owner.entry(owner).or_default();
-            for relay in &request.relays {
-                if relays.len() < MAX_OWNER_RELAYS || relays.contains(relay.as_str()) {
-                    relays.insert(relay);
-                }
+        let votes: Vec<(bool, Vec<u32>)> = self.owners.values().map(|r| vote(r)).collect();
+        let ballots: Vec<Ballot> = votes
+            .iter()
+            .map(|(proven, relays)| Ballot {
+                proven: *proven,
+                relays,
+            })
+            .collect();
+        let urls = self.urls.without(operators);
+        relay_slots::choose(&ballots, &urls, max)
+            .into_iter()
+            .filter_map(|number| urls.get(number as usize).copied().flatten())
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+/// The vote of an owner with these requests: `true` if the owner is proven, and the numbers of the
+/// relays, sorted.
+fn vote(requests: &[RelayRequest]) -> (bool, Vec<u32>) {
+    let active = || requests.iter().filter(|request| !request.relays.is_empty());
+    let proven = active().any(|request| request.proven);
+    let mut relays: Vec<u32> = active()
+        .flat_map(|request| &*request.relays)
+        .copied()
+        .collect();
+    relays.sort_unstable();
+    relays.dedup();
+    (proven, relays)
+}
+
+/// Leaves out relays, so that the owner of these requests has at most [`MAX_OWNER_RELAYS`]. The
+/// newest subscriptions keep theirs, so that all tasks agree.
+fn limit_relays(requests: &mut [RelayRequest], urls: &mut Urls) {
+    requests.sort_unstable_by(|a, b| {
+        let by_time = b.order.created_at.cmp(&a.order.created_at);
+        by_time
+            .then(a.order.event_id.cmp(&b.order.event_id))
+            .then(a.identity.cmp(&b.identity))
+    });
+    let mut kept: BTreeSet<u32> = BTreeSet::new();
+    for request in requests {
+        let (within, beyond): (Vec<u32>, Vec<u32>) = request.relays.iter().partition(|relay| {
+            kept.contains(*relay) || (kept.len() < MAX_OWNER_RELAYS && kept.insert(**relay))
+        });
+        if !beyond.is_empty() {
+            urls.release(&beyond);
+            request.relays = within.into();
+            request.is_cut = true;
+        }
+    }
+}
+
+fn id(text: &str) -> Id {
+    let digest = Sha256::digest(text);
+    std::array::from_fn(|n| digest[n])
+}
+
+/// The URLs of all requested relays. Each has a number while a request uses it.
+#[derive(Debug, Default)]
+struct Urls {
+    uses: Slab<UrlUse>,
+    numbers: HashMap<Arc<str>, u32>,
+    /// `true` once it has been logged that [`MAX_URLS`] is reached.
+    is_full: bool,
+}
+
+#[derive(Debug)]
+struct UrlUse {
+    url: Arc<str>,
+    /// The number of requests that contain the URL.
+    requests: u32,
+}
+
+impl Urls {
+    /// The request in a row. Its URLs are in use from here on.
+    fn request(
+        &mut self,
+        row: &Subscription,
+        identity: Id,
+        allow_private: bool,
+        now: Seconds,
+    ) -> RelayRequest {
+        let named: BTreeSet<String> = row
+            .relays
+            .iter()
+            .filter(|_| row.is_active(now))
+            .take(MAX_OWNER_RELAYS)
+            .filter_map(|url| owners_relay(url, allow_private))
+            .map(String::from)
+            .collect();
+        let relays: Vec<u32> = named
+            .iter()
+            .filter_map(|url| self.acquire(url, row.proven))
+            .collect();
+        RelayRequest {
+            identity,
+            order: row.order,
+            valid_until: row.valid_until,
+            proven: row.proven,
+            is_cut: relays.len() < named.len(),
+            relays: relays.into(),
+        }
+    }
+
+    /// The number of a URL, with one more request that uses it. `None` if there is no room for it.
+    fn acquire(&mut self, url: &str, proven: bool) -> Option<u32> {
+        if let Some(number) = self.numbers.get(url) {
+            self.uses.get_mut(*number as usize)?.requests += 1;
+            return Some(*number);
+        }
+        if self.uses.len() >= MAX_URLS && !proven {
+            if !self.is_full {
+                tracing::warn!(
+                    stage = "listener",
+                    urls = self.uses.len(),
+                    "owners name too many relays, so new ones of unproven owners are left out"
+                );
+            }
+            self.is_full = true;
+            return None;
+        }
+        let url: Arc<str> = url.into();
+        let number = self.uses.insert(UrlUse {
+            url: Arc::clone(&url),
+            requests: 1,
+        });
+        let number = u32::try_from(number).ok()?;
+        self.numbers.insert(url, number);
+        Some(number)
+    }
+
+    /// Ends the use of these URLs by one request.
+    fn release<'a>(&mut self, relays: impl IntoIterator<Item = &'a u32>) {
+        for number in relays {
+            let Some(used) = self.uses.get_mut(*number as usize) else {
+                continue;
+            };
+            used.requests -= 1;
+            if used.requests == 0 {
+                let unused = self.uses.remove(*number as usize);
+                self.numbers.remove(&unused.url);
             }
         }
-        let mut owners: BTreeMap<&str, usize> = BTreeMap::new();
-        for relay in by_owner
-            .values()
-            .flatten()
-            .filter(|relay| !operators.iter().any(|url| url == *relay))
-        {
-            *owners.entry(relay).or_default() += 1;
+        self.is_full &= self.uses.len() >= MAX_URLS;
+    }
+
+    /// The URLs by number, without those in `operators`.
+    fn without(&self, operators: &[String]) -> Vec<Option<&str>> {
+        let mut urls = vec![None; self.uses.capacity()];
+        for (number, used) in &self.uses {
+            if let Some(url) = urls.get_mut(number) {
+                *url = Some(&*used.url);
+            }
         }
-        let mut relays: Vec<(&str, usize)> = owners.into_iter().collect();
-        // Relays with the same number of owners are sorted by name, so that all tasks agree.
-        relays.sort_by_key(|(relay, owners)| (Reverse(*owners), *relay));
-        relays
-            .into_iter()
-            .take(max)
-            .map(|(relay, _)| relay.to_owned())
-            .collect()
+        for operators in operators.iter().filter_map(|url| RelayUrl::parse(url)) {
+            let number = self.numbers.get(operators.as_str());
+            if let Some(url) = number.and_then(|number| urls.get_mut(*number as usize)) {
+                *url = None;
+            }
+        }
+        urls
     }
 }
 
 #[cfg(test)]
 mod tests {
     use nostr::key::Keys;
-    use nostr_push_core::subscription::SubscriptionState;
+    use nostr_push_core::{owner::Owner, subscription::SubscriptionState};
     use nostr_push_testkit::{builders::FAR_FUTURE, owner, subscription};
     use serde_json::json;
 

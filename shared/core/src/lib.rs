@@ -10,6 +10,7 @@
 //! - [`interest`]: the set of all index keys in use
 //! - [`app`]: the operator's configuration of a client application
 //! - [`owner`]: a pubkey under one app
+//! - [`relay_url`]: the URLs of relays in normal form, and their hashes
 //! - [`device`]: push tokens: rows, rosters, and the rules for registering and removing them
 //! - [`token_hasher`]: the keyed hash of a token
 //! - [`device_store`]: procedures on devices that need the store and SNS
@@ -35,6 +36,7 @@ pub mod order;
 pub mod owner;
 pub mod ports;
 pub mod presence;
+pub mod relay_url;
 pub mod settings;
 pub mod subscription;
 pub mod tags;

@@ -38,6 +38,8 @@ struct Row {
     filter: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     relays: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    proven: bool,
     #[serde(flatten)]
     order: Order,
     since: Seconds,
@@ -93,6 +95,7 @@ impl Subscriptions for Store {
             subscription: row.identity.clone(),
             filter: row.filter.to_json(),
             relays: row.relays.clone(),
+            proven: row.proven,
             order: row.order,
             since: row.since,
             state: row.state,
@@ -169,6 +172,7 @@ fn subscription(row: Row) -> PortResult<Subscription> {
         identity: row.subscription,
         filter: Filter::from_json(&json).map_err(unavailable(GET))?,
         relays: row.relays,
+        proven: row.proven,
         order: row.order,
         since: row.since,
         state: row.state,
