@@ -29,11 +29,11 @@ pub struct Ballot<'a> {
 ///
 /// The result depends on the ballots and the URLs alone, and not on their order or numbers: all
 /// tasks must agree. Memory and time grow with the number of named relays over all ballots: a
-/// million ballots with ten relays each take 40 MB and about a second.
+/// million ballots with ten relays each take 60 MB and at most a second.
 pub fn choose(ballots: &[Ballot], urls: &[Option<&str>], max: usize) -> Vec<u32> {
     let mut election = Election {
         ballots,
-        urls,
+        candidates: urls.to_vec(),
         supporters: Supporters::of(ballots, urls.len()),
         seats: vec![0; ballots.len()],
         chosen: Vec::new(),
@@ -45,7 +45,8 @@ pub fn choose(ballots: &[Ballot], urls: &[Option<&str>], max: usize) -> Vec<u32>
 
 struct Election<'a> {
     ballots: &'a [Ballot<'a>],
-    urls: &'a [Option<&'a str>],
+    /// The URLs of the relays that can still get a slot, by number.
+    candidates: Vec<Option<&'a str>>,
     supporters: Supporters,
     /// For each ballot, the number of its relays that have a slot.
     seats: Vec<u8>,
@@ -56,34 +57,34 @@ impl Election<'_> {
     /// Assigns slots by the votes of the owners who are, or are not, proven.
     fn assign(&mut self, proven: bool, max: usize) {
         let mut votes = self.votes(proven);
-        let candidate = |number: u32, votes: &[u64]| {
-            let votes = votes[number as usize];
-            let url = self.urls[number as usize].filter(|_| votes > 0)?;
-            Some((votes, Reverse(url), number))
-        };
-        let mut candidates: BinaryHeap<_> = (0..self.urls.len())
-            .filter_map(|number| candidate(u32::try_from(number).ok()?, &votes))
+        let mut ranking: BinaryHeap<_> = (0..)
+            .zip(&self.candidates)
+            .filter_map(|(number, url)| ranked(number, *url, &votes))
             .collect();
         while self.chosen.len() < max
-            && let Some((expected, _, number)) = candidates.pop()
+            && let Some((expected, Reverse(url), number)) = ranking.pop()
         {
-            if votes[number as usize] != expected {
-                // The votes have decreased since the relay became a candidate.
-                candidates.extend(candidate(number, &votes));
-                continue;
+            if votes[number as usize] == expected {
+                self.assign_to(number, proven, &mut votes);
+            } else {
+                // The votes have decreased since the relay was ranked.
+                ranking.extend(ranked(number, Some(url), &votes));
             }
-            self.chosen.push(number);
-            for &owner in self.supporters.of_relay(number) {
-                let (ballot, seats) = (
-                    self.ballots[owner as usize],
-                    &mut self.seats[owner as usize],
-                );
-                let decrease = vote(*seats) - vote(*seats + 1);
-                *seats += 1;
-                if ballot.proven == proven {
-                    for relay in ballot.relays {
-                        votes[*relay as usize] -= decrease;
-                    }
+        }
+    }
+
+    /// Assigns a slot to a relay, and reduces the votes of the owners who name it.
+    fn assign_to(&mut self, number: u32, proven: bool, votes: &mut [u64]) {
+        self.chosen.push(number);
+        self.candidates[number as usize] = None;
+        for &owner in self.supporters.of_relay(number) {
+            let ballot = self.ballots[owner as usize];
+            let seats = &mut self.seats[owner as usize];
+            let decrease = vote(*seats) - vote(*seats + 1);
+            *seats += 1;
+            if ballot.proven == proven {
+                for relay in ballot.relays {
+                    votes[*relay as usize] -= decrease;
                 }
             }
         }
@@ -91,7 +92,7 @@ impl Election<'_> {
 
     /// The votes for each relay by the owners who are, or are not, proven.
     fn votes(&self, proven: bool) -> Vec<u64> {
-        let mut votes = vec![0; self.urls.len()];
+        let mut votes = vec![0; self.candidates.len()];
         let voters = self.ballots.iter().zip(&self.seats);
         for (ballot, seats) in voters.filter(|(ballot, _)| ballot.proven == proven) {
             for relay in ballot.relays {
@@ -100,6 +101,16 @@ impl Election<'_> {
         }
         votes
     }
+}
+
+/// A relay in the order in which relays get slots. `None` if it cannot get one.
+fn ranked<'a>(
+    number: u32,
+    url: Option<&'a str>,
+    votes: &[u64],
+) -> Option<(u64, Reverse<&'a str>, u32)> {
+    let votes = votes[number as usize];
+    Some((votes, Reverse(url?), number)).filter(|_| votes > 0)
 }
 
 /// The vote of an owner with this number of slots.

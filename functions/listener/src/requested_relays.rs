@@ -23,9 +23,13 @@ use crate::{
 /// are reached, a URL that only unproven owners name is not added. It would hardly get a slot.
 const MAX_URLS: usize = 100_000;
 
-/// The number of owners whose votes are counted in about 20 ms. For each of these the choice is kept
-/// for a second, so that counting takes little of the listener's time.
-const OWNERS_PER_SECOND: usize = 50_000;
+/// The number of owners whose votes are counted within about 20 ms. For each such number of owners,
+/// a choice is kept for one second, so that counting takes little of the listener's time.
+const OWNERS_PER_SECOND: usize = 25_000;
+
+/// How long the entry of a removed subscription is kept. It is far longer than the change feed can
+/// still bring an older row.
+const REMOVED_ENTRY_TTL: Seconds = Seconds::from_minutes(10);
 
 /// The requested relays of all owners. Subscriptions without relays take no memory here.
 ///
@@ -35,7 +39,11 @@ pub struct RequestedRelays {
     /// If `true`, owners may request relays with private addresses and without TLS. Only for a
     /// developer's machine.
     allow_private: bool,
+    /// The active subscriptions with relays of each owner.
     owners: HashMap<Id, Vec<RelayRequest>>,
+    /// Subscriptions whose relays were removed: their order, and when the entry is dropped. Until
+    /// then, an older row that is read late cannot restore the relays.
+    removed: HashMap<(Id, Id), (Order, Seconds)>,
     urls: Urls,
     version: u64,
 }
@@ -68,36 +76,42 @@ impl RequestedRelays {
     /// Applies one row. Returns `true` if the requested relays changed.
     pub fn apply(&mut self, row: &Subscription, now: Seconds) -> bool {
         let owner = id(&row.owner.to_string());
-        let is_known_owner = self.owners.contains_key(&owner);
-        if row.relays.is_empty() && !is_known_owner {
+        if row.relays.is_empty() && !self.owners.contains_key(&owner) {
             return false;
         }
-        let (identity, requests) = (id(&row.identity), self.owners.entry(owner).or_default());
-        let position = requests
-            .iter()
-            .position(|request| request.identity == identity);
+        let identity = id(&row.identity);
+        let requests = self.owners.entry(owner).or_default();
+        let position = requests.iter().position(|r| r.identity == identity);
         let stored = position.and_then(|position| requests.get(position));
+        let removed = self.removed.get(&(owner, identity));
+        let is_old = |order: &Order| !row.order.supersedes(order);
         // A request that was cut is applied again when the whole feed is read, because there may be
         // room for its relays by then.
-        let is_old = stored.is_some_and(|stored| {
-            let is_same = row.order == stored.order;
-            !row.order.supersedes(&stored.order) && !(is_same && stored.is_cut)
-        });
-        if is_old {
+        let is_cut = stored.is_some_and(|stored| stored.is_cut && stored.order == row.order);
+        if removed.is_some_and(|(order, _)| is_old(order))
+            || (stored.is_some_and(|stored| is_old(&stored.order)) && !is_cut)
+        {
+            if requests.is_empty() {
+                self.owners.remove(&owner);
+            }
             return false;
         }
         let before = vote(requests);
         // The new relays are added before the earlier ones are released, so that a number does not
         // change its URL in between.
         let request = self.urls.request(row, identity, self.allow_private, now);
-        if position.is_some() || !request.relays.is_empty() {
-            let earlier = position.map(|position| requests.swap_remove(position));
+        let earlier = position.map(|position| requests.swap_remove(position));
+        if !request.relays.is_empty() {
+            self.removed.remove(&(owner, identity));
+            requests.reserve_exact(1);
             requests.push(request);
-            requests.shrink_to_fit();
             limit_relays(requests, &mut self.urls);
-            self.urls
-                .release(earlier.iter().flat_map(|earlier| &*earlier.relays));
+        } else if earlier.is_some() || removed.is_some() {
+            let entry = (row.order, now + REMOVED_ENTRY_TTL);
+            self.removed.insert((owner, identity), entry);
         }
+        self.urls
+            .release(earlier.iter().flat_map(|earlier| &*earlier.relays));
         let changed = vote(requests) != before;
         if requests.is_empty() {
             self.owners.remove(&owner);
@@ -109,19 +123,20 @@ impl RequestedRelays {
     /// Removes the relays of subscriptions that have ended.
     pub fn expire(&mut self, now: Seconds) {
         let Self { owners, urls, .. } = self;
-        let mut removed = false;
+        let mut changed = false;
         owners.retain(|_, requests| {
             requests.retain(|request| {
                 let is_active = request.valid_until > now;
                 if !is_active {
                     urls.release(&*request.relays);
-                    removed = true;
+                    changed = true;
                 }
                 is_active
             });
             !requests.is_empty()
         });
-        self.version += u64::from(removed);
+        self.removed.retain(|_, (_, end)| *end > now);
+        self.version += u64::from(changed);
     }
 
     /// A number that grows whenever the requested relays change.
@@ -157,15 +172,10 @@ impl RequestedRelays {
 /// The vote of an owner with these requests: `true` if the owner is proven, and the numbers of the
 /// relays, sorted.
 fn vote(requests: &[RelayRequest]) -> (bool, Vec<u32>) {
-    let active = || requests.iter().filter(|request| !request.relays.is_empty());
-    let proven = active().any(|request| request.proven);
-    let mut relays: Vec<u32> = active()
-        .flat_map(|request| &*request.relays)
-        .copied()
-        .collect();
+    let mut relays: Vec<u32> = requests.iter().flat_map(|r| &*r.relays).copied().collect();
     relays.sort_unstable();
     relays.dedup();
-    (proven, relays)
+    (requests.iter().any(|request| request.proven), relays)
 }
 
 /// Leaves out relays, so that the owner of these requests has at most [`MAX_OWNER_RELAYS`]. The
@@ -369,13 +379,126 @@ mod tests {
     }
 
     #[test]
-    fn owner_has_at_most_ten_relays() {
+    fn owner_has_at_most_ten_relays_those_of_the_newest_subscriptions() {
+        let newest_ten: Vec<String> = (20..30).map(|n| format!("wss://r{n}.example")).collect();
+        let alice = new_owner();
+        let rows: Vec<Subscription> = (0..30)
+            .map(|n| Subscription {
+                identity: n.to_string(),
+                ..row(&alice, n, &[&format!("wss://r{n}.example")])
+            })
+            .collect();
+        let mut reversed = RequestedRelays::new(false);
+        for row in rows.iter().rev() {
+            reversed.apply(row, NOW);
+        }
+        let mut requested = RequestedRelays::new(false);
+        for row in &rows {
+            requested.apply(row, NOW);
+        }
+        assert_eq!(requested.most_requested(&[], 100), newest_ten);
+        assert_eq!(reversed.most_requested(&[], 100), newest_ten);
+        assert_eq!(
+            requested.urls.uses.len(),
+            MAX_OWNER_RELAYS,
+            "others take no memory"
+        );
+        // There is room for others once the newest are removed and the feed is read again.
+        for n in 20..30 {
+            let removed = Subscription {
+                state: SubscriptionState::Removed,
+                order: Order::counter(100),
+                ..rows[n].clone()
+            };
+            assert!(requested.apply(&removed, NOW));
+        }
+        for row in &rows {
+            requested.apply(row, NOW);
+        }
+        let next_ten: Vec<String> = (10..20).map(|n| format!("wss://r{n}.example")).collect();
+        assert_eq!(requested.most_requested(&[], 100), next_ten);
+    }
+
+    #[test]
+    fn relays_of_proven_owners_come_first() {
+        let mut requested = RequestedRelays::new(false);
+        for _ in 0..3 {
+            requested.apply(&row(&new_owner(), 1, &["wss://popular.example"]), NOW);
+        }
+        let alice = new_owner();
+        requested.apply(&row(&alice, 1, &["wss://z.example"]), NOW);
+        assert_eq!(requested.most_requested(&[], 1), ["wss://popular.example"]);
+        let version = requested.version();
+        let proven = Subscription {
+            proven: true,
+            ..row(&alice, 2, &["wss://z.example"])
+        };
+        assert!(requested.apply(&proven, NOW));
+        assert!(requested.version() > version, "the relays are chosen again");
+        assert_eq!(requested.most_requested(&[], 1), ["wss://z.example"]);
+    }
+
+    #[test]
+    fn removed_request_is_not_restored_by_an_older_row() {
         let (mut requested, alice) = (RequestedRelays::new(false), new_owner());
-        for n in 0..30 {
-            let mut row = row(&alice, 1, &[&format!("wss://r{n}.example")]);
-            row.identity = n.to_string();
+        let first = row(&alice, 1, &["wss://a.example"]);
+        requested.apply(&first, NOW);
+        requested.apply(&row(&alice, 2, &[]), NOW);
+        assert!(!requested.apply(&first, NOW));
+        assert!(requested.most_requested(&[], 9).is_empty());
+        assert!(requested.urls.numbers.is_empty() && requested.urls.uses.is_empty());
+        assert!(requested.owners.is_empty());
+        // Entries of removed requests do not stay.
+        requested.expire(NOW + REMOVED_ENTRY_TTL);
+        assert!(requested.removed.is_empty());
+    }
+
+    #[test]
+    fn relays_in_another_form_are_the_operators() {
+        let mut requested = RequestedRelays::new(false);
+        requested.apply(&row(&new_owner(), 1, &["wss://a.example"]), NOW);
+        let operators = ["wss://A.example:443/".to_owned()];
+        assert!(requested.most_requested(&operators, 9).is_empty());
+    }
+
+    #[test]
+    fn number_of_urls_of_strangers_is_limited() {
+        let mut requested = RequestedRelays::new(false);
+        for n in 0..MAX_URLS {
+            requested.urls.acquire(&format!("wss://{n}.example"), false);
+        }
+        assert!(!requested.apply(&row(&new_owner(), 1, &["wss://new.example"]), NOW));
+        assert!(requested.owners.is_empty());
+        let known = row(&new_owner(), 1, &["wss://7.example"]);
+        assert!(requested.apply(&known, NOW), "a known URL is shared");
+        let proven = Subscription {
+            proven: true,
+            ..row(&new_owner(), 1, &["wss://proven.example"])
+        };
+        assert!(requested.apply(&proven, NOW));
+        assert_eq!(requested.most_requested(&[], 1), ["wss://proven.example"]);
+    }
+
+    #[test]
+    fn url_table_is_empty_after_all_requests_have_ended() {
+        let mut requested = RequestedRelays::new(false);
+        let owners: Vec<Owner> = (0..3).map(|_| new_owner()).collect();
+        for n in 0..60u64 {
+            let owner = &owners[n as usize % 3];
+            let urls: Vec<String> = (n..n + n % 12)
+                .map(|n| format!("wss://{n}.example"))
+                .collect();
+            let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+            let row = Subscription {
+                identity: (n % 7).to_string(),
+                ..row(owner, n, &urls)
+            };
+            requested.apply(&row, NOW);
             requested.apply(&row, NOW);
         }
-        assert_eq!(requested.most_requested(&[], 100).len(), MAX_OWNER_RELAYS);
+        assert!(!requested.most_requested(&[], 9).is_empty());
+        requested.expire(FAR_FUTURE);
+        assert!(requested.most_requested(&[], 9).is_empty());
+        assert!(requested.urls.numbers.is_empty() && requested.urls.uses.is_empty());
     }
 }

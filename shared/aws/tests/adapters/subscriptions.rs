@@ -21,6 +21,8 @@ pub(crate) async fn newest_row_wins(store: &Store) {
     assert!(!store.put(&new).await.unwrap(), "a repeat changes nothing");
     let tie = Subscription {
         state: SubscriptionState::Removed,
+        relays: vec!["wss://a.example".to_owned()],
+        proven: true,
         ..subscription(&owner, &filter, order(2, 4))
     };
     let written = store.put(&tie).await.unwrap();
