@@ -8,6 +8,9 @@
 //! changing one of these, the caller reconciles the derived subscriptions with the stored rows. No
 //! event orders their rows, so each row has a counter as its order. If two callers reconcile at the
 //! same time, the slower one finds a higher counter and reads again.
+//!
+//! One thing about the owner's own filters follows from the devices as well: whether the owner is
+//! proven.
 
 use nostr_push_core::{
     MUTE_LIST_KIND, Millis, Seconds,
@@ -64,21 +67,45 @@ where
     for _ in 0..MAX_ATTEMPTS {
         // The subscriptions are read first. A process that changes a device or the settings after
         // that reconciles as well, and finds a higher counter.
-        let mut stored = store.of_owner(owner).await?;
-        stored.retain(Subscription::is_derived);
+        let stored = store.of_owner(owner).await?;
+        let (stored, filters): (Vec<_>, Vec<_>) =
+            stored.into_iter().partition(Subscription::is_derived);
         let owner_devices = device_store::owner_devices(*store, owner).await?;
         let settings = store.settings(owner).await?;
         let mut desired = triggers(app, &owner_devices, now.to_seconds());
         desired.extend(mute_list(&owner_devices, now.to_seconds()));
+        let proven = owner_devices.has_proven(now.to_seconds());
         if let Some(settings) = &settings {
-            let proven = owner_devices.has_proven(now.to_seconds());
             desired.extend(of_settings(app, settings, proven, now.to_seconds()));
         }
         if write(*store, &changes(owner, desired, &stored, *now)).await? {
-            return Ok(());
+            return update_proof(*store, filters, proven, *now).await;
         }
     }
     Err(contention::error())
+}
+
+/// Updates the owner's own filters that name relays, if the owner has become proven, or no longer
+/// has a proven device.
+async fn update_proof(
+    store: &impl Subscriptions,
+    filters: Vec<Subscription>,
+    proven: bool,
+    now: Millis,
+) -> PortResult<()> {
+    let is_outdated = |row: &Subscription| {
+        row.is_active(now.to_seconds()) && !row.relays.is_empty() && row.proven != proven
+    };
+    for row in filters.into_iter().filter(is_outdated) {
+        let row = Subscription {
+            proven,
+            changed_at: now,
+            ..row
+        };
+        // If a newer event has written the row in the meantime, it has read the devices itself.
+        store.replace(&row).await?;
+    }
+    Ok(())
 }
 
 /// Writes the rows in this order. Returns `false` if a newer row is stored in place of one of them.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use nostr_push_core::{
-    Seconds,
+    Millis, Seconds,
     order::Order,
     relay_url::RelayUrl,
     subscription::{MAX_OWNER_RELAYS, Subscription},
@@ -56,12 +56,27 @@ type Id = [u8; 16];
 struct RelayRequest {
     identity: Id,
     order: Order,
+    /// When the row was written. Of two rows with the same order, the later one may differ in
+    /// `proven`.
+    changed_at: Millis,
     valid_until: Seconds,
     proven: bool,
     /// `true` if some relays are left out, because the owner or all owners together name too many.
     is_cut: bool,
     /// The numbers of the relays in [`Urls`].
     relays: Box<[u32]>,
+}
+
+impl RelayRequest {
+    /// Returns `true` if the row must be applied in place of this request.
+    ///
+    /// A request that was cut is applied again when the whole feed is read, because there may be
+    /// room for its relays by then.
+    fn is_outdated_by(&self, row: &Subscription) -> bool {
+        let is_same_event = row.order == self.order;
+        row.order.supersedes(&self.order)
+            || (is_same_event && (self.is_cut || row.changed_at > self.changed_at))
+    }
 }
 
 impl RequestedRelays {
@@ -84,13 +99,8 @@ impl RequestedRelays {
         let position = requests.iter().position(|r| r.identity == identity);
         let stored = position.and_then(|position| requests.get(position));
         let removed = self.removed.get(&(owner, identity));
-        let is_old = |order: &Order| !row.order.supersedes(order);
-        // A request that was cut is applied again when the whole feed is read, because there may be
-        // room for its relays by then.
-        let is_cut = stored.is_some_and(|stored| stored.is_cut && stored.order == row.order);
-        if removed.is_some_and(|(order, _)| is_old(order))
-            || (stored.is_some_and(|stored| is_old(&stored.order)) && !is_cut)
-        {
+        let is_removed = removed.is_some_and(|(order, _)| !row.order.supersedes(order));
+        if is_removed || stored.is_some_and(|stored| !stored.is_outdated_by(row)) {
             if requests.is_empty() {
                 self.owners.remove(&owner);
             }
@@ -245,6 +255,7 @@ impl Urls {
         RelayRequest {
             identity,
             order: row.order,
+            changed_at: row.changed_at,
             valid_until: row.valid_until,
             proven: row.proven,
             is_cut: relays.len() < named.len(),
@@ -436,6 +447,29 @@ mod tests {
         assert!(requested.apply(&proven, NOW));
         assert!(requested.version() > version, "the relays are chosen again");
         assert_eq!(requested.most_requested(&[], 1), ["wss://z.example"]);
+    }
+
+    #[test]
+    fn later_row_of_the_same_event_updates_the_proof() {
+        let (mut requested, alice) = (RequestedRelays::new(false), new_owner());
+        let relays = ["wss://z.example"];
+        requested.apply(&row(&new_owner(), 1, &["wss://a.example"]), NOW);
+        let first = row(&alice, 1, &relays);
+        requested.apply(&first, NOW);
+        let proven = Subscription {
+            proven: true,
+            changed_at: Millis(1),
+            ..first.clone()
+        };
+        assert!(requested.apply(&proven, NOW));
+        assert!(!requested.apply(&first, NOW), "a row that is read late");
+        assert_eq!(requested.most_requested(&[], 1), relays);
+        let unproven = Subscription {
+            changed_at: Millis(2),
+            ..first
+        };
+        assert!(requested.apply(&unproven, NOW));
+        assert_eq!(requested.most_requested(&[], 1), ["wss://a.example"]);
     }
 
     #[test]

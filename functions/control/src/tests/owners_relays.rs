@@ -91,14 +91,33 @@ async fn filter_knows_whether_its_owner_has_a_proven_device() {
     // Only rows that name relays say so.
     f.accept(&f.demo(&keys, 3081, NOW + 4, &filter(&[]))).await;
     assert_eq!(f.proven(), 0);
-    // The token passes to another owner, who starts from nothing.
-    let bob = Keys::generate();
-    f.accept(&f.demo(&bob, 3079, NOW + 5, &token(1))).await;
-    for owner in [&keys, &bob] {
-        f.accept(&f.demo(owner, 3081, NOW + 6, &filter(&RELAYS)))
-            .await;
-    }
+}
+
+#[tokio::test]
+async fn filter_gains_and_loses_the_proof_with_the_device() {
+    let f = fixture();
+    let (keys, bob) = (Keys::generate(), Keys::generate());
+    f.accept(&f.demo(&keys, 3081, NOW, &filter(&RELAYS))).await;
+    f.accept(&f.demo(&keys, 3081, NOW, &mentions(&keys))).await;
+    f.accept(&f.demo(&keys, 3079, NOW, &token(1))).await;
+    assert_eq!(f.named(), [names(&RELAYS, false)]);
+    f.prove("token-1");
+    // The next control event about a device is enough.
+    f.accept(&f.demo(&keys, 3079, NOW + 1, &token(1))).await;
+    assert_eq!((f.named(), f.proven()), (vec![names(&RELAYS, true)], 1));
+    // The token passes to another owner, who starts from nothing: one device cannot prove several
+    // owners in turn.
+    f.accept(&f.demo(&bob, 3079, NOW + 2, &token(1))).await;
+    assert_eq!(f.named(), [names(&RELAYS, false)]);
+    f.accept(&f.demo(&bob, 3081, NOW + 3, &filter(&RELAYS)))
+        .await;
     assert_eq!(f.named(), [names(&RELAYS, false), names(&RELAYS, false)]);
+    f.prove("token-1");
+    f.accept(&f.demo(&bob, 3081, NOW + 4, &filter(&RELAYS)))
+        .await;
+    assert_eq!(f.proven(), 1);
+    f.accept(&f.demo(&bob, 3080, NOW + 5, &token(1))).await;
+    assert_eq!(f.proven(), 0, "the device is removed");
 }
 
 #[tokio::test]

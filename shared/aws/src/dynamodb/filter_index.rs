@@ -19,7 +19,7 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 
-use super::{SUPERSEDES, Store, conditional, order_values, read, s};
+use super::{SAME_ORDER, SUPERSEDES, Store, conditional, order_values, read, s};
 use crate::clients::unavailable;
 
 const PUT: &str = "dynamodb.filter_index.put";
@@ -132,8 +132,7 @@ impl IndexWriter for Store {
                 request = request.expression_attribute_values(name, value);
             }
             // The rows of this very order are deleted too.
-            let condition =
-                format!("{SUPERSEDES} OR (created_at = :created_at AND event_id = :event_id)");
+            let condition = format!("{SUPERSEDES} OR ({SAME_ORDER})");
             conditional(DELETE, request.condition_expression(condition).send().await)
         };
         stream::iter(rows)
