@@ -93,8 +93,8 @@ impl Election<'_> {
     /// The votes for each relay by the owners who are, or are not, proven.
     fn votes(&self, proven: bool) -> Vec<u64> {
         let mut votes = vec![0; self.candidates.len()];
-        let voters = self.ballots.iter().zip(&self.seats);
-        for (ballot, seats) in voters.filter(|(ballot, _)| ballot.proven == proven) {
+        let ballots = self.ballots.iter().zip(&self.seats);
+        for (ballot, seats) in ballots.filter(|(ballot, _)| ballot.proven == proven) {
             for relay in ballot.relays {
                 votes[*relay as usize] += vote(*seats);
             }
@@ -179,11 +179,7 @@ mod tests {
         let number = |name: &&str| u32::try_from(urls.binary_search(name).unwrap()).unwrap();
         let relays: Vec<Vec<u32>> = owners
             .iter()
-            .map(|(_, relays)| {
-                BTreeSet::from_iter(relays.iter().map(number))
-                    .into_iter()
-                    .collect()
-            })
+            .map(|(_, relays)| relays.iter().map(number).collect())
             .collect();
         let ballots: Vec<Ballot> = owners
             .iter()
@@ -279,25 +275,28 @@ mod tests {
     fn brute_force(owners: &[Named], max: usize) -> Vec<&'static str> {
         let mut chosen: Vec<&str> = Vec::new();
         for proven in [true, false] {
-            while chosen.len() < max {
-                let mut votes: BTreeMap<&str, u64> = BTreeMap::new();
-                for (_, relays) in owners.iter().filter(|(is_proven, _)| *is_proven == proven) {
-                    let seats = relays.iter().filter(|relay| chosen.contains(relay)).count();
-                    for relay in relays.iter().filter(|relay| !chosen.contains(relay)) {
-                        *votes.entry(relay).or_default() += 2520 / (1 + seats as u64);
-                    }
-                }
-                let Some((_, Reverse(best))) = votes
-                    .into_iter()
-                    .map(|(relay, votes)| (votes, Reverse(relay)))
-                    .max()
-                else {
-                    break;
-                };
+            while chosen.len() < max
+                && let Some(best) = next_choice(owners, proven, &chosen)
+            {
                 chosen.push(best);
             }
         }
         chosen
+    }
+
+    fn next_choice(owners: &[Named], proven: bool, chosen: &[&str]) -> Option<&'static str> {
+        let mut votes: BTreeMap<&str, u64> = BTreeMap::new();
+        for (_, relays) in owners.iter().filter(|owner| owner.0 == proven) {
+            let (with_slot, without): (Vec<&str>, Vec<&str>) =
+                relays.iter().partition(|relay| chosen.contains(relay));
+            for relay in without {
+                *votes.entry(relay).or_default() += VOTE / (1 + with_slot.len() as u64);
+            }
+        }
+        let ranking = votes
+            .into_iter()
+            .map(|(relay, votes)| (votes, Reverse(relay)));
+        ranking.max().map(|(_, Reverse(relay))| relay)
     }
 
     proptest! {

@@ -415,11 +415,11 @@ mod tests {
             "others take no memory"
         );
         // There is room for others once the newest are removed and the feed is read again.
-        for n in 20..30 {
+        for row in &rows[20..] {
             let removed = Subscription {
                 state: SubscriptionState::Removed,
                 order: Order::counter(100),
-                ..rows[n].clone()
+                ..row.clone()
             };
             assert!(requested.apply(&removed, NOW));
         }
@@ -517,8 +517,7 @@ mod tests {
     fn url_table_is_empty_after_all_requests_have_ended() {
         let mut requested = RequestedRelays::new(false);
         let owners: Vec<Owner> = (0..3).map(|_| new_owner()).collect();
-        for n in 0..60u64 {
-            let owner = &owners[n as usize % 3];
+        for (n, owner) in (0..60u64).zip(owners.iter().cycle()) {
             let urls: Vec<String> = (n..n + n % 12)
                 .map(|n| format!("wss://{n}.example"))
                 .collect();

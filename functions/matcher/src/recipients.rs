@@ -24,9 +24,8 @@ pub const MAX_ROWS: usize = 20_000;
 #[derive(Debug)]
 pub struct Recipients<'a> {
     content: &'a ContentMessage,
-    /// The relay that sent the event, if it reaches only subscriptions that name this relay.
-    /// `Some(None)` if no subscription can name it.
-    owners_relay: Option<Option<RelayHash>>,
+    /// The relay that sent the event. `None` if no subscription can name it.
+    relay: Option<RelayHash>,
     /// The number of rows considered.
     rows: usize,
     now: Seconds,
@@ -45,9 +44,7 @@ impl<'a> Recipients<'a> {
     pub fn new(content: &'a ContentMessage, now: Seconds) -> Self {
         Self {
             content,
-            owners_relay: content
-                .from_owners_relay
-                .then(|| RelayHash::of(&content.relay)),
+            relay: RelayHash::of(&content.relay),
             rows: 0,
             now,
             reasons: BTreeMap::new(),
@@ -91,9 +88,7 @@ impl<'a> Recipients<'a> {
     /// Returns `true` if the event's relay serves the owner of this row: it is a relay of the
     /// operator, or the subscription names it.
     fn may_reach(&self, row: &IndexRow) -> bool {
-        match self.owners_relay {
-            None => true,
-            Some(relay) => relay.is_some_and(|relay| row.relays.contains(&relay)),
-        }
+        let is_named = || self.relay.is_some_and(|relay| row.relays.contains(&relay));
+        !self.content.from_owners_relay || is_named()
     }
 }

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use crate::{
     handler::{MAX_AGE, handle},
     outcome::{MatchDropReason, MatchOutcome},
+    recipients::MAX_ROWS,
 };
 
 const NOW: u64 = 1_800_000_000;
@@ -246,6 +247,32 @@ async fn owners_relay_serves_only_subscriptions_that_name_it() {
     }
     // The operator's relay serves everybody.
     assert_eq!(fixture.live(&note).await, pushed_to(2));
+}
+
+#[tokio::test]
+async fn rows_of_one_invocation_are_limited() {
+    const RELAY: &str = "wss://relay.example";
+    let alice = anyone();
+    // Only the last of these rows names the relay.
+    let row = |n: usize| Subscription {
+        identity: format!("{n:05}"),
+        ..subscription(&alice, &json!({"#t": ["a"]}))
+    };
+    let mut rows: Vec<Subscription> = (0..=MAX_ROWS).map(row).collect();
+    rows[MAX_ROWS].relays = vec![RELAY.to_owned()];
+    let fixture = Fixture::with(&rows).await;
+    fixture.memory.state().page_size = Some(500);
+    let note = event(&Keys::generate(), 1, NOW, &[&["t", "a"]], "");
+    let first = MatchOutcome {
+        requeued: true,
+        relay_not_named_matches: MAX_ROWS as u64,
+        ..MatchOutcome::default()
+    };
+    assert_eq!(fixture.live_from_owners_relay(RELAY, &note).await, first);
+    let rest = fixture.memory.state().sent.pop().unwrap();
+    let rest: ContentMessage = message::decode(&rest).unwrap();
+    assert!(rest.from_owners_relay);
+    assert_eq!(fixture.handle(&rest).await, pushed_to(1));
 }
 
 /// The subscription that fetches the owner's own mute list.

@@ -3,6 +3,7 @@
 use nostr::key::Keys;
 use nostr_push_core::{
     Seconds,
+    app::Platform,
     device::{
         Device, DeviceState, OwnerDevices, PROVEN_AFTER, Registration, RegistrationDecision,
         RegistrationRequest, Roster, register,
@@ -46,16 +47,16 @@ fn registered_again(row: &Device, owner: &Owner) -> Device {
         device: row.id.clone(),
         owner: owner.clone(),
         order: Order::counter(2),
-        platform: row.registration.as_ref().unwrap().platform,
+        platform: Platform::Fcm,
         by_settings: false,
         max_mentions: None,
         valid_until: FAR_FUTURE,
     };
-    let owned = OwnerDevices {
+    let devices = OwnerDevices {
         roster: Roster::new(owner.clone()),
         devices: Vec::new(),
     };
-    match register(&request, Some(row), &owned, NOW) {
+    match register(&request, Some(row), &devices, NOW) {
         RegistrationDecision::Commit(rows) => rows.0,
         other => panic!("{other:?}"),
     }
@@ -78,12 +79,15 @@ fn second_push_after_a_while_proves_the_device() {
     let row = proven_device(&alice);
     assert!(is_proven(&row));
     assert_eq!(row.delivered(FAR_FUTURE), None, "nothing more is written");
-    let owned = OwnerDevices {
+    let devices = OwnerDevices {
         roster: Roster::new(alice),
         devices: vec![row],
     };
-    assert!(owned.has_proven(NOW));
-    assert!(!owned.has_proven(FAR_FUTURE), "the registration has ended");
+    assert!(devices.has_proven(NOW));
+    assert!(
+        !devices.has_proven(FAR_FUTURE),
+        "the registration has ended"
+    );
 }
 
 #[test]
