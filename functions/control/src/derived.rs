@@ -198,8 +198,8 @@ fn mute_list(owner_devices: &OwnerDevices, now: Seconds) -> Option<DesiredSubscr
     })
 }
 
-/// The filters of the settings, until the settings end. `proven` is `true` if the owner has a proven
-/// device.
+/// The filters of the settings, until the settings end. `proven` is `true` if the owner has a
+/// proven device.
 fn of_settings(
     app: &App,
     settings: &Settings,

@@ -1,10 +1,10 @@
 //! Which of the relays that owners name get one of the limited slots.
 //!
-//! The slots are assigned one after the other, each to the relay with the most votes. An owner votes
-//! for every relay that the owner names, and the vote of an owner who has `n` of these relays
-//! already counts `1 / (1 + n)`. This is sequential proportional approval voting
+//! The slots are assigned one after the other, each to the relay with the most votes. An owner
+//! votes for every relay that the owner names. If `n` of these relays have a slot already, the vote
+//! counts `1 / (1 + n)`. This is sequential proportional approval voting
 //! (<https://en.wikipedia.org/wiki/Sequential_proportional_approval_voting>). So a relay that many
-//! owners name comes early, and an owner gets a second slot alone only after each owner has one.
+//! owners name comes early, and no owner alone gets a second slot while another has none.
 //!
 //! Proven owners vote first, and all relays that they name come before all others. So strangers,
 //! whose keys are free, cannot change anything about the relays of proven owners.

@@ -54,8 +54,8 @@ pub const PRIVATE_KINDS: [u16; 5] = [4, 13, 14, 1059, 21059];
 /// <https://github.com/nostr-protocol/nips/blob/master/51.md>).
 pub const MUTE_LIST_KIND: u16 = 10_000;
 
-/// The age at which a public event no longer notifies. Clients that were offline publish events some
-/// time after they signed them.
+/// The age at which a public event no longer notifies. Clients that were offline publish events
+/// some time after they signed them.
 pub const MAX_PUBLIC_AGE: Seconds = Seconds::from_hours(1);
 
 /// The age at which an event of a private kind no longer notifies: wraps are backdated by up to two

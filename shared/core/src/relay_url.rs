@@ -74,8 +74,8 @@ impl From<RelayUrl> for String {
     }
 }
 
-/// The first 128 bits of the SHA-256 of a relay's URL in normal form. Index rows contain it in place
-/// of the URL, which can have 512 bytes.
+/// The first 128 bits of the SHA-256 of a relay's URL in normal form. Index rows contain it in
+/// place of the URL, which can have 512 bytes.
 ///
 /// 128 bits are enough that nobody can find another URL with the same hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

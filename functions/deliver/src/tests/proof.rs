@@ -54,8 +54,7 @@ async fn two_pushes_with_time_between_prove_a_device() {
 async fn delivery_succeeds_if_it_cannot_be_recorded() {
     for (fail_after_effect, first) in [(false, None), (true, Some(Seconds(NOW)))] {
         let mut failed = 0;
-        // Any call may fail. Exactly those after the push was marked as done and before the claim is
-        // completed belong to the record.
+        // Each call fails once. Only the one that records the push may fail without consequences.
         for crash in 0..12 {
             let memory = memory(&[("a", Platform::Fcm)]);
             memory.state().fail_in = Some(crash);
