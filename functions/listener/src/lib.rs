@@ -17,6 +17,7 @@
 //!
 //! Around it:
 //! - [`feed`], [`requested_relays`]: the interest, and the relays that owners request
+//! - [`relay_slots`]: which of these relays get a slot
 //! - [`mute_list_owners`]: the new owners, whose mute lists are requested
 //! - [`relay_watcher`]: which relays this task watches
 //! - [`members`]: how several tasks share the relays
