@@ -99,7 +99,8 @@ async fn update_proof(
     for row in filters.into_iter().filter(is_outdated) {
         let row = Subscription {
             proven,
-            changed_at: now,
+            // The listener takes the later row of the same event. The clocks of writers differ.
+            changed_at: now.max(row.changed_at + Millis(1)),
             ..row
         };
         // If a newer event has written the row in the meantime, it has read the devices itself.
