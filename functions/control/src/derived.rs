@@ -8,6 +8,9 @@
 //! changing one of these, the caller reconciles the derived subscriptions with the stored rows. No
 //! event orders their rows, so each row has a counter as its order. If two callers reconcile at the
 //! same time, the slower one finds a higher counter and reads again.
+//!
+//! One thing about the owner's own filters follows from the devices as well: whether the owner is
+//! proven.
 
 use nostr_push_core::{
     MUTE_LIST_KIND, Millis, Seconds,
@@ -64,20 +67,46 @@ where
     for _ in 0..MAX_ATTEMPTS {
         // The subscriptions are read first. A process that changes a device or the settings after
         // that reconciles as well, and finds a higher counter.
-        let mut stored = store.of_owner(owner).await?;
-        stored.retain(Subscription::is_derived);
+        let stored = store.of_owner(owner).await?;
+        let (stored, filters): (Vec<_>, Vec<_>) =
+            stored.into_iter().partition(Subscription::is_derived);
         let owner_devices = device_store::owner_devices(*store, owner).await?;
         let settings = store.settings(owner).await?;
         let mut desired = triggers(app, &owner_devices, now.to_seconds());
         desired.extend(mute_list(&owner_devices, now.to_seconds()));
+        let proven = owner_devices.has_proven(now.to_seconds());
         if let Some(settings) = &settings {
-            desired.extend(of_settings(app, settings, now.to_seconds()));
+            desired.extend(of_settings(app, settings, proven, now.to_seconds()));
         }
         if write(*store, &changes(owner, desired, &stored, *now)).await? {
-            return Ok(());
+            return update_proof(*store, filters, proven, *now).await;
         }
     }
     Err(contention::error())
+}
+
+/// Updates the owner's own filters that name relays, if the owner has become proven, or no longer
+/// has a proven device.
+async fn update_proof(
+    store: &impl Subscriptions,
+    filters: Vec<Subscription>,
+    proven: bool,
+    now: Millis,
+) -> PortResult<()> {
+    let is_outdated = |row: &Subscription| {
+        row.is_active(now.to_seconds()) && !row.relays.is_empty() && row.proven != proven
+    };
+    for row in filters.into_iter().filter(is_outdated) {
+        let row = Subscription {
+            proven,
+            // The listener takes the later row of the same event. The clocks of writers differ.
+            changed_at: now.max(row.changed_at + Millis(1)),
+            ..row
+        };
+        // If a newer event has written the row in the meantime, it has read the devices itself.
+        store.replace(&row).await?;
+    }
+    Ok(())
 }
 
 /// Writes the rows in this order. Returns `false` if a newer row is stored in place of one of them.
@@ -102,6 +131,7 @@ struct DesiredSubscription {
     identity: String,
     filter: Filter,
     relays: Vec<String>,
+    proven: bool,
     since: Seconds,
     valid_until: Seconds,
 }
@@ -141,6 +171,7 @@ fn triggers(app: &App, owner_devices: &OwnerDevices, now: Seconds) -> Vec<Desire
             identity: format!("{TRIGGER_PREFIX}{}", filter.identity()),
             filter,
             relays: Vec::new(),
+            proven: false,
             since,
             valid_until,
         })
@@ -162,13 +193,20 @@ fn mute_list(owner_devices: &OwnerDevices, now: Seconds) -> Option<DesiredSubscr
         identity: format!("{MUTE_LIST_PREFIX}{}", filter.identity()),
         filter,
         relays: Vec::new(),
+        proven: false,
         since: Seconds(0),
         valid_until,
     })
 }
 
-/// The filters of the settings, until the settings end.
-fn of_settings(app: &App, settings: &Settings, now: Seconds) -> Vec<DesiredSubscription> {
+/// The filters of the settings, until the settings end. `proven` is `true` if the owner has a
+/// proven device.
+fn of_settings(
+    app: &App,
+    settings: &Settings,
+    proven: bool,
+    now: Seconds,
+) -> Vec<DesiredSubscription> {
     if settings.valid_until <= now {
         return Vec::new();
     }
@@ -178,6 +216,7 @@ fn of_settings(app: &App, settings: &Settings, now: Seconds) -> Vec<DesiredSubsc
             identity: format!("{SETTINGS_PREFIX}{}", filter.identity()),
             filter,
             relays: settings.relays.clone(),
+            proven: proven && !settings.relays.is_empty(),
             since: settings.order.created_at,
             valid_until: settings.valid_until,
         })
@@ -196,7 +235,9 @@ fn changes(
         let earlier = stored.iter().find(|row| row.identity == desired.identity);
         let active = earlier.filter(|row| row.is_active(now.to_seconds()));
         if active.is_some_and(|row| {
-            row.valid_until == desired.valid_until && row.relays == desired.relays
+            row.valid_until == desired.valid_until
+                && row.relays == desired.relays
+                && row.proven == desired.proven
         }) {
             continue;
         }
@@ -205,6 +246,7 @@ fn changes(
             identity: desired.identity,
             filter: desired.filter,
             relays: desired.relays,
+            proven: desired.proven,
             order: next_order(earlier),
             // A subscription that is in force keeps its start.
             since: active.map_or(desired.since, |row| row.since),

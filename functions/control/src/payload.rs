@@ -9,9 +9,9 @@ use nostr_push_core::{
     filter::Filter,
     hex,
     index_key::{MAX_TAG_VALUE_BYTES, TagValue},
-    message::MAX_RELAY_URL_BYTES,
     order::Order,
     owner::Owner,
+    relay_url::RelayUrl,
     settings::{MAX_MENTIONS, Settings},
     subscription::{MAX_INDEX_KEYS, MAX_OWNER_RELAYS, MAX_SUBSCRIPTIONS},
 };
@@ -260,18 +260,16 @@ fn authors(value: Value) -> Result<Vec<[u8; 32]>, Refusal> {
     authors.map(sorted).ok_or(Refusal::BadPayload)
 }
 
-/// Reads a list of relays. It is only a hint, so anything in it that is not a relay URL is left
-/// out.
+/// Reads a list of relays, in normal form. It is only a hint, so anything in it that is not a relay
+/// URL is left out.
 fn relays(value: Option<&Value>) -> Vec<String> {
     let texts = value
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
         .filter_map(Value::as_str);
-    let relays = texts.filter(|url| {
-        (url.starts_with("wss://") || url.starts_with("ws://")) && url.len() <= MAX_RELAY_URL_BYTES
-    });
-    sorted(relays.map(str::to_owned).take(MAX_OWNER_RELAYS).collect())
+    let relays = texts.filter_map(RelayUrl::parse).map(String::from);
+    sorted(relays.take(MAX_OWNER_RELAYS).collect())
 }
 
 /// The list, sorted and without duplicates.

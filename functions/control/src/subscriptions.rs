@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 
 use nostr_push_core::{
-    Millis, Seconds,
+    Millis, Seconds, device_store,
     filter::Filter,
     order::Order,
     owner::Owner,
-    ports::{IndexWriter, PortResult, Subscriptions},
+    ports::{Devices, IndexWriter, PortResult, Subscriptions},
     subscription::{IndexRow, MAX_SUBSCRIPTIONS, Subscription, SubscriptionState},
 };
 
@@ -32,7 +32,7 @@ const REDELIVERY_WINDOW: Millis = Seconds::from_hours(1).to_millis();
 /// A refusal, or a dependency failed. In the latter case the event can be applied again from the
 /// start.
 pub async fn upsert(
-    store: &(impl Subscriptions + IndexWriter),
+    store: &(impl Devices + Subscriptions + IndexWriter),
     event: &DecryptedEvent,
     filters: Filters,
     now: Millis,
@@ -48,6 +48,11 @@ pub async fn upsert(
     if others + filters.by_identity.len() > MAX_SUBSCRIPTIONS {
         return Err(Refusal::OverQuota.into());
     }
+    // Only the choice of owners' relays depends on the proof.
+    let proven = !filters.relays.is_empty()
+        && device_store::owner_devices(store, owner)
+            .await?
+            .has_proven(now.to_seconds());
     let mut applied = Applied::Superseded;
     for (identity, filter) in filters.by_identity {
         let earlier = stored.iter().find(|row| row.identity == identity);
@@ -70,6 +75,7 @@ pub async fn upsert(
             identity,
             filter,
             relays: filters.relays.clone(),
+            proven,
             order,
             since: since(earlier, order, now),
             state: SubscriptionState::Active,
@@ -125,6 +131,7 @@ pub async fn delete(
             identity,
             filter,
             relays: Vec::new(),
+            proven: false,
             order,
             since: order.created_at,
             state: SubscriptionState::Removed,

@@ -5,6 +5,7 @@ mod dialect_h;
 mod dialect_h_replay;
 mod dialect_n;
 mod dialect_n_replay;
+mod owners_relays;
 
 use std::collections::{BTreeMap, BTreeSet};
 

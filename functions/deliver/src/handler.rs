@@ -86,7 +86,7 @@ where
     let publishes = targets
         .devices
         .into_iter()
-        .map(|device| push::publish(store, sns, &claim, device, &pushes));
+        .map(|device| push::publish(store, sns, &claim, device, &pushes, now));
     let outcomes: PortResult<_> = join_all(publishes).await.into_iter().collect();
     let outcome = DeliveryOutcome::of_devices(outcomes?);
     let completed = matches!(outcome, DeliveryOutcome::Completed(_));

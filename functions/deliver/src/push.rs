@@ -106,7 +106,7 @@ pub async fn publish_to(
     }
 }
 
-/// Publishes to one device and records the outcome.
+/// Publishes to one device at `now` and records the outcome.
 ///
 /// # Errors
 /// The store failed after the publish. A retry may publish again.
@@ -116,14 +116,17 @@ pub async fn publish<S: Devices + Claims>(
     claim: &Claim<'_>,
     (device, registration): (&Device, &Registration),
     pushes: &PushBuilder<'_>,
+    now: Seconds,
 ) -> PortResult<DeviceOutcome> {
     let push = pushes.build(registration.platform);
     let outcome = publish_to(sns, registration, &push).await;
     let token_hash = &device.id.token_hash;
     match &outcome {
-        PublishOutcome::Delivered | PublishOutcome::Rejected { .. } => {
+        PublishOutcome::Delivered => {
             claim.mark_done(store, token_hash).await?;
+            record_delivery(store, device, now).await;
         }
+        PublishOutcome::Rejected { .. } => claim.mark_done(store, token_hash).await?,
         PublishOutcome::Gone => {
             // The row is written only if it has not changed since it was read. A registration that
             // arrived in the meantime stays.
@@ -136,4 +139,22 @@ pub async fn publish<S: Devices + Claims>(
         token_hash: token_hash.clone(),
         outcome,
     })
+}
+
+/// Records in the device's row that SNS accepted a push, if that helps to prove the device.
+///
+/// A failure is only logged: the push was delivered, and a later push proves the device as well. If
+/// the row has changed since it was read, the registration may be a newer one, and nothing is
+/// written.
+async fn record_delivery(store: &impl Devices, device: &Device, now: Seconds) {
+    let Some(delivered) = device.delivered(now) else {
+        return;
+    };
+    if let Err(error) = store.commit(Some(&delivered), None).await {
+        tracing::warn!(
+            stage = "deliver",
+            dependency = error.dependency,
+            "delivery not recorded in the device's row: {error}"
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! The stage as a whole, on the ports in memory, and the payloads at every truncation.
 
 mod limits_and_mutes;
+mod proof;
 mod waiting;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -253,7 +254,7 @@ async fn deliver_with_retries(memory: &Memory, delivery: &Delivery) {
 proptest! {
     #[test]
     fn crash_at_any_call_loses_nothing_and_shows_once(
-        crash in 0..12usize,
+        crash in 0..14usize,
         after_effect: bool,
     ) {
         let memory = memory(&[("a", Platform::Apns), ("b", Platform::Apns)]);

@@ -20,6 +20,7 @@
 //!
 //! Around it:
 //! - [`feed`], [`requested_relays`]: the interest, and the relays that owners request
+//! - [`relay_slots`]: which of these relays get a slot
 //! - [`mute_list_owners`]: the new owners, whose mute lists are requested
 //! - [`relay_watcher`]: which relays this task watches
 //! - [`members`]: how several tasks share the relays
@@ -52,6 +53,7 @@ pub mod rate;
 pub mod relay;
 pub mod relay_context;
 pub mod relay_message;
+pub mod relay_slots;
 pub mod relay_watcher;
 pub mod req;
 pub mod requested_relays;

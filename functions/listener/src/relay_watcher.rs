@@ -33,15 +33,23 @@ const UPDATE_INTERVAL: Duration = Duration::from_millis(500);
 pub struct RelayWatcher<S> {
     options: Options,
     view: FeedView,
-    /// The relays of owners that are watched by all tasks together, and the version of the
-    /// requested relays from which they follow.
-    owners_relays: Option<(u64, Vec<String>)>,
+    /// The relays of owners that are watched by all tasks together.
+    owners_relays: Option<ChosenRelays>,
     store: S,
     membership: Membership<S>,
     /// The relays that this task watches, by URL.
     relays: BTreeMap<String, (Arc<WatchedRelay>, StopHandle)>,
     tasks: JoinSet<()>,
     checkpoints: Checkpoints<S>,
+}
+
+/// The owners' relays that have a slot.
+struct ChosenRelays {
+    /// The version of the requested relays from which they were chosen.
+    version: u64,
+    /// When they were chosen.
+    chosen_at: Seconds,
+    relays: Vec<String>,
 }
 
 impl<S: Relays + Members + Clone> RelayWatcher<S> {
@@ -80,7 +88,7 @@ impl<S: Relays + Members + Clone> RelayWatcher<S> {
 
     /// Starts and stops watching, so that exactly the relays of this task are watched.
     async fn update(&mut self, context: &RelayContext, now: Seconds) {
-        let assigned = self.assigned_relays();
+        let assigned = self.assigned_relays(now);
         self.stop_all_except(&assigned.iter().map(|(url, _)| url).collect());
         context
             .health
@@ -94,11 +102,11 @@ impl<S: Relays + Members + Clone> RelayWatcher<S> {
     }
 
     /// The URLs of the relays that this task must watch, each with who named it.
-    fn assigned_relays(&mut self) -> Vec<(String, RelaySource)> {
-        self.choose_owners_relays();
+    fn assigned_relays(&mut self, now: Seconds) -> Vec<(String, RelaySource)> {
+        self.choose_owners_relays(now);
         let operators = self.options.relays.iter();
         let operators = operators.map(|url| (url, RelaySource::Operator));
-        let owners = self.owners_relays.iter().flat_map(|(_, relays)| relays);
+        let owners = self.owners_relays.iter().flat_map(|chosen| &chosen.relays);
         let source = RelaySource::Owners {
             only_public: !self.options.allow_private,
         };
@@ -110,22 +118,25 @@ impl<S: Relays + Members + Clone> RelayWatcher<S> {
             .collect()
     }
 
-    /// Chooses the relays of owners again if the requested relays have changed.
-    fn choose_owners_relays(&mut self) {
+    /// Chooses the relays of owners again if the requested relays have changed. With very many
+    /// owners, the choice takes a while and is made less often.
+    fn choose_owners_relays(&mut self, now: Seconds) {
         let requested = self
             .view
             .requested_relays
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let version = requested.version();
-        if self
-            .owners_relays
-            .as_ref()
-            .is_none_or(|(chosen, _)| *chosen != version)
-        {
-            let relays =
-                requested.most_requested(&self.options.relays, self.options.max_owners_relays);
-            self.owners_relays = Some((version, relays));
+        let is_current = self.owners_relays.as_ref().is_some_and(|chosen| {
+            chosen.version == requested.version()
+                || now < chosen.chosen_at + requested.choice_interval()
+        });
+        if !is_current {
+            let max = self.options.max_owners_relays;
+            self.owners_relays = Some(ChosenRelays {
+                version: requested.version(),
+                chosen_at: now,
+                relays: requested.most_requested(&self.options.relays, max),
+            });
         }
     }
 

@@ -68,6 +68,10 @@ impl Subscriptions for CountingStore {
     async fn put(&self, row: &Subscription) -> PortResult<bool> {
         self.store.put(row).await
     }
+
+    async fn replace(&self, row: &Subscription) -> PortResult<bool> {
+        self.store.replace(row).await
+    }
 }
 
 impl MuteLists for CountingStore {

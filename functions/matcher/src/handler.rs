@@ -60,6 +60,7 @@ where
         is_mute_list,
         own_events: found.own_events,
         before_subscription_matches: found.before_subscription_matches,
+        relay_not_named_matches: found.relay_not_named_matches,
     };
     let deliveries = deliveries(content, found.reasons);
     queue.send(&deliveries).await?;

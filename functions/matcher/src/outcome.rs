@@ -17,6 +17,8 @@ pub struct MatchOutcome {
     pub own_events: u64,
     /// The number of matching subscriptions that are newer than the backfilled event.
     pub before_subscription_matches: u64,
+    /// The number of matching subscriptions that do not name the owners' relay that sent the event.
+    pub relay_not_named_matches: u64,
 }
 
 /// Why an event was dropped.

@@ -8,6 +8,7 @@ use nostr_push_core::{
     index_key::IndexKey,
     message::ContentMessage,
     owner::Owner,
+    relay_url::RelayHash,
     subscription::{IndexRow, MUTE_LIST_PREFIX},
 };
 
@@ -15,10 +16,18 @@ use nostr_push_core::{
 /// invocation.
 pub const MAX_RECIPIENTS: usize = 1_000;
 
+/// The number of rows read after which the rest of an event's fan-out is left to another
+/// invocation. An event of an owners' relay can match many rows and have few recipients.
+pub const MAX_ROWS: usize = 20_000;
+
 /// The recipients of a message found so far, and the numbers of matches left out.
 #[derive(Debug)]
 pub struct Recipients<'a> {
     content: &'a ContentMessage,
+    /// The relay that sent the event. `None` if no subscription can name it.
+    relay: Option<RelayHash>,
+    /// The number of rows considered.
+    rows: usize,
     now: Seconds,
     /// For each recipient, the dimensions by which the event was found.
     pub reasons: BTreeMap<Owner, BTreeSet<String>>,
@@ -26,6 +35,8 @@ pub struct Recipients<'a> {
     pub own_events: u64,
     /// The number of matching subscriptions that are newer than the backfilled event.
     pub before_subscription_matches: u64,
+    /// The number of matching subscriptions that do not name the owners' relay that sent the event.
+    pub relay_not_named_matches: u64,
 }
 
 impl<'a> Recipients<'a> {
@@ -33,20 +44,24 @@ impl<'a> Recipients<'a> {
     pub fn new(content: &'a ContentMessage, now: Seconds) -> Self {
         Self {
             content,
+            relay: RelayHash::of(&content.relay),
+            rows: 0,
             now,
             reasons: BTreeMap::new(),
             own_events: 0,
             before_subscription_matches: 0,
+            relay_not_named_matches: 0,
         }
     }
 
     /// Returns `true` if the rest must be left to another invocation.
     pub fn is_full(&self) -> bool {
-        self.reasons.len() >= MAX_RECIPIENTS
+        self.reasons.len() >= MAX_RECIPIENTS || self.rows >= MAX_ROWS
     }
 
     /// Adds the owner of a row found under `key`, if the row's filter matches the event.
     pub fn consider(&mut self, key: &IndexKey, row: &IndexRow, filter: &Filter) {
+        self.rows += 1;
         let event = &self.content.event;
         // The subscription that fetches an owner's own mute list causes no push.
         let is_for_mute_list = row.identity.starts_with(MUTE_LIST_PREFIX);
@@ -60,11 +75,20 @@ impl<'a> Recipients<'a> {
             self.own_events += 1;
         } else if self.content.backfill && Seconds::from(event.created_at) < row.since {
             self.before_subscription_matches += 1;
+        } else if !self.may_reach(row) {
+            self.relay_not_named_matches += 1;
         } else {
             self.reasons
                 .entry(row.owner.clone())
                 .or_default()
                 .insert(key.dimension());
         }
+    }
+
+    /// Returns `true` if the event's relay serves the owner of this row: it is a relay of the
+    /// operator, or the subscription names it.
+    fn may_reach(&self, row: &IndexRow) -> bool {
+        let is_named = || self.relay.is_some_and(|relay| row.relays.contains(&relay));
+        !self.content.from_owners_relay || is_named()
     }
 }

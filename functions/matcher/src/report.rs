@@ -19,6 +19,9 @@ pub enum MatcherCounter {
     OwnEvent,
     /// A matching subscription was left out because it is newer than the backfilled event.
     BeforeSubscription,
+    /// A matching subscription was left out because it does not name the owners' relay that sent
+    /// the event.
+    RelayNotNamed,
     /// An event was dropped.
     Dropped(MatchDropReason),
     /// A message must be received again, because a dependency failed.
@@ -35,6 +38,7 @@ impl MatcherCounter {
             Self::MuteList,
             Self::OwnEvent,
             Self::BeforeSubscription,
+            Self::RelayNotNamed,
             Self::Unavailable,
         ];
         all.extend(drops.map(Self::Dropped));
@@ -52,6 +56,7 @@ impl MatcherCounter {
                 Self::BeforeSubscription,
                 outcome.before_subscription_matches,
             ),
+            (Self::RelayNotNamed, outcome.relay_not_named_matches),
         ];
         counters.extend(outcome.dropped.map(|reason| (Self::Dropped(reason), 1)));
         counters
@@ -62,7 +67,9 @@ impl Counter for MatcherCounter {
     fn outcome(self) -> &'static str {
         match self {
             Self::Matched | Self::Requeued | Self::MuteList => "accepted",
-            Self::OwnEvent | Self::BeforeSubscription | Self::Dropped(_) => "dropped",
+            Self::OwnEvent | Self::BeforeSubscription | Self::RelayNotNamed | Self::Dropped(_) => {
+                "dropped"
+            }
             Self::Unavailable => "retried",
         }
     }
@@ -74,6 +81,7 @@ impl Counter for MatcherCounter {
             Self::MuteList => "mute_list",
             Self::OwnEvent => "own_event",
             Self::BeforeSubscription => "before_subscription",
+            Self::RelayNotNamed => "relay_not_named",
             Self::Dropped(reason) => reason.reason(),
             Self::Unavailable => "unavailable",
         }
@@ -157,6 +165,7 @@ mod tests {
             is_mute_list: true,
             own_events: 2,
             before_subscription_matches: 3,
+            relay_not_named_matches: 4,
         };
         let expected = [
             ("accepted.matched", 1_000),
@@ -164,6 +173,7 @@ mod tests {
             ("accepted.mute_list", 1),
             ("dropped.own_event", 2),
             ("dropped.before_subscription", 3),
+            ("dropped.relay_not_named", 4),
         ];
         assert_eq!(
             counted(&outcome),

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use crate::{
     handler::{MAX_AGE, handle},
     outcome::{MatchDropReason, MatchOutcome},
+    recipients::MAX_ROWS,
 };
 
 const NOW: u64 = 1_800_000_000;
@@ -89,6 +90,16 @@ impl Fixture {
     async fn backfilled(&self, event: &Event) -> MatchOutcome {
         let content = ContentMessage {
             backfill: true,
+            ..content(&self.interest, event)
+        };
+        self.handle(&content).await
+    }
+
+    /// The event as only a relay of owners sent it.
+    async fn live_from_owners_relay(&self, relay: &str, event: &Event) -> MatchOutcome {
+        let content = ContentMessage {
+            relay: relay.to_owned(),
+            from_owners_relay: true,
             ..content(&self.interest, event)
         };
         self.handle(&content).await
@@ -195,6 +206,73 @@ async fn drops_events_that_must_not_notify_with_a_reason() {
     assert_eq!(fixture.live(&wrap).await.recipients, 1);
     // A live event notifies even if it is older than the subscription.
     assert_eq!(fixture.live(&stored).await.recipients, 1);
+}
+
+#[tokio::test]
+async fn owners_relay_serves_only_subscriptions_that_name_it() {
+    const RELAY: &str = "wss://relay.of.alice.example";
+    let (alice, bob, author) = (anyone(), anyone(), Keys::generate());
+    let filter = json!({"#t": ["a"]});
+    let fixture = Fixture::with(&[
+        Subscription {
+            relays: vec!["wss://other.example".to_owned(), RELAY.to_uppercase()],
+            ..subscription(&alice, &filter)
+        },
+        subscription(&alice, &json!({"kinds": [1], "#t": ["a"]})),
+        Subscription {
+            relays: vec!["ws://relay.of.alice.example".to_owned()],
+            ..subscription(&bob, &filter)
+        },
+    ])
+    .await;
+    let note = event(&author, 1, NOW, &[&["t", "a"]], "");
+    let to_alice = MatchOutcome {
+        recipients: 1,
+        relay_not_named_matches: 2,
+        ..MatchOutcome::default()
+    };
+    assert_eq!(fixture.live_from_owners_relay(RELAY, &note).await, to_alice);
+    let sent: Vec<_> = deliveries(&fixture.memory)
+        .into_iter()
+        .map(|delivery| (delivery.recipient, delivery.relay))
+        .collect();
+    assert_eq!(sent, [(alice.pubkey, RELAY.to_owned())]);
+    // A relay that nobody names any more, and a URL that no subscription can name.
+    for relay in ["wss://unnamed.example", "", "https://relay"] {
+        let nobody = MatchOutcome {
+            relay_not_named_matches: 3,
+            ..MatchOutcome::default()
+        };
+        assert_eq!(fixture.live_from_owners_relay(relay, &note).await, nobody);
+    }
+    // The operator's relay serves everybody.
+    assert_eq!(fixture.live(&note).await, pushed_to(2));
+}
+
+#[tokio::test]
+async fn rows_of_one_invocation_are_limited() {
+    const RELAY: &str = "wss://relay.example";
+    let alice = anyone();
+    // Only the last of these rows names the relay.
+    let row = |n: usize| Subscription {
+        identity: format!("{n:05}"),
+        ..subscription(&alice, &json!({"#t": ["a"]}))
+    };
+    let mut rows: Vec<Subscription> = (0..=MAX_ROWS).map(row).collect();
+    rows[MAX_ROWS].relays = vec![RELAY.to_owned()];
+    let fixture = Fixture::with(&rows).await;
+    fixture.memory.state().page_size = Some(500);
+    let note = event(&Keys::generate(), 1, NOW, &[&["t", "a"]], "");
+    let first = MatchOutcome {
+        requeued: true,
+        relay_not_named_matches: MAX_ROWS as u64,
+        ..MatchOutcome::default()
+    };
+    assert_eq!(fixture.live_from_owners_relay(RELAY, &note).await, first);
+    let rest = fixture.memory.state().sent.pop().unwrap();
+    let rest: ContentMessage = message::decode(&rest).unwrap();
+    assert!(rest.from_owners_relay);
+    assert_eq!(fixture.handle(&rest).await, pushed_to(1));
 }
 
 /// The subscription that fetches the owner's own mute list.

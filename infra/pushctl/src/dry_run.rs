@@ -106,6 +106,10 @@ impl Subscriptions for DryRun<'_> {
     async fn put(&self, _: &Subscription) -> PortResult<bool> {
         Ok(true)
     }
+
+    async fn replace(&self, _: &Subscription) -> PortResult<bool> {
+        Ok(true)
+    }
 }
 
 impl IndexReader for DryRun<'_> {

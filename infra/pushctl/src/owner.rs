@@ -87,6 +87,7 @@ fn show_device(device: &Device, registration: &Registration, now: Seconds) -> Va
         "ended": registration.valid_until <= now,
         "valid_until": registration.valid_until,
         "by_settings": registration.by_settings,
+        "proven": registration.proven,
     })
 }
 

@@ -41,6 +41,9 @@ pub(crate) const SUPERSEDES: &str = "attribute_not_exists(created_at) \
     OR created_at < :created_at \
     OR (created_at = :created_at AND event_id > :event_id)";
 
+/// The condition that the stored row has the order of the new one.
+pub(crate) const SAME_ORDER: &str = "created_at = :created_at AND event_id = :event_id";
+
 /// The most keys of a batch read
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>).
 const MAX_BATCH_KEYS: usize = 100;
@@ -127,6 +130,18 @@ impl Store {
         row: &T,
         order: &Order,
     ) -> PortResult<bool> {
+        self.put_if(SUPERSEDES, dependency, table, row, order).await
+    }
+
+    /// Writes a row if a condition on its order is true. Returns `true` if it was written.
+    async fn put_if<T: Serialize>(
+        &self,
+        condition: &str,
+        dependency: &'static str,
+        table: &str,
+        row: &T,
+        order: &Order,
+    ) -> PortResult<bool> {
         let mut request = self
             .client
             .put_item()
@@ -137,7 +152,7 @@ impl Store {
         }
         conditional(
             dependency,
-            request.condition_expression(SUPERSEDES).send().await,
+            request.condition_expression(condition).send().await,
         )
     }
 

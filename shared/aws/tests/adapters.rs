@@ -51,6 +51,7 @@ async fn adapters_keep_their_guarantees() {
     filter_index::rows_are_read_in_pages(&store).await;
     filter_index::older_event_changes_nothing(&store).await;
     filter_index::large_filter_is_left_out(&store).await;
+    filter_index::relays_are_kept(&store).await;
     tables::newest_presence_wins(&store).await;
     tables::newest_settings_win(&store).await;
     tables::newest_mute_list_wins(&store).await;

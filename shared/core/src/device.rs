@@ -29,6 +29,11 @@ pub const MAX_TOKEN_BYTES: usize = 4 * 1024;
 /// longer than a function can run, so no removal deletes an endpoint that a new registration uses.
 pub const REMOVING_LEASE: Seconds = Seconds(120);
 
+/// The time between the two pushes that prove a device. SNS accepts any text as a token. It learns
+/// that a token is dead only when it passes on the first push, and then disables the endpoint
+/// (<https://docs.aws.amazon.com/sns/latest/dg/mobile-push-api-error.html>). This takes seconds.
+pub const PROVEN_AFTER: Seconds = Seconds::from_minutes(15);
+
 /// The most owners whose removals a device row remembers. More than one occurs only if a token
 /// changes owners.
 const MAX_REMOVALS: usize = 20;
@@ -86,6 +91,15 @@ pub struct Registration {
     /// dialect H asked for a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_mentions: Option<u16>,
+    /// When SNS first accepted a push to the token after the registration was applied. It is not
+    /// set any more once the device is proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_delivered_at: Option<Seconds>,
+    /// `true` if the platform is known to accept the token: SNS accepted a push at least
+    /// [`PROVEN_AFTER`] after an earlier one, and no registration enabled the endpoint again in
+    /// between.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proven: bool,
     /// The previous owner, if the token changed owners. That owner's derived subscriptions must be
     /// reconciled.
     #[serde(default)]
@@ -149,6 +163,27 @@ impl Device {
             registration.state = DeviceState::Gone;
         }
         self
+    }
+
+    /// The row after SNS accepted a push at `now`, or `None` if it stays as it is. A registration
+    /// leads to at most two such writes. Meant for the row as it was read before the publish, as in
+    /// [`Self::gone`].
+    #[must_use]
+    pub fn delivered(&self, now: Seconds) -> Option<Self> {
+        let mut device = self.clone();
+        let registration = device
+            .registration
+            .as_mut()
+            .filter(|r| r.state == DeviceState::Active && !r.proven)?;
+        match registration.first_delivered_at {
+            None => registration.first_delivered_at = Some(now),
+            Some(first) if first + PROVEN_AFTER <= now => {
+                registration.first_delivered_at = None;
+                registration.proven = true;
+            }
+            Some(_) => return None,
+        }
+        Some(device)
     }
 
     fn remember_removal(&mut self, owner: PublicKey, order: Order, now: Seconds) {
@@ -228,6 +263,12 @@ impl OwnerDevices {
         self.devices
             .iter()
             .filter_map(move |device| Some((device, device.active_for(&self.roster.owner, now)?)))
+    }
+
+    /// Returns `true` if a device that is in force at `now` is proven.
+    pub fn has_proven(&self, now: Seconds) -> bool {
+        self.active(now)
+            .any(|(_, registration)| registration.proven)
     }
 }
 
@@ -344,6 +385,11 @@ fn registration(
     removed: bool,
     now: Seconds,
 ) -> Registration {
+    // A renewal keeps the proof, but does not continue one: it enables the endpoint, so the next
+    // push is accepted even if the platform has rejected the token before.
+    let proven = previous.as_ref().is_some_and(|previous| {
+        previous.proven && previous.owner == request.owner && previous.state == DeviceState::Active
+    });
     let (previous_owner, endpoint_arn) = match previous {
         Some(previous) => (Some(previous.owner), previous.endpoint_arn),
         None => (None, None),
@@ -362,6 +408,8 @@ fn registration(
         by_settings: request.by_settings,
         registered_at: now,
         max_mentions: request.max_mentions,
+        first_delivered_at: None,
+        proven,
         taken_from: previous_owner.filter(|owner| *owner != request.owner),
         endpoint_arn,
         state,

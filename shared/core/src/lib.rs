@@ -10,6 +10,7 @@
 //! - [`interest`]: the set of all index keys in use
 //! - [`app`]: the operator's configuration of a client application
 //! - [`owner`]: a pubkey under one app
+//! - [`relay_url`]: the URLs of relays in normal form, and their hashes
 //! - [`device`]: push tokens: rows, rosters, and the rules for registering and removing them
 //! - [`token_hasher`]: the keyed hash of a token
 //! - [`device_store`]: procedures on devices that need the store and SNS
@@ -35,6 +36,7 @@ pub mod order;
 pub mod owner;
 pub mod ports;
 pub mod presence;
+pub mod relay_url;
 pub mod settings;
 pub mod subscription;
 pub mod tags;
@@ -52,8 +54,8 @@ pub const PRIVATE_KINDS: [u16; 5] = [4, 13, 14, 1059, 21059];
 /// <https://github.com/nostr-protocol/nips/blob/master/51.md>).
 pub const MUTE_LIST_KIND: u16 = 10_000;
 
-/// The age at which a public event no longer notifies. Clients that were offline publish events some
-/// time after they signed them.
+/// The age at which a public event no longer notifies. Clients that were offline publish events
+/// some time after they signed them.
 pub const MAX_PUBLIC_AGE: Seconds = Seconds::from_hours(1);
 
 /// The age at which an event of a private kind no longer notifies: wraps are backdated by up to two

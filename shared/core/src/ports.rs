@@ -80,6 +80,10 @@ pub trait Subscriptions: Send + Sync {
     -> impl Future<Output = PortResult<Vec<Subscription>>> + Send;
     /// Writes the row, unless the stored one is as new or newer. Returns `true` if it was written.
     fn put(&self, row: &Subscription) -> impl Future<Output = PortResult<bool>> + Send;
+    /// Writes the row in place of the stored one, if that has the same order. Returns `true` if it
+    /// was written. For what does not come from the owner's event, such as
+    /// [`Subscription::proven`].
+    fn replace(&self, row: &Subscription) -> impl Future<Output = PortResult<bool>> + Send;
 }
 
 /// The presence of owners. Reads are consistent.

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Millis, Seconds, filter::Filter, index_key::IndexKey, order::Order, owner::Owner};
+use crate::{
+    Millis, Seconds, filter::Filter, index_key::IndexKey, order::Order, owner::Owner,
+    relay_url::RelayHash,
+};
 
 /// The most subscriptions of one (owner, app). Derived subscriptions do not count.
 pub const MAX_SUBSCRIPTIONS: usize = 50;
@@ -48,8 +51,14 @@ pub struct Subscription {
     pub identity: String,
     /// The filter. A removal keeps it, because the index rows are found by it.
     pub filter: Filter,
-    /// Relays to watch for the owner besides the operator's.
+    /// Relays to watch for the owner besides the operator's. An event that only such relays sent
+    /// matches only subscriptions that name its relay.
     pub relays: Vec<String>,
+    /// `true` if the owner had a proven device ([`Registration::proven`]) when the row was written.
+    /// `false` in a row that names no relays.
+    ///
+    /// [`Registration::proven`]: crate::device::Registration::proven
+    pub proven: bool,
     /// The order of the event that wrote the row.
     pub order: Order,
     /// Backfilled events older than this do not notify.
@@ -77,14 +86,17 @@ impl Subscription {
 
     /// The subscription's rows in `filter_index`.
     pub fn index_rows(&self) -> impl Iterator<Item = IndexRow> + '_ {
+        let relays = self.relays.iter().take(MAX_OWNER_RELAYS);
+        let relays: Vec<RelayHash> = relays.filter_map(|url| RelayHash::of(url)).collect();
         self.filter
             .index_keys()
             .into_iter()
-            .map(|index_key| IndexRow {
+            .map(move |index_key| IndexRow {
                 index_key,
                 owner: self.owner.clone(),
                 identity: self.identity.clone(),
                 filter: Some(self.filter.clone()),
+                relays: relays.clone(),
                 order: self.order,
                 since: self.since,
                 valid_until: self.valid_until,
@@ -111,6 +123,8 @@ pub struct IndexRow {
     pub identity: String,
     /// The filter. A filter above 1 KiB is stored in `subscriptions` alone and is `None` here.
     pub filter: Option<Filter>,
+    /// The relays that the subscription names.
+    pub relays: Vec<RelayHash>,
     /// The order of the event that wrote the row. An older event never overwrites or deletes it.
     pub order: Order,
     /// See [`Subscription::since`].

@@ -226,6 +226,17 @@ impl Subscriptions for Memory {
             newer
         })
     }
+
+    async fn replace(&self, row: &Subscription) -> PortResult<bool> {
+        self.call(|state| {
+            let id = (row.owner.clone(), row.identity.clone());
+            let stored = state
+                .subscriptions
+                .get_mut(&id)
+                .filter(|stored| stored.order == row.order);
+            stored.map(|stored| stored.clone_from(row)).is_some()
+        })
+    }
 }
 
 impl Presences for Memory {

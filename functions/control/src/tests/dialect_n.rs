@@ -97,8 +97,10 @@ async fn keeps_only_relay_urls_of_a_relay_list() {
         "wss://b.example",
         "https://x.example",
         7,
-        "wss://a.example",
-        "wss://b.example"
+        "WSS://A.example:443/#x",
+        "wss://b.example",
+        "wss://user:secret@c.example",
+        format!("wss://{}.example", "x".repeat(600))
     ]);
     let payload = json!({"filter": {"#t": ["a"]}, "relays": relays});
     f.accept(&f.demo(&Keys::generate(), 3081, NOW + 2, &payload))

@@ -1,7 +1,10 @@
 //! `filter_index`: key `index_key` and `owner_subscription` (`app#pubkey#identity`). Holds the
-//! filter if it is at most 1 KiB. A larger filter is in `subscriptions` alone.
+//! filter if it is at most 1 KiB. A larger filter is in `subscriptions` alone. The attribute
+//! `relays` holds the hashes of the relays that the subscription names, if it names any.
 //!
 //! Guarantee: an older event neither overwrites nor deletes the row of a newer one.
+
+use std::fmt;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use nostr_push_core::{
@@ -11,11 +14,12 @@ use nostr_push_core::{
     order::Order,
     owner::Owner,
     ports::{IndexPage, IndexReader, IndexWriter, PortResult},
+    relay_url::RelayHash,
     subscription::IndexRow,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 
-use super::{SUPERSEDES, Store, conditional, order_values, read, s};
+use super::{SAME_ORDER, SUPERSEDES, Store, conditional, order_values, read, s};
 use crate::clients::unavailable;
 
 const PUT: &str = "dynamodb.filter_index.put";
@@ -42,10 +46,48 @@ struct Row {
     subscription: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     filter: Option<String>,
+    #[serde(default, skip_serializing_if = "RelayHashes::is_empty")]
+    relays: RelayHashes,
     #[serde(flatten)]
     order: Order,
     since: Seconds,
     expires_at: Seconds,
+}
+
+/// The hashes of relays, as one binary attribute.
+#[derive(Default)]
+struct RelayHashes(Vec<RelayHash>);
+
+impl RelayHashes {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for RelayHashes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&RelayHash::to_bytes(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for RelayHashes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_bytes(RelayHashesVisitor)
+    }
+}
+
+struct RelayHashesVisitor;
+
+impl Visitor<'_> for RelayHashesVisitor {
+    type Value = RelayHashes;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the hashes of relays")
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<RelayHashes, E> {
+        Ok(RelayHashes(RelayHash::from_bytes(bytes)))
+    }
 }
 
 impl IndexWriter for Store {
@@ -62,6 +104,7 @@ impl IndexWriter for Store {
                 owner: row.owner,
                 subscription: row.identity,
                 filter: json,
+                relays: RelayHashes(row.relays),
                 order: row.order,
                 since: row.since,
                 expires_at: row.valid_until,
@@ -89,8 +132,7 @@ impl IndexWriter for Store {
                 request = request.expression_attribute_values(name, value);
             }
             // The rows of this very order are deleted too.
-            let condition =
-                format!("{SUPERSEDES} OR (created_at = :created_at AND event_id = :event_id)");
+            let condition = format!("{SUPERSEDES} OR ({SAME_ORDER})");
             conditional(DELETE, request.condition_expression(condition).send().await)
         };
         stream::iter(rows)
@@ -143,6 +185,7 @@ fn index_row(row: Row) -> PortResult<IndexRow> {
         owner: row.owner,
         identity: row.subscription,
         filter,
+        relays: row.relays.0,
         order: row.order,
         since: row.since,
         valid_until: row.expires_at,

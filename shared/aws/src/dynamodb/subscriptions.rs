@@ -1,7 +1,8 @@
 //! `subscriptions`: key `owner` (`app#pubkey`) and `subscription` (the identity); index `by_change`
 //! (`shard`, `changed_at`).
 //!
-//! Guarantee: the row of the newest event wins, whatever the order of the writes. The index is the
+//! Guarantee: the row of the newest event wins, whatever the order of the writes. A row is replaced
+//! only by one of the same event. The index is the
 //! change feed of the listener. Removals stay in it until no older event can be accepted.
 
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
@@ -15,11 +16,12 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Item, Store, n, read, s};
+use super::{Item, SAME_ORDER, Store, n, read, s};
 use crate::clients::unavailable;
 
 const GET: &str = "dynamodb.subscriptions.get";
 const PUT: &str = "dynamodb.subscriptions.put";
+const REPLACE: &str = "dynamodb.subscriptions.replace";
 const FEED: &str = "dynamodb.subscriptions.by_change";
 
 const OWNER: &str = "owner";
@@ -38,6 +40,8 @@ struct Row {
     filter: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     relays: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    proven: bool,
     #[serde(flatten)]
     order: Order,
     since: Seconds,
@@ -88,11 +92,25 @@ impl Subscriptions for Store {
     }
 
     async fn put(&self, row: &Subscription) -> PortResult<bool> {
-        let item = Row {
+        self.put_newer(PUT, &self.tables.subscriptions, &Row::of(row), &row.order)
+            .await
+    }
+
+    async fn replace(&self, row: &Subscription) -> PortResult<bool> {
+        let table = &self.tables.subscriptions;
+        self.put_if(SAME_ORDER, REPLACE, table, &Row::of(row), &row.order)
+            .await
+    }
+}
+
+impl Row {
+    fn of(row: &Subscription) -> Self {
+        Self {
             owner: row.owner.clone(),
             subscription: row.identity.clone(),
             filter: row.filter.to_json(),
             relays: row.relays.clone(),
+            proven: row.proven,
             order: row.order,
             since: row.since,
             state: row.state,
@@ -100,9 +118,7 @@ impl Subscriptions for Store {
             changed_at: row.changed_at,
             shard: shard(row),
             expires_at: row.expires_at(),
-        };
-        self.put_newer(PUT, &self.tables.subscriptions, &item, &row.order)
-            .await
+        }
     }
 }
 
@@ -169,6 +185,7 @@ fn subscription(row: Row) -> PortResult<Subscription> {
         identity: row.subscription,
         filter: Filter::from_json(&json).map_err(unavailable(GET))?,
         relays: row.relays,
+        proven: row.proven,
         order: row.order,
         since: row.since,
         state: row.state,

@@ -19,6 +19,8 @@ pub(crate) async fn both_rows_are_written_or_neither(store: &Store) {
         by_settings: true,
         registered_at: Seconds(4),
         max_mentions: Some(10),
+        first_delivered_at: Some(Seconds(7)),
+        proven: true,
         taken_from: Some(new_owner()),
         state: DeviceState::Removing { until: Seconds(9) },
         valid_until: Seconds(10),

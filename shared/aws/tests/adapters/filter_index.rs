@@ -75,3 +75,18 @@ pub(crate) async fn large_filter_is_left_out(store: &Store) {
         "a large filter is in `subscriptions` alone"
     );
 }
+
+pub(crate) async fn relays_are_kept(store: &Store) {
+    for relays in [vec![], vec!["wss://a.example", "wss://b.example"]] {
+        let row = Subscription {
+            relays: relays.iter().map(|url| (*url).to_owned()).collect(),
+            ..subscription(&new_owner(), &json!({"#t": ["relays"]}), order(1, 1))
+        };
+        let rows: Vec<IndexRow> = row.index_rows().collect();
+        store.put_index(rows.clone()).await.unwrap();
+        let page = store.page(&rows[0].index_key, None).await.unwrap();
+        let found = page.rows.iter().find(|found| found.owner == row.owner);
+        assert_eq!(found, Some(&rows[0]));
+        assert_eq!(rows[0].relays.len(), relays.len());
+    }
+}

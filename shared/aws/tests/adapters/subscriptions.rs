@@ -21,10 +21,21 @@ pub(crate) async fn newest_row_wins(store: &Store) {
     assert!(!store.put(&new).await.unwrap(), "a repeat changes nothing");
     let tie = Subscription {
         state: SubscriptionState::Removed,
+        relays: vec!["wss://a.example".to_owned()],
+        proven: true,
         ..subscription(&owner, &filter, order(2, 4))
     };
     let written = store.put(&tie).await.unwrap();
     assert!(written, "on a tie the smaller event id wins");
+    // Only a row of the same event takes its place.
+    let tie = Subscription {
+        changed_at: Millis(2_001),
+        ..tie
+    };
+    assert!(store.replace(&tie).await.unwrap());
+    for other in [&old, &new, &subscription(&owner, &filter, order(3, 1))] {
+        assert!(!store.replace(other).await.unwrap());
+    }
     let of_owner = store.of_owner(&owner).await.unwrap();
     assert_eq!(of_owner, std::slice::from_ref(&tie));
     let ids = [
