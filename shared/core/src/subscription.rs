@@ -13,6 +13,10 @@ pub const MAX_OWNER_RELAYS: usize = 10;
 /// The most index keys of one subscription.
 pub const MAX_INDEX_KEYS: usize = 1_000;
 
+/// The most kinds of one filter. The listener names the kinds in each of its REQs, and relays limit
+/// the size of a REQ.
+pub const MAX_FILTER_KINDS: usize = 64;
+
 /// The shortest time for which a removal is remembered. Control refuses older events as stale, so
 /// no event that the removal supersedes can arrive later.
 pub const TOMBSTONE_TTL: Seconds = Seconds(Seconds::from_days(7).0 + Seconds::from_minutes(15).0);

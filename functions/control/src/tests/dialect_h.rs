@@ -4,7 +4,7 @@ use nostr_push_core::{
     filter::Filter,
     index_key::MAX_TAG_VALUE_BYTES,
     presence::{DEFAULT_TIMEOUT, Presence},
-    subscription::{MAX_INDEX_KEYS, MUTE_LIST_PREFIX},
+    subscription::{MAX_FILTER_KINDS, MAX_INDEX_KEYS, MUTE_LIST_PREFIX},
 };
 use nostr_push_testkit::{dialect_h_event, event};
 use serde::Deserialize;
@@ -234,6 +234,22 @@ async fn refuses_settings_with_bad_or_too_many_values() {
         let settings = f.dialect_h(&keys, NOW, &[&["app", "contacts"]], &payload);
         assert_eq!(f.reason(&settings).await, reason, "{field}");
     }
+}
+
+#[tokio::test]
+async fn settings_have_at_most_64_kinds() {
+    let f = fixture();
+    let keys = Keys::generate();
+    let with_kinds = |at, kinds: usize| {
+        let kinds: Vec<usize> = (0..kinds).collect();
+        f.settings(&keys, at, &json!({"deviceId": "t", "kinds": kinds}))
+    };
+    let all = with_kinds(NOW, MAX_FILTER_KINDS);
+    assert_eq!(f.reason(&all).await, "configured");
+    let filters = f.filters();
+    let too_many = with_kinds(NOW + 1, MAX_FILTER_KINDS + 1);
+    assert_eq!(f.reason(&too_many).await, "over_quota");
+    assert_eq!(f.filters(), filters, "the earlier settings are in force");
 }
 
 #[tokio::test]
