@@ -62,7 +62,8 @@ pub struct Subscription {
     pub state: SubscriptionState,
     /// When the subscription ends. For a removal, when it would have ended.
     pub valid_until: Seconds,
-    /// When the row was written, by the writer's clock: the sort key of the change feed.
+    /// When the writer began to process the change, by its clock. How long a removal is remembered
+    /// counts from this time. The change feed does not use it: the store stamps each write.
     pub changed_at: Millis,
 }
 
@@ -75,8 +76,8 @@ impl Subscription {
 
     /// When DynamoDB may drop the row: once no older event can be accepted any more.
     pub fn expires_at(&self) -> Seconds {
-        let written = self.changed_at.to_seconds();
-        self.valid_until.max(written + TOMBSTONE_TTL)
+        let changed = self.changed_at.to_seconds();
+        self.valid_until.max(changed + TOMBSTONE_TTL)
     }
 
     /// The subscription's rows in `filter_index`.
