@@ -82,16 +82,11 @@ where
         let Self { ports, health, .. } = self;
         let (control_sender, control_receiver) = self.control;
         let (content_sender, content_receiver) = self.content;
-        let mut feed = Feed::new(
-            ports.feed,
-            Arc::clone(&health),
-            ports.clock,
-            self.options.allow_private,
-        );
+        let allow_private = self.options.allow_private;
+        let mut feed = Feed::new(ports.feed, Arc::clone(&health), ports.clock, allow_private);
         if !feed.load(&mut shutdown).await {
             return Ok(());
         }
-        let jitter = jitter(&self.options.member);
         let view = feed.view();
         let (service, interest) = (self.keys.public_key(), Arc::clone(&view.interest));
         let context = RelayContext {
@@ -118,7 +113,7 @@ where
         let on_content = counting(&ports.count, MessageKind::Content);
         forwarding.spawn(forward(content_receiver, ports.content, on_content));
         let mut polling = JoinSet::new();
-        polling.spawn(feed.poll(jitter));
+        polling.spawn(feed.poll(jitter(&self.options.member)));
         let mut watcher = RelayWatcher::new(self.options, ports.store, view, &context);
 
         let ended = tokio::select! {

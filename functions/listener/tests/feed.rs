@@ -47,11 +47,14 @@ fn clock() -> Millis {
     CLOCK.get()
 }
 
+/// A row and its stamp.
+type StampedRow = (Millis, Subscription);
+
 /// A change feed with four partitions. Clones share their state.
 #[derive(Clone, Default)]
 struct Table {
     /// The rows of each partition, with their stamps.
-    rows: Arc<Mutex<[Vec<(Millis, Subscription)>; 4]>>,
+    rows: Arc<Mutex<[Vec<StampedRow>; 4]>>,
     /// Each page that was requested: the partition, `since`, and the number of rows before it.
     requests: Arc<Mutex<Vec<(u64, Millis, usize)>>>,
     /// The number of requests from now on that succeed before one fails.

@@ -90,7 +90,7 @@ pub(crate) async fn feed_has_pages(store: &Store) {
     };
     let same_partition = |row: &Subscription| {
         let sum: u64 = row.identity.bytes().map(u64::from).sum();
-        sum % store.partitions() == 0
+        sum.is_multiple_of(store.partitions())
     };
     let rows: Vec<Subscription> = (0..).map(row).filter(same_partition).take(501).collect();
     for rows in rows.chunks(50) {
