@@ -1,7 +1,7 @@
 //! Dialect N (kinds 3079 to 3082): quotas, payloads of existing clients, lifetimes and transfers.
 
 use nostr_push_core::{
-    ports::{IndexWriter, Subscriptions},
+    ports::{ChangeFeed, IndexWriter, Subscriptions},
     subscription::{MAX_FILTER_KINDS, MAX_SUBSCRIPTIONS, TRIGGER_PREFIX},
 };
 use nostr_push_testkit::{owner, subscription};
@@ -96,6 +96,22 @@ async fn a_stored_filter_with_more_than_64_kinds_can_be_deleted() {
     let delete = f.demo(&keys, 3082, NOW, &json!({"filter": filter}));
     assert_eq!(f.reason(&delete).await, "unsubscribed");
     assert!(f.index().is_empty() && f.subscriptions().is_empty());
+}
+
+#[tokio::test]
+async fn a_slow_write_is_in_the_feed_at_the_time_of_the_write() {
+    let f = fixture();
+    let keys = Keys::generate();
+    let started = Seconds(NOW).to_millis();
+    let written = started + Millis(29_000);
+    f.stage.store.state().clock = written;
+    f.accept(&f.demo(&keys, 3081, NOW, &mentions(&keys))).await;
+    let page = f.stage.store.page(0, written, None).await.unwrap();
+    let row = page
+        .rows
+        .first()
+        .expect("a reader of the last second finds the row");
+    assert_eq!(row.changed_at, started);
 }
 
 #[tokio::test]
