@@ -72,7 +72,8 @@ where
                 subscriptions::upsert(&self.store, &event, filters, now).await
             }
             ControlKind::DeleteFilters => {
-                let filters = payload::filters(&event.plaintext, &event.app, event.owner.pubkey)?;
+                let filters =
+                    payload::filters_to_delete(&event.plaintext, &event.app, event.owner.pubkey)?;
                 subscriptions::delete(&self.store, &event, filters.by_identity, now).await
             }
             ControlKind::DialectH => self.dialect_h(&event, message.received_at, now).await,

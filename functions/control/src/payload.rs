@@ -13,7 +13,7 @@ use nostr_push_core::{
     owner::Owner,
     relay_url::RelayUrl,
     settings::{MAX_MENTIONS, Settings},
-    subscription::{MAX_INDEX_KEYS, MAX_OWNER_RELAYS, MAX_SUBSCRIPTIONS},
+    subscription::{MAX_FILTER_KINDS, MAX_INDEX_KEYS, MAX_OWNER_RELAYS, MAX_SUBSCRIPTIONS},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -77,11 +77,24 @@ pub fn deregistration(plaintext: &str) -> Result<Option<String>, Refusal> {
     Ok(token)
 }
 
-/// Reads the filters of an upsert or a deletion (kinds 3081 and 3082).
+/// Reads the filters of an upsert (kind 3081).
 ///
 /// # Errors
 /// `bad_payload`, `too_broad`, `over_quota`.
 pub fn filters(plaintext: &str, app: &App, owner: PublicKey) -> Result<Filters, Refusal> {
+    let filters = filters_to_delete(plaintext, app, owner)?;
+    for filter in filters.by_identity.values() {
+        check_kinds(filter.kinds.as_deref())?;
+    }
+    Ok(filters)
+}
+
+/// Reads the filters of a deletion (kind 3082). They may have any number of kinds, because filters
+/// from before the limit can still be stored.
+///
+/// # Errors
+/// `bad_payload`, `too_broad`, `over_quota`.
+pub fn filters_to_delete(plaintext: &str, app: &App, owner: PublicKey) -> Result<Filters, Refusal> {
     let payload: FilterPayload = object(plaintext)?;
     let filters: Vec<Value> = payload
         .filter
@@ -102,6 +115,14 @@ pub fn filters(plaintext: &str, app: &App, owner: PublicKey) -> Result<Filters, 
         by_identity: filters.iter().map(read).collect::<Result<_, _>>()?,
         relays: relays(payload.relays.as_ref()),
     })
+}
+
+/// Refuses more than [`MAX_FILTER_KINDS`] different kinds.
+fn check_kinds(kinds: Option<&[u16]>) -> Result<(), Refusal> {
+    if kinds.is_some_and(|kinds| kinds.len() > MAX_FILTER_KINDS) {
+        return Err(Refusal::OverQuota);
+    }
+    Ok(())
 }
 
 /// Reads one filter within its limits.
@@ -205,8 +226,10 @@ pub fn settings(
 impl SettingsPayload {
     /// The settings. Owner, order and end are those of `base`.
     fn settings(self, app: &App, base: Settings) -> Result<Settings, Refusal> {
+        let kinds = self.kinds.map(sorted);
+        check_kinds(kinds.as_deref())?;
         Ok(Settings {
-            kinds: self.kinds.map(sorted),
+            kinds,
             p: values(self.p, hex::decode_32)?,
             e: values(self.e, |value| {
                 (value.len() <= MAX_TAG_VALUE_BYTES).then(|| TagValue::from(value))

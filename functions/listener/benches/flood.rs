@@ -23,8 +23,7 @@ use nostr::{event::Event, key::Keys};
 use nostr_push_core::{
     Millis, Seconds,
     message::{ContentMessage, ControlMessage, encode},
-    ports::{ChangeFeed, Members, PortResult, Queue, RelayCursor, Relays},
-    subscription::Subscription,
+    ports::{ChangeFeed, FeedPage, FeedPosition, Members, PortResult, Queue, RelayCursor, Relays},
 };
 use nostr_push_testkit::{event, owner, subscription};
 use serde_json::json;
@@ -432,21 +431,27 @@ fn now_micros() -> u64 {
 struct MemoryPorts;
 
 impl ChangeFeed for MemoryPorts {
-    async fn changes(
+    fn partitions(&self) -> u64 {
+        1
+    }
+
+    async fn page(
         &self,
+        _partition: u64,
         since: Millis,
-        mut each: impl FnMut(Subscription) + Send,
-    ) -> PortResult<()> {
+        _after: Option<&FeedPosition>,
+    ) -> PortResult<FeedPage> {
+        let mut rows = Vec::new();
         if since == Millis(0) {
             let owner = owner(Keys::generate().public_key());
-            for n in 0..10_000 {
+            rows.extend((0..10_000).map(|n| {
                 let filter = json!({"kinds": [1], "#p": [format!("{n:064x}")]});
-                each(subscription(&owner, &filter));
-            }
+                subscription(&owner, &filter)
+            }));
             let filter = json!({"kinds": [1, 7], "#p": [MENTIONED]});
-            each(subscription(&owner, &filter));
+            rows.push(subscription(&owner, &filter));
         }
-        Ok(())
+        Ok(FeedPage { rows, next: None })
     }
 }
 

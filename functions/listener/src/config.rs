@@ -22,7 +22,7 @@ pub struct Config {
     /// `PRIVATE_RELAYS`, default `false`: if `true`, owners' relays may have private addresses and
     /// no TLS. Only for a developer's machine.
     pub allow_private: bool,
-    /// `HEALTH_ADDRESS`, default `127.0.0.1:8080`: the address of `/healthz` and `/readyz`.
+    /// `HEALTH_ADDRESS`, default `127.0.0.1:8080`: the address of the health interface.
     pub health: SocketAddr,
     /// `TABLE_PREFIX`: the prefix of the tables' names.
     pub table_prefix: String,

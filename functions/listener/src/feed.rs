@@ -1,15 +1,24 @@
 //! Keeps the interest and the relays that owners request up to date, from the change feed of
 //! subscriptions.
+//!
+//! The feed is read in three ways:
+//! - [`Feed::load`] reads all of it once, before the listener serves.
+//! - [`Feed::read`] reads what is new, at every [`POLL_INTERVAL`].
+//! - [`Feed::resync`] reads all of it again every few hours, slowly, beside the polls.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use futures_util::{StreamExt, future::join_all, stream};
 use nostr_push_core::{
     Millis, Seconds,
     interest::Interest,
-    ports::{ChangeFeed, Unavailable},
+    ports::{ChangeFeed, FeedPage, FeedPosition, Unavailable},
     subscription::{MUTE_LIST_PREFIX, Subscription},
 };
 use tokio::sync::watch;
@@ -20,17 +29,42 @@ use crate::{
 };
 
 /// How often the feed is read. A change must reach the interest within two seconds.
-const POLL_INTERVAL: Duration = Duration::from_millis(1_500);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(1_500);
 
-/// How long after a failure the first read is tried again.
-const LOAD_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// How long after a failure a page of the first or the full read is requested again.
+const PAGE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// How far each read overlaps the previous one. The clocks of the writers differ, and the index
-/// lags behind its table.
-const READ_OVERLAP: Millis = Millis(30_000);
+/// How far each read overlaps the previous one. A row is stamped before the first attempt to write
+/// it, and the SDK tries for up to 12 s. The rest is for the index, which lags behind its table, and
+/// for the clocks of the writers, which differ.
+const READ_OVERLAP: Millis = Millis(15_000);
 
-/// How often the whole feed is read again, to find changes that were missed.
+/// How often a read overlaps by [`WIDE_READ_OVERLAP`].
+const WIDE_READ_INTERVAL: Millis = Millis(60_000);
+
+/// How far a wide read overlaps the previous wide read. A row that becomes visible so late after its
+/// stamp is found within [`WIDE_READ_INTERVAL`]. A function runs for at most 30 s. The rest is for
+/// an index that lags because DynamoDB throttles or has a problem.
+const WIDE_READ_OVERLAP: Millis = Seconds::from_minutes(5).to_millis();
+
+/// The most partitions that one poll reads at the same time.
+const MAX_POLL_QUERIES: usize = 8;
+
+/// The partitions that the first read reads at the same time. A quarter of a virtual core decodes
+/// as many pages well within the SDK's timeout of one attempt (4 s). With more, requests that have
+/// been answered would time out, and their pages would take memory.
+const LOAD_QUERIES: u64 = 4;
+
+/// How often the whole feed is read again, to find changes that were missed. Each task reduces it
+/// by up to a quarter, so that the tasks do not read at the same time.
 const FULL_RESYNC_INTERVAL: Millis = Seconds::from_hours(6).to_millis();
+
+/// The pause between two pages of the full read. With pages of 500 rows a million rows take about
+/// ten minutes, and about an eighth of a quarter of a virtual core.
+const RESYNC_PAUSE: Duration = Duration::from_millis(250);
+
+/// The rows that are applied before other tasks run.
+const ROWS_PER_TURN: usize = 100;
 
 /// How long an owner counts as new. If the owner was added shortly before this task started, the
 /// previous task may not have requested the mute list.
@@ -51,120 +85,159 @@ pub struct FeedView {
     pub mute_list_owners: Arc<MuteListOwners>,
 }
 
-/// A reader of the change feed.
+/// The change feed of subscriptions, and the state that follows from it.
 pub struct Feed<F> {
-    source: F,
-    view: FeedView,
-    changes: watch::Sender<u64>,
-    read_until: Millis,
-    last_full_read: Millis,
+    reader: Reader<F>,
+    position: PollPosition,
+}
+
+/// How far the feed has been polled.
+#[derive(Default)]
+struct PollPosition {
+    /// When the last poll that succeeded began.
+    read_at: Millis,
+    /// When the last wide poll that succeeded began.
+    wide_read_at: Millis,
     /// The entry of the interest from which the next check for ended subscriptions starts.
     next_expiry: usize,
+}
+
+/// What polls and full reads share. Both can run at the same time.
+struct Reader<F> {
+    source: F,
+    view: FeedView,
+    health: Arc<Health>,
+    clock: fn() -> Millis,
+    changes: watch::Sender<u64>,
+    /// `true` if a row changed something since `changes` was notified.
+    is_changed: AtomicBool,
 }
 
 impl<F: ChangeFeed> Feed<F> {
     /// A feed that has not been read. If `allow_private` is `true`, owners may request relays with
     /// private addresses.
-    pub fn new(source: F, allow_private: bool) -> Self {
+    pub fn new(source: F, health: Arc<Health>, clock: fn() -> Millis, allow_private: bool) -> Self {
         let view = FeedView {
             interest: Arc::default(),
             requested_relays: Arc::new(Mutex::new(RequestedRelays::new(allow_private))),
             mute_list_owners: Arc::default(),
         };
         Self {
-            source,
-            view,
-            changes: watch::Sender::new(0),
-            read_until: Millis(0),
-            last_full_read: Millis(0),
-            next_expiry: 0,
+            reader: Reader {
+                source,
+                view,
+                health,
+                clock,
+                changes: watch::Sender::new(0),
+                is_changed: AtomicBool::new(false),
+            },
+            position: PollPosition::default(),
         }
     }
 
     /// The state that the feed maintains.
     pub fn view(&self) -> FeedView {
-        self.view.clone()
+        self.reader.view.clone()
     }
 
     /// Notifies when the keys or kinds in use change, or the requested relays.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+        self.reader.changes.subscribe()
     }
 
-    /// Reads the whole feed, and tries again until it succeeds. Returns `false` if a stop was
-    /// requested before.
+    /// Reads the whole feed. A page that fails is requested again until it succeeds. Returns
+    /// `false` if a stop was requested before the end.
     ///
     /// Control events are not read before the interest is loaded. Relays store them.
-    pub async fn load(&mut self, clock: fn() -> Millis, shutdown: &mut Shutdown) -> bool {
-        while let Err(error) = self.read(clock()).await {
-            tracing::warn!(
-                stage = "listener",
-                dependency = error.dependency,
-                "interest not loaded: {error}"
-            );
-            tokio::select! {
-                () = tokio::time::sleep(LOAD_RETRY_DELAY) => {}
-                () = shutdown.stop_requested() => return false,
-            }
+    pub async fn load(&mut self, shutdown: &mut Shutdown) -> bool {
+        let reader = &self.reader;
+        let began = (reader.clock)();
+        reader.health.record_start(began);
+        tokio::select! {
+            _ = join_all((0..LOAD_QUERIES).map(|first| reader.load_every_nth(first))) => {}
+            () = shutdown.stop_requested() => return false,
         }
+        self.position.read_at = began;
+        self.position.wide_read_at = began;
+        reader.health.record_interest_read((reader.clock)());
+        reader.notify();
         true
     }
 
-    /// Reads the changes since the last read. The first read covers everything.
+    /// Reads what was written since the last read. Without a last read this is everything.
     ///
     /// # Errors
-    /// The table failed. The next read covers the same changes.
-    pub async fn read(&mut self, now: Millis) -> Result<(), Unavailable> {
-        let is_full = self.last_full_read + FULL_RESYNC_INTERVAL <= now;
-        let since = if is_full {
-            Millis(0)
-        } else {
-            self.read_until - READ_OVERLAP
-        };
-        let view = self.view.clone();
-        let mut changed = false;
-        let each = |row: Subscription| changed |= view.apply(&row, now);
-        self.source.changes(since, each).await?;
-        self.read_until = now;
-        if is_full {
-            self.last_full_read = now;
-        }
-        changed |= self.expire(now.to_seconds());
-        if changed {
-            self.changes.send_modify(|version| *version += 1);
-        }
-        Ok(())
+    /// The table failed. What was read is applied, and the next read covers the same changes.
+    pub async fn read(&mut self) -> Result<(), Unavailable> {
+        self.reader.poll(&mut self.position).await
     }
 
-    /// Removes ended subscriptions from the next part of the interest. Returns `true` if the keys
-    /// or kinds in use changed.
-    fn expire(&mut self, now: Seconds) -> bool {
-        let mut interest = self
-            .view
-            .interest
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let before = interest.version();
-        self.next_expiry = interest
-            .expire(now, self.next_expiry, MAX_EXPIRY_CHECKS)
-            .unwrap_or_default();
-        let changed = interest.version() != before;
-        drop(interest);
-        self.view
-            .requested_relays
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .expire(now);
-        changed
+    /// Reads the whole feed again, slowly.
+    pub async fn resync(&self) {
+        self.reader.resync().await;
     }
 
-    /// Reads the changes at every interval, and never returns.
-    pub async fn poll(mut self, health: Arc<Health>, clock: fn() -> Millis) {
+    /// Reads what is new at every interval, and the whole feed every few hours. Never returns.
+    /// `jitter` (0 to 1) reduces the time between two full reads.
+    pub async fn poll(mut self, jitter: f64) {
+        let Self { reader, position } = &mut self;
+        tokio::join!(
+            reader.poll_at_intervals(position),
+            reader.resync_at_intervals(jitter)
+        );
+    }
+}
+
+impl<F: ChangeFeed> Reader<F> {
+    /// Reads the partition `first`, and every [`LOAD_QUERIES`]th after it.
+    async fn load_every_nth(&self, first: u64) {
+        let mut partition = first;
+        while partition < self.source.partitions() {
+            let mut after = None;
+            loop {
+                after = self.page_of_all(partition, after).await;
+                self.health.record_progress((self.clock)());
+                if after.is_none() {
+                    break;
+                }
+            }
+            partition += LOAD_QUERIES;
+        }
+    }
+
+    /// Reads one page of all rows of a partition, and applies it. A page that fails is requested
+    /// again until it succeeds. Returns where the next page starts.
+    async fn page_of_all(
+        &self,
+        partition: u64,
+        after: Option<FeedPosition>,
+    ) -> Option<FeedPosition> {
+        loop {
+            match self.source.page(partition, Millis(0), after.as_ref()).await {
+                Ok(FeedPage { rows, next }) => {
+                    self.apply(&rows).await;
+                    return next;
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        stage = "listener",
+                        dependency = error.dependency,
+                        "page of the change feed not read: {error}"
+                    );
+                    tokio::time::sleep(PAGE_RETRY_DELAY).await;
+                }
+            }
+        }
+    }
+
+    async fn poll_at_intervals(&self, position: &mut PollPosition) {
         loop {
             tokio::time::sleep(POLL_INTERVAL).await;
-            match self.read(clock()).await {
-                Ok(()) => health.record_interest_read(clock()),
+            match self.poll(position).await {
+                Ok(()) => self.health.record_interest_read((self.clock)()),
                 Err(error) => {
+                    // The read has ended, so the task is not stuck.
+                    self.health.record_progress((self.clock)());
                     tracing::warn!(
                         stage = "listener",
                         dependency = error.dependency,
@@ -172,6 +245,129 @@ impl<F: ChangeFeed> Feed<F> {
                     );
                 }
             }
+        }
+    }
+
+    /// Reads what was written since the last read, with an overlap, and removes what has ended.
+    async fn poll(&self, position: &mut PollPosition) -> Result<(), Unavailable> {
+        let now = (self.clock)();
+        let is_wide = position.wide_read_at + WIDE_READ_INTERVAL <= now;
+        let since = if is_wide {
+            position.wide_read_at - WIDE_READ_OVERLAP
+        } else {
+            position.read_at - READ_OVERLAP
+        };
+        let read = self.read_since(since).await;
+        if read.is_ok() {
+            position.read_at = now;
+            if is_wide {
+                position.wide_read_at = now;
+            }
+        }
+        position.next_expiry = self.expire(position.next_expiry);
+        // Rows that were applied before a failure come again, but they change nothing then.
+        self.notify();
+        read
+    }
+
+    /// Reads and applies the rows of all partitions that were stamped at or after `since`.
+    async fn read_since(&self, since: Millis) -> Result<(), Unavailable> {
+        let partitions = (0..self.source.partitions()).map(|n| self.read_partition(n, since));
+        let mut read = stream::iter(partitions).buffer_unordered(MAX_POLL_QUERIES);
+        while let Some(partition) = read.next().await {
+            partition?;
+        }
+        Ok(())
+    }
+
+    async fn read_partition(&self, partition: u64, since: Millis) -> Result<(), Unavailable> {
+        let mut after = None;
+        loop {
+            let page = self.source.page(partition, since, after.as_ref()).await?;
+            self.apply(&page.rows).await;
+            self.health.record_progress((self.clock)());
+            after = page.next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn resync_at_intervals(&self, jitter: f64) {
+        let interval = FULL_RESYNC_INTERVAL.to_duration();
+        let interval = interval.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 4.0);
+        let interval = Millis(u64::try_from(interval.as_millis()).unwrap_or(u64::MAX));
+        let mut last = (self.clock)();
+        loop {
+            tokio::time::sleep(POLL_INTERVAL).await;
+            if last + interval <= (self.clock)() {
+                last = (self.clock)();
+                self.resync().await;
+            }
+        }
+    }
+
+    /// Reads all rows again, one page at a time with pauses, so that events and polls are processed
+    /// meanwhile. The next poll notifies of changes.
+    async fn resync(&self) {
+        let began = (self.clock)();
+        for partition in 0..self.source.partitions() {
+            let mut after = None;
+            loop {
+                after = self.page_of_all(partition, after).await;
+                tokio::time::sleep(RESYNC_PAUSE).await;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        tracing::info!(
+            stage = "listener",
+            seconds = ((self.clock)() - began).to_seconds().0,
+            "the whole change feed was read again"
+        );
+    }
+
+    /// Applies rows. Lets other tasks run after every [`ROWS_PER_TURN`] rows.
+    async fn apply(&self, rows: &[Subscription]) {
+        for rows in rows.chunks(ROWS_PER_TURN) {
+            let now = (self.clock)();
+            for row in rows {
+                if self.view.apply(row, now) {
+                    self.is_changed.store(true, Ordering::SeqCst);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Removes ended subscriptions from the next part of the interest, from entry `from` on.
+    /// Returns where the next part starts.
+    fn expire(&self, from: usize) -> usize {
+        let now = (self.clock)().to_seconds();
+        let mut interest = self
+            .view
+            .interest
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = interest.version();
+        let next = interest.expire(now, from, MAX_EXPIRY_CHECKS);
+        if interest.version() != before {
+            self.is_changed.store(true, Ordering::SeqCst);
+        }
+        drop(interest);
+        self.view
+            .requested_relays
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .expire(now);
+        next.unwrap_or_default()
+    }
+
+    /// Notifies of the changes since the last call, if there are any.
+    fn notify(&self) {
+        if self.is_changed.swap(false, Ordering::SeqCst) {
+            self.changes.send_modify(|version| *version += 1);
         }
     }
 }

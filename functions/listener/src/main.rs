@@ -1,6 +1,6 @@
-//! The listener process: wiring only. `listener check` checks that a running listener is ready, and
-//! reports the result in its exit code. The container's health check uses it, because the image has
-//! no shell.
+//! The listener process: wiring only. `listener check` checks that a running listener is healthy,
+//! and reports the result in its exit code. The container's health check uses it, because the image
+//! has no shell.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -71,11 +71,12 @@ async fn main() -> anyhow::Result<()> {
     };
     let listener = Listener::new(keys, options, ports);
     tokio::spawn(write_metrics(telemetry, listener.health()));
-    let health = health::serve(
+    // A task of its own, so that it responds while the listener loads the interest.
+    let health = tokio::spawn(health::serve(
         TcpListener::bind(config.health).await?,
         listener.health(),
         clients::now,
-    );
+    ));
     let result = tokio::select! {
         result = listener.run(shutdown) => result.map_err(anyhow::Error::from),
         ended = health => Err(anyhow::anyhow!("the health interface ended: {ended:?}")),

@@ -1,6 +1,10 @@
 //! The whole listener, until a stop is requested.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use nostr::key::Keys;
 use nostr_push_core::{
@@ -78,11 +82,11 @@ where
         let Self { ports, health, .. } = self;
         let (control_sender, control_receiver) = self.control;
         let (content_sender, content_receiver) = self.content;
-        let mut feed = Feed::new(ports.feed, self.options.allow_private);
-        if !feed.load(ports.clock, &mut shutdown).await {
+        let allow_private = self.options.allow_private;
+        let mut feed = Feed::new(ports.feed, Arc::clone(&health), ports.clock, allow_private);
+        if !feed.load(&mut shutdown).await {
             return Ok(());
         }
-        health.record_interest_read((ports.clock)());
         let view = feed.view();
         let (service, interest) = (self.keys.public_key(), Arc::clone(&view.interest));
         let context = RelayContext {
@@ -109,7 +113,7 @@ where
         let on_content = counting(&ports.count, MessageKind::Content);
         forwarding.spawn(forward(content_receiver, ports.content, on_content));
         let mut polling = JoinSet::new();
-        polling.spawn(feed.poll(health, ports.clock));
+        polling.spawn(feed.poll(jitter(&self.options.member)));
         let mut watcher = RelayWatcher::new(self.options, ports.store, view, &context);
 
         let ended = tokio::select! {
@@ -140,6 +144,14 @@ where
 fn counting(count: &Count, kind: MessageKind) -> impl Fn(u64) + use<> {
     let count = Arc::clone(count);
     move |n| count(ListenerCounter::Forwarded(kind), n)
+}
+
+/// A number from 0 to 1 that differs between the listener's tasks.
+fn jitter(member: &str) -> f64 {
+    let mut hasher = DefaultHasher::new();
+    member.hash(&mut hasher);
+    let thousandths = u16::try_from(hasher.finish() % 1_000).unwrap_or_default();
+    f64::from(thousandths) / 1_000.0
 }
 
 /// Why a task ended that should never end.

@@ -6,23 +6,19 @@ use nostr::event::Event;
 use nostr_push_core::{
     MUTE_LIST_KIND, Seconds,
     filter::Filter,
-    is_private_kind,
+    max_age,
     message::{ContentMessage, Delivery, DeliveryMessage, FanOutPosition, MAX_DELIVERED_CONTENT},
     mute_list::MuteList,
     owner::Owner,
     ports::{IndexPage, IndexReader, MuteLists, PortResult, Queue, Subscriptions},
     subscription::{IndexRow, Subscription, SubscriptionState},
-    tags::is_expired,
+    tags::{expiration, is_expired},
 };
 
 use crate::{
     outcome::{MatchDropReason, MatchOutcome},
     recipients::Recipients,
 };
-
-/// The age after which an event does not notify. Private kinds notify at any age, because wraps are
-/// backdated on purpose (NIP-59, <https://github.com/nostr-protocol/nips/blob/master/59.md>).
-pub const MAX_AGE: Seconds = Seconds::from_hours(1);
 
 /// Finds the recipients of an event and queues a delivery for each. A repeat queues the same
 /// deliveries again, and the claim in deliver makes them one push.
@@ -83,8 +79,15 @@ fn drop_reason(event: &Event, now: Seconds) -> Option<MatchDropReason> {
     if is_expired(event, now) {
         return Some(MatchDropReason::Expired);
     }
-    let is_old = Seconds::from(event.created_at) + MAX_AGE < now;
-    (is_old && !is_private_kind(event.kind.as_u16())).then_some(MatchDropReason::TooOld)
+    (notifies_until(event) < now).then_some(MatchDropReason::TooOld)
+}
+
+/// The last second at which the event can notify: until then the listener requests it from relays,
+/// and [`handle`] does not drop it because of its age.
+pub fn notifies_until(event: &Event) -> Seconds {
+    let age_limit = Seconds::from(event.created_at) + max_age(event.kind.as_u16());
+    // At its expiration an event no longer notifies.
+    expiration(event).map_or(age_limit, |at| age_limit.min(at - Seconds(1)))
 }
 
 /// Reads the index under the event's hits, page by page, from the message's position on. The second

@@ -7,7 +7,7 @@ use nostr::{
     key::{Keys, PublicKey},
 };
 use nostr_push_core::{
-    Seconds,
+    MAX_PRIVATE_AGE, MAX_PUBLIC_AGE, PRIVATE_KINDS, Seconds,
     interest::Interest,
     message::{self, ContentMessage, Delivery, DeliveryMessage, MAX_DELIVERED_CONTENT},
     order::Order,
@@ -20,15 +20,12 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::{
-    handler::{MAX_AGE, handle},
+    handler::{handle, notifies_until},
     outcome::{MatchDropReason, MatchOutcome},
     recipients::MAX_ROWS,
 };
 
 const NOW: u64 = 1_800_000_000;
-
-/// A time that [`MAX_AGE`] makes too old.
-const LONG_AGO: u64 = NOW - MAX_AGE.0 - 1;
 
 fn subscription(owner: &Owner, filter: &Value) -> Subscription {
     Subscription {
@@ -179,8 +176,6 @@ async fn drops_events_that_must_not_notify_with_a_reason() {
         fixture.live(&expired).await,
         dropped(MatchDropReason::Expired)
     );
-    let old = event(&author, 1, LONG_AGO, &[tag], "");
-    assert_eq!(fixture.live(&old).await, dropped(MatchDropReason::TooOld));
     let own = event(&keys, 1, NOW, &[tag], "");
     let own_event = MatchOutcome {
         own_events: 1,
@@ -201,9 +196,6 @@ async fn drops_events_that_must_not_notify_with_a_reason() {
         dropped(MatchDropReason::NoMatch)
     );
     assert!(deliveries(&fixture.memory).is_empty());
-    // Wraps are backdated on purpose.
-    let wrap = event(&author, 1059, NOW - 50 * MAX_AGE.0, &[tag], "");
-    assert_eq!(fixture.live(&wrap).await.recipients, 1);
     // A live event notifies even if it is older than the subscription.
     assert_eq!(fixture.live(&stored).await.recipients, 1);
 }
@@ -275,6 +267,47 @@ async fn rows_of_one_invocation_are_limited() {
     assert_eq!(fixture.handle(&rest).await, pushed_to(1));
 }
 
+#[tokio::test]
+async fn events_notify_until_the_age_limit_of_their_kind() {
+    let alice = anyone();
+    let p = alice.pubkey.to_hex();
+    let fixture = Fixture::with(&[subscription(&alice, &json!({"#p": [p]}))]).await;
+    let (tag, author): (&[&str], _) = (&["p", &p], Keys::generate());
+    let public = [0, 1, 7, 9735].map(|kind| (kind, MAX_PUBLIC_AGE));
+    // Wraps are backdated on purpose.
+    let private = PRIVATE_KINDS.map(|kind| (kind, MAX_PRIVATE_AGE));
+    for (kind, limit) in public.into_iter().chain(private) {
+        let last = event(&author, kind, NOW - limit.0, &[tag], "");
+        assert_eq!(fixture.live(&last).await, pushed_to(1), "{kind}");
+        assert_eq!(notifies_until(&last), Seconds(NOW));
+        let old = event(&author, kind, NOW - limit.0 - 1, &[tag], "");
+        let too_old = dropped(MatchDropReason::TooOld);
+        assert_eq!(fixture.live(&old).await, too_old, "{kind}");
+        assert_eq!(fixture.backfilled(&old).await, too_old, "{kind}");
+    }
+    let from_the_future = event(&author, 1, u64::MAX, &[tag], "");
+    assert_eq!(fixture.live(&from_the_future).await, pushed_to(1));
+}
+
+#[tokio::test]
+async fn an_event_does_not_notify_from_its_expiration_on() {
+    let alice = anyone();
+    let p = alice.pubkey.to_hex();
+    let fixture = Fixture::with(&[subscription(&alice, &json!({"#p": [p]}))]).await;
+    for (expiration, until) in [(NOW + 1, NOW), (NOW, NOW - 1)] {
+        let tags: &[&[&str]] = &[&["p", &p], &["expiration", &expiration.to_string()]];
+        let note = event(&Keys::generate(), 1, NOW - 10, tags, "");
+        assert_eq!(notifies_until(&note), Seconds(until));
+        assert_eq!(
+            fixture.live(&note).await.recipients,
+            u64::from(until == NOW)
+        );
+    }
+    let tags: &[&[&str]] = &[&["expiration", &(NOW + 1_000_000).to_string()]];
+    let note = event(&Keys::generate(), 1, NOW, tags, "");
+    assert_eq!(notifies_until(&note), Seconds(NOW) + MAX_PUBLIC_AGE);
+}
+
 /// The subscription that fetches the owner's own mute list.
 fn mute_list_subscription(owner: &Owner, filter: &Value) -> Subscription {
     Subscription {
@@ -303,7 +336,7 @@ async fn stores_newest_mute_list_of_any_age() {
         is_mute_list: true,
         ..MatchOutcome::default()
     };
-    let old = list(NOW - 400 * MAX_AGE.0, "Old");
+    let old = list(NOW - 400 * MAX_PRIVATE_AGE.0, "Old");
     assert_eq!(fixture.backfilled(&old).await, stored);
     assert_eq!(muted(&fixture, alice.pubkey), ["word:old"]);
     // Another owner's own filter for such lists causes a push.

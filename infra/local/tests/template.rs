@@ -251,11 +251,18 @@ async fn listener_is_isolated_and_replaced_without_a_gap() {
     let template = Template::load("infra/listener.yaml").await;
     let container = &template.properties("Task")["ContainerDefinitions"][0];
     let dropped = &container["LinuxParameters"]["Capabilities"]["Drop"];
-    let health_check = &container["HealthCheck"]["Command"];
+    let health_check = &container["HealthCheck"];
     assert_eq!(container["ReadonlyRootFilesystem"], true);
     assert_eq!(container["User"], "65532:65532");
     assert_eq!(dropped[0], "ALL");
-    assert_eq!(*health_check, json!(["CMD", "/listener", "check"]));
+    assert_eq!(
+        health_check["Command"],
+        json!(["CMD", "/listener", "check"])
+    );
+    assert_eq!(
+        health_check["StartPeriod"], 300,
+        "the listener's START_PERIOD, during which its check fails while it loads the interest"
+    );
     assert!(
         container["StopTimeout"].as_u64().unwrap() > 25,
         "the listener drains for up to 25 s"

@@ -4,8 +4,12 @@
 use std::{collections::HashSet, io::Read as _, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use aws_sdk_secretsmanager::primitives::{DateTime, DateTimeFormat};
 use deliver::{claim::Attempt, outcome::DeliveryOutcome};
-use matcher::outcome::{MatchDropReason, MatchOutcome};
+use matcher::{
+    handler::notifies_until,
+    outcome::{MatchDropReason, MatchOutcome},
+};
 use nostr::event::Event;
 use nostr_push_aws::clients;
 use nostr_push_core::{
@@ -41,12 +45,21 @@ pub(crate) async fn run(context: &CommandContext, arguments: &Arguments) -> Resu
     context.print_json(&json!({
         "event": event.id,
         "kind": event.kind.as_u16(),
+        "notifies_until": date(notifies_until(&event)),
         "dropped": dropped.map(MatchDropReason::reason),
         "own_event": sum(|outcome| outcome.own_events),
         "before_subscription": sum(|outcome| outcome.before_subscription_matches),
         "recipients": recipients,
     }));
     Ok(())
+}
+
+/// The time as `2026-11-25T21:30:05Z`. A time after the year 9999 is a Unix time.
+fn date(time: Seconds) -> String {
+    let seconds = i64::try_from(time.0).unwrap_or(i64::MAX);
+    DateTime::from_secs(seconds)
+        .fmt(DateTimeFormat::DateTime)
+        .unwrap_or_else(|_| time.to_string())
 }
 
 fn read_event(arguments: &Arguments) -> Result<Event> {
@@ -143,5 +156,16 @@ fn describe(outcome: &DeliveryOutcome) -> (&'static str, String) {
         }
         DeliveryOutcome::Completed(devices) => ("pushed", format!("to {} devices", devices.len())),
         DeliveryOutcome::Retry { reason, .. } => ("again", reason.reason().to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_readable_and_never_fail() {
+        assert_eq!(date(Seconds(1_795_642_205)), "2026-11-25T21:30:05Z");
+        assert_eq!(date(Seconds(u64::MAX)), u64::MAX.to_string());
     }
 }

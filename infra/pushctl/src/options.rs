@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use nostr::key::Keys;
-use nostr_push_core::app::App;
+use nostr_push_core::{app::App, subscription::MAX_FILTER_KINDS};
 use serde_json::{Map, Value};
 
 /// The names of the options: the fields of [`App`] except its id and platforms.
@@ -57,8 +57,16 @@ pub(crate) fn with_options(app: &App, options: &[String]) -> Result<App> {
     }
     let app: App = serde_json::from_value(fields.into()).context("a value has the wrong type")?;
     // Otherwise control would apply none of the app's triggers.
-    app.triggers_for(Keys::generate().public_key())
+    let triggers = app
+        .triggers_for(Keys::generate().public_key())
         .context("triggers: not all are filters")?;
+    let kinds = triggers.iter().filter_map(|filter| filter.kinds.as_ref());
+    ensure!(
+        kinds
+            .chain(&app.default_kinds)
+            .all(|kinds| kinds.len() <= MAX_FILTER_KINDS),
+        "triggers and default_kinds may have at most {MAX_FILTER_KINDS} kinds"
+    );
     Ok(app)
 }
 
@@ -95,6 +103,9 @@ mod tests {
 
     #[test]
     fn bad_options_are_refused() {
+        let kinds: Vec<usize> = (0..=MAX_FILTER_KINDS).collect();
+        let default_kinds = format!("default_kinds={kinds:?}");
+        let trigger = format!("triggers={}", json!([{"kinds": kinds, "#t": ["a"]}]));
         for (bad, message) in [
             ("nonsense", "OPTION=VALUE"),
             ("app=other", "no option app"),
@@ -102,6 +113,8 @@ mod tests {
             ("max_pushes=many", "wrong type"),
             ("content=everything", "wrong type"),
             ("triggers=[{\"ids\":[\"x\"]}]", "not all are filters"),
+            (&default_kinds, "at most 64 kinds"),
+            (&trigger, "at most 64 kinds"),
         ] {
             let error = set(&App::named("demo"), &[bad]).unwrap_err();
             assert!(error.contains(message), "{bad}: {error}");

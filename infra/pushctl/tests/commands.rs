@@ -206,12 +206,14 @@ async fn explains_events(operator: &Operator<'_>, alice: &Keys) {
     let bob = Keys::generate();
     let pubkey = alice.public_key().to_hex();
     let file = tempfile::NamedTempFile::new().unwrap();
-    let explain = async |author: &Keys, kind, content: &str| {
-        let event = event(author, kind, now().0, &[&["p", &pubkey]], content);
+    let explain_at = async |author: &Keys, kind, at: Seconds, content: &str| {
+        let event = event(author, kind, at.0, &[&["p", &pubkey]], content);
         std::fs::write(file.path(), serde_json::to_string(&event).unwrap()).unwrap();
         let path = file.path().to_str().unwrap();
         operator.succeeds(&["explain", path]).await
     };
+    let explain =
+        async |author: &Keys, kind, content: &str| explain_at(author, kind, now(), content).await;
     let explained = explain(&bob, 1, "hello").await;
     let recipient = &explained["recipients"][0];
     assert_eq!(recipient["recipient"], json!(pubkey), "{explained}");
@@ -219,6 +221,9 @@ async fn explains_events(operator: &Operator<'_>, alice: &Keys) {
     assert_eq!(recipient["title"], "New mention", "{explained}");
     assert_eq!(explain(&bob, 7, "+").await["dropped"], "no_match");
     assert_eq!(explain(alice, 1, "me").await["own_event"], 1);
+    let old = explain_at(&bob, 1, Seconds(1_764_106_205), "old").await;
+    assert_eq!(old["dropped"], "too_old", "{old}");
+    assert_eq!(old["notifies_until"], "2025-11-25T22:30:05Z", "{old}");
     let pushes = operator.stack.aws.sns.pushes(0);
     assert!(pushes.is_empty(), "explain sends nothing");
 }

@@ -48,6 +48,8 @@ async fn adapters_keep_their_guarantees() {
     devices::both_rows_are_written_or_neither(&store).await;
     subscriptions::newest_row_wins(&store).await;
     subscriptions::many_rows_are_read_and_follow_the_feed(&store).await;
+    subscriptions::writes_are_stamped_at_the_write(&store).await;
+    subscriptions::feed_has_pages(&store).await;
     filter_index::rows_are_read_in_pages(&store).await;
     filter_index::older_event_changes_nothing(&store).await;
     filter_index::large_filter_is_left_out(&store).await;

@@ -79,6 +79,10 @@ pub trait Subscriptions: Send + Sync {
     fn of_owner(&self, owner: &Owner)
     -> impl Future<Output = PortResult<Vec<Subscription>>> + Send;
     /// Writes the row, unless the stored one is as new or newer. Returns `true` if it was written.
+    ///
+    /// Stamps the row for the [`ChangeFeed`] with the time of the write. `changed_at` is older: the
+    /// writer takes it when it begins to process an event. A write that is retried for some seconds
+    /// has the stamp of its first attempt, so readers of the feed must overlap their reads.
     fn put(&self, row: &Subscription) -> impl Future<Output = PortResult<bool>> + Send;
     /// Writes the row in place of the stored one, if that has the same order. Returns `true` if it
     /// was written. For what does not come from the owner's event, such as
@@ -369,15 +373,42 @@ pub trait DelayQueue<T>: Send + Sync {
 /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-message-timers.html>).
 pub const MAX_DELAY: Duration = Duration::from_secs(900);
 
-/// The change feed of subscriptions, for the listener.
+/// The change feed of subscriptions, for the listener. It has partitions, which are read
+/// independently.
 pub trait ChangeFeed: Send + Sync {
-    /// Passes every row that changed at or after `since` to `each`. Rows come in no particular
-    /// order, and some more than once. A `since` of 0 means all rows.
-    fn changes(
+    /// The number of partitions.
+    fn partitions(&self) -> u64;
+    /// One page of the rows of a partition that [`Subscriptions::put`] stamped at or after `since`,
+    /// from the position `after` on. A `since` of 0 means all rows.
+    ///
+    /// Rows come in the order of their stamps. A row that changes between two pages moves to the
+    /// end, so it comes again. A write becomes visible a moment after its stamp.
+    fn page(
         &self,
+        partition: u64,
         since: Millis,
-        each: impl FnMut(Subscription) + Send,
-    ) -> impl Future<Output = PortResult<()>> + Send;
+        after: Option<&FeedPosition>,
+    ) -> impl Future<Output = PortResult<FeedPage>> + Send;
+}
+
+/// One page of a partition of the change feed.
+#[derive(Debug, Clone, Default)]
+pub struct FeedPage {
+    /// The rows.
+    pub rows: Vec<Subscription>,
+    /// The position after which the next page starts; `None` at the end.
+    pub next: Option<FeedPosition>,
+}
+
+/// A position in a partition of the change feed: the last row of a page.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FeedPosition {
+    /// The stamp of the row.
+    pub stamp: Millis,
+    /// The owner of the row, in text form.
+    pub owner: String,
+    /// The identity of the row.
+    pub identity: String,
 }
 
 /// The listener's state per relay.

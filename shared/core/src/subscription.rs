@@ -16,6 +16,10 @@ pub const MAX_OWNER_RELAYS: usize = 10;
 /// The most index keys of one subscription.
 pub const MAX_INDEX_KEYS: usize = 1_000;
 
+/// The most kinds of one filter. The listener names the kinds in each of its REQs, and relays limit
+/// the size of a REQ.
+pub const MAX_FILTER_KINDS: usize = 64;
+
 /// The shortest time for which a removal is remembered. Control refuses older events as stale, so
 /// no event that the removal supersedes can arrive later.
 pub const TOMBSTONE_TTL: Seconds = Seconds(Seconds::from_days(7).0 + Seconds::from_minutes(15).0);
@@ -67,7 +71,8 @@ pub struct Subscription {
     pub state: SubscriptionState,
     /// When the subscription ends. For a removal, when it would have ended.
     pub valid_until: Seconds,
-    /// When the row was written, by the writer's clock: the sort key of the change feed.
+    /// When the writer began to process the change, by its clock. How long a removal is remembered
+    /// counts from this time. The change feed does not use it: the store stamps each write.
     pub changed_at: Millis,
 }
 
@@ -80,8 +85,8 @@ impl Subscription {
 
     /// When DynamoDB may drop the row: once no older event can be accepted any more.
     pub fn expires_at(&self) -> Seconds {
-        let written = self.changed_at.to_seconds();
-        self.valid_until.max(written + TOMBSTONE_TTL)
+        let changed = self.changed_at.to_seconds();
+        self.valid_until.max(changed + TOMBSTONE_TTL)
     }
 
     /// The subscription's rows in `filter_index`.

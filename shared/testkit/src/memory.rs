@@ -18,9 +18,9 @@ use nostr_push_core::{
     owner::Owner,
     ports::{
         Admission, Apps, ChangeFeed, ClaimResult, Claims, DelayQueue, Devices, Endpoints,
-        EnsuredEndpoint, IndexPage, IndexReader, IndexWriter, Members, MuteLists, OwnerSettings,
-        PortResult, Presences, PublishOutcome, Publisher, Push, Queue, Rates, RelayCursor, Relays,
-        RetryReason, Subscriptions, Unavailable,
+        EnsuredEndpoint, FeedPage, FeedPosition, IndexPage, IndexReader, IndexWriter, Members,
+        MuteLists, OwnerSettings, PortResult, Presences, PublishOutcome, Publisher, Push, Queue,
+        Rates, RelayCursor, Relays, RetryReason, Subscriptions, Unavailable,
     },
     presence::Presence,
     settings::Settings,
@@ -44,6 +44,10 @@ pub struct MemoryState {
     pub rosters: BTreeMap<Owner, Roster>,
     /// Subscriptions.
     pub subscriptions: BTreeMap<(Owner, String), Subscription>,
+    /// The stamps of the subscriptions in the change feed.
+    pub stamps: BTreeMap<(Owner, String), Millis>,
+    /// The clock that stamps writes. Tests set it.
+    pub clock: Millis,
     /// Presences.
     pub presences: BTreeMap<Owner, Presence>,
     /// The numbers of reads and writes of presences.
@@ -221,6 +225,7 @@ impl Subscriptions for Memory {
                 .get(&id)
                 .is_none_or(|stored| row.order.supersedes(&stored.order));
             if newer {
+                state.stamps.insert(id.clone(), state.clock);
                 state.subscriptions.insert(id, row.clone());
             }
             newer
@@ -526,21 +531,42 @@ impl<T: serde::Serialize + Send + Sync> DelayQueue<T> for Memory {
 }
 
 impl ChangeFeed for Memory {
-    async fn changes(
+    fn partitions(&self) -> u64 {
+        1
+    }
+
+    async fn page(
         &self,
+        _partition: u64,
         since: Millis,
-        mut each: impl FnMut(Subscription) + Send,
-    ) -> PortResult<()> {
-        let rows: Vec<Subscription> = self.call(|state| {
-            state
+        after: Option<&FeedPosition>,
+    ) -> PortResult<FeedPage> {
+        self.call(|state| {
+            let size = state.page_size.unwrap_or(500);
+            let position = |(owner, identity): &(Owner, String), stamp| FeedPosition {
+                stamp,
+                owner: owner.to_string(),
+                identity: identity.clone(),
+            };
+            let mut rows: Vec<(FeedPosition, Subscription)> = state
                 .subscriptions
-                .values()
-                .filter(|row| row.changed_at >= since)
-                .cloned()
-                .collect()
-        })?;
-        rows.into_iter().for_each(&mut each);
-        Ok(())
+                .iter()
+                .map(|(id, row)| {
+                    (
+                        position(id, state.stamps.get(id).copied().unwrap_or_default()),
+                        row.clone(),
+                    )
+                })
+                .filter(|(at, _)| at.stamp >= since && after.is_none_or(|after| at > after))
+                .collect();
+            rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+            let next = (rows.len() > size).then(|| rows[size - 1].0.clone());
+            rows.truncate(size);
+            FeedPage {
+                rows: rows.into_iter().map(|(_, row)| row).collect(),
+                next,
+            }
+        })
     }
 }
 

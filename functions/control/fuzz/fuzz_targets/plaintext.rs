@@ -9,12 +9,13 @@ use nostr_push_core::{
     app::{App, Platform},
     filter::Filter,
     order::Order,
-    subscription::MAX_INDEX_KEYS,
+    subscription::{MAX_FILTER_KINDS, MAX_INDEX_KEYS},
 };
 use nostr_push_testkit::owner;
 
 fn check(filter: &Filter) {
     assert!((1..=MAX_INDEX_KEYS).contains(&filter.index_keys().len()));
+    assert!(filter.kinds.as_ref().is_none_or(|kinds| kinds.len() <= MAX_FILTER_KINDS));
     let json = serde_json::from_str(&filter.to_json()).unwrap();
     assert_eq!(Filter::from_json(&json).unwrap(), *filter);
 }
@@ -32,9 +33,11 @@ fuzz_target!(|text: &str| {
     if let Some(update) = request.ok().and_then(|request| request.settings) {
         update.settings.filters(&app).iter().for_each(check);
     }
+    let to_delete = payload::filters_to_delete(text, &app, pubkey);
     let Ok(filters) = payload::filters(text, &app, pubkey) else {
         return;
     };
+    assert_eq!(to_delete.unwrap().by_identity, filters.by_identity);
     for (identity, filter) in filters.by_identity {
         check(&filter);
         assert_eq!(filter.identity(), identity);

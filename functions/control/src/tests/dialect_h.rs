@@ -4,7 +4,9 @@ use nostr_push_core::{
     filter::Filter,
     index_key::MAX_TAG_VALUE_BYTES,
     presence::{DEFAULT_TIMEOUT, Presence},
-    subscription::{MAX_INDEX_KEYS, MUTE_LIST_PREFIX},
+    subscription::{
+        MAX_FILTER_KINDS, MAX_INDEX_KEYS, MUTE_LIST_PREFIX, Subscription, SubscriptionState,
+    },
 };
 use nostr_push_testkit::{dialect_h_event, event};
 use serde::Deserialize;
@@ -234,6 +236,46 @@ async fn refuses_settings_with_bad_or_too_many_values() {
         let settings = f.dialect_h(&keys, NOW, &[&["app", "contacts"]], &payload);
         assert_eq!(f.reason(&settings).await, reason, "{field}");
     }
+}
+
+#[tokio::test]
+async fn a_removed_derived_subscription_is_written_again_for_one_hour_only() {
+    let f = fixture();
+    let keys = Keys::generate();
+    let with_group = json!({"deviceId": "t", "kinds": [1], "#e": ["group"]});
+    f.accept(&f.settings(&keys, NOW, &with_group)).await;
+    let is_removed = |row: &&Subscription| row.state == SubscriptionState::Removed;
+    let removal = || {
+        let state = f.stage.store.state();
+        state.subscriptions.values().find(is_removed).cloned()
+    };
+    let mut orders = BTreeSet::new();
+    for minutes in (10..180).step_by(10) {
+        let now = NOW + minutes * 60;
+        f.stage.store.state().clock = Seconds(now).to_millis();
+        let settings = f.settings(&keys, now, &json!({"deviceId": "t", "kinds": [1]}));
+        f.handle_at(&settings, now).await.unwrap();
+        let removal = removal().expect("the filter of the group");
+        assert_eq!(removal.changed_at, Seconds(NOW + 600).to_millis());
+        orders.insert(removal.order.created_at);
+    }
+    assert_eq!(orders.len(), 6, "every ten minutes");
+}
+
+#[tokio::test]
+async fn settings_have_at_most_64_kinds() {
+    let f = fixture();
+    let keys = Keys::generate();
+    let with_kinds = |at, kinds: usize| {
+        let kinds: Vec<usize> = (0..kinds).collect();
+        f.settings(&keys, at, &json!({"deviceId": "t", "kinds": kinds}))
+    };
+    let all = with_kinds(NOW, MAX_FILTER_KINDS);
+    assert_eq!(f.reason(&all).await, "configured");
+    let filters = f.filters();
+    let too_many = with_kinds(NOW + 1, MAX_FILTER_KINDS + 1);
+    assert_eq!(f.reason(&too_many).await, "over_quota");
+    assert_eq!(f.filters(), filters, "the earlier settings are in force");
 }
 
 #[tokio::test]

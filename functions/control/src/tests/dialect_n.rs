@@ -1,6 +1,10 @@
 //! Dialect N (kinds 3079 to 3082): quotas, payloads of existing clients, lifetimes and transfers.
 
-use nostr_push_core::subscription::{MAX_SUBSCRIPTIONS, TRIGGER_PREFIX};
+use nostr_push_core::{
+    ports::{ChangeFeed, IndexWriter, Subscriptions},
+    subscription::{MAX_FILTER_KINDS, MAX_SUBSCRIPTIONS, TRIGGER_PREFIX},
+};
+use nostr_push_testkit::{owner, subscription};
 
 use super::*;
 
@@ -54,6 +58,60 @@ async fn an_owner_has_at_most_50_filters_per_app() {
     );
     let too_many = f.in_app("other", &keys, 3081, NOW, &filters(MAX_SUBSCRIPTIONS + 1));
     assert_eq!(f.reason(&too_many).await, "over_quota");
+}
+
+#[tokio::test]
+async fn a_filter_has_at_most_64_kinds() {
+    let f = fixture();
+    let keys = Keys::generate();
+    let filter = |kinds: usize| json!({"#t": ["a"], "kinds": (0..kinds).collect::<Vec<_>>()});
+    let all = json!({"filter": filter(MAX_FILTER_KINDS)});
+    let upsert = f.demo(&keys, 3081, NOW, &all);
+    assert_eq!(f.reason(&upsert).await, "subscribed");
+    let mut repeated = all.clone();
+    let kinds = repeated["filter"]["kinds"].as_array_mut().unwrap();
+    kinds.extend(kinds.clone());
+    let upsert = f.demo(&keys, 3081, NOW + 1, &repeated);
+    let subscribed = f.reason(&upsert).await;
+    assert_eq!(subscribed, "subscribed", "repeated kinds do not count");
+
+    let too_many = json!({"filters": [{"#t": ["b"]}, filter(MAX_FILTER_KINDS + 1)]});
+    let upsert = f.demo(&keys, 3081, NOW, &too_many);
+    assert_eq!(f.reason(&upsert).await, "over_quota");
+    assert_eq!(f.subscriptions().len(), 1, "nothing of the event is stored");
+}
+
+#[tokio::test]
+async fn a_stored_filter_with_more_than_64_kinds_can_be_deleted() {
+    let f = fixture();
+    let keys = Keys::generate();
+    let kinds: Vec<usize> = (0..=MAX_FILTER_KINDS).collect();
+    let filter = json!({"#t": ["a"], "kinds": kinds});
+    // A version without the limit stored it.
+    let row = subscription(&owner(keys.public_key()), &filter);
+    let store = &f.stage.store;
+    store.put_index(row.index_rows().collect()).await.unwrap();
+    store.put(&row).await.unwrap();
+    assert_eq!(f.index().len(), 1);
+    let delete = f.demo(&keys, 3082, NOW, &json!({"filter": filter}));
+    assert_eq!(f.reason(&delete).await, "unsubscribed");
+    assert!(f.index().is_empty() && f.subscriptions().is_empty());
+}
+
+#[tokio::test]
+async fn a_slow_write_is_in_the_feed_at_the_time_of_the_write() {
+    let f = fixture();
+    let keys = Keys::generate();
+    let started = Seconds(NOW).to_millis();
+    let written = started + Millis(29_000);
+    f.stage.store.state().clock = written;
+    f.accept(&f.demo(&keys, 3081, NOW, &mentions(&keys))).await;
+    let page = f.stage.store.page(0, written, None).await.unwrap();
+    let row = page
+        .rows
+        .first()
+        .expect("a reader of the last second finds the row");
+    assert_eq!(row.changed_at, started);
 }
 
 #[tokio::test]

@@ -33,7 +33,10 @@ use nostr_push_core::{
     Millis, Seconds,
     message::{ContentMessage, ControlMessage},
     order::Order,
-    ports::{ChangeFeed, Members, PortResult, Queue, RelayCursor, Relays, Unavailable},
+    ports::{
+        ChangeFeed, FeedPage, FeedPosition, Members, PortResult, Queue, RelayCursor, Relays,
+        Unavailable,
+    },
     subscription::{MUTE_LIST_PREFIX, Subscription, SubscriptionState},
 };
 use nostr_push_testkit::{free_port, memory::Memory, owner, subscription};
@@ -59,22 +62,24 @@ pub struct MemoryPorts {
     pub store: Arc<Memory>,
 }
 
+/// The stamp of a row is its `changed_at`.
 impl ChangeFeed for MemoryPorts {
-    async fn changes(
+    fn partitions(&self) -> u64 {
+        1
+    }
+
+    async fn page(
         &self,
+        _partition: u64,
         since: Millis,
-        each: impl FnMut(Subscription) + Send,
-    ) -> PortResult<()> {
-        let rows: Vec<Subscription> = self
-            .rows
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|row| row.changed_at >= since)
-            .cloned()
-            .collect();
-        rows.into_iter().for_each(each);
-        Ok(())
+        _after: Option<&FeedPosition>,
+    ) -> PortResult<FeedPage> {
+        let rows = self.rows.lock().unwrap();
+        let rows = rows.iter().filter(|row| row.changed_at >= since);
+        Ok(FeedPage {
+            rows: rows.cloned().collect(),
+            next: None,
+        })
     }
 }
 

@@ -37,11 +37,11 @@ pub(crate) async fn killed_listener_loses_and_repeats_nothing(
         publish_to_some(stack, n, &note).await;
         notes.push(note);
         if n == 60 {
-            let is_ready = stack.check_listener().await.unwrap();
-            assert!(is_ready, "the listener is ready");
+            let is_healthy = stack.check_listener().await.unwrap();
+            assert!(is_healthy, "the listener is healthy");
             stack.listener.kill().await;
-            let is_ready = stack.check_listener().await.unwrap();
-            assert!(!is_ready, "the listener is killed");
+            let is_healthy = stack.check_listener().await.unwrap();
+            assert!(!is_healthy, "the listener is killed");
         }
         if n % 10 == 0 {
             let yesterday = now() - Seconds::from_days(1);

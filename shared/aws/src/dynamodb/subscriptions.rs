@@ -2,22 +2,22 @@
 //! (`shard`, `changed_at`).
 //!
 //! Guarantee: the row of the newest event wins, whatever the order of the writes. A row is replaced
-//! only by one of the same event. The index is the
-//! change feed of the listener. Removals stay in it until no older event can be accepted.
+//! only by one of the same event. The index is the change feed of the listener. Each write stamps
+//! its row with the time of the write. Removals stay in the index until no older event can be
+//! accepted.
 
-use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use nostr_push_core::{
     Millis, Seconds,
     filter::Filter,
     order::Order,
     owner::Owner,
-    ports::{ChangeFeed, PortResult, Subscriptions},
+    ports::{ChangeFeed, FeedPage, FeedPosition, PortResult, Subscriptions},
     subscription::{Subscription, SubscriptionState},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{Item, SAME_ORDER, Store, n, read, s};
-use crate::clients::unavailable;
+use crate::clients::{now, unavailable};
 
 const GET: &str = "dynamodb.subscriptions.get";
 const PUT: &str = "dynamodb.subscriptions.put";
@@ -27,11 +27,20 @@ const FEED: &str = "dynamodb.subscriptions.by_change";
 const OWNER: &str = "owner";
 const SUBSCRIPTION: &str = "subscription";
 const BY_CHANGE: &str = "by_change";
+const SHARD: &str = "shard";
+const CHANGED_AT: &str = "changed_at";
 
 /// The number of partitions of the change feed. DynamoDB limits the writes to one partition of an
-/// index to 1,000 per second. The first read of the whole feed uses as many requests in parallel.
-/// Polling each partition every 1.5 s costs about 28 million read units per month.
+/// index to 1,000 per second. Polling each partition every 1.5 s costs about 28 million read units
+/// per month.
 const SHARDS: u64 = 32;
+
+/// The rows of one page of the change feed, about 300 KB. A quarter of a virtual core decodes them
+/// in about 50 ms.
+const PAGE_ROWS: i32 = 500;
+
+/// The rows that are decoded before other tasks run.
+const ROWS_PER_TURN: usize = 100;
 
 #[derive(Serialize, Deserialize)]
 struct Row {
@@ -47,7 +56,12 @@ struct Row {
     since: Seconds,
     state: SubscriptionState,
     valid_until: Seconds,
-    changed_at: Millis,
+    /// [`Subscription::changed_at`]. Rows that earlier versions wrote do not have it: their stamp
+    /// was that time.
+    processed_at: Option<Millis>,
+    /// The time of the write, by the writer's clock: the sort key of the change feed.
+    #[serde(rename = "changed_at")]
+    stamp: Millis,
     shard: u64,
     expires_at: Seconds,
 }
@@ -115,62 +129,87 @@ impl Row {
             since: row.since,
             state: row.state,
             valid_until: row.valid_until,
-            changed_at: row.changed_at,
+            processed_at: Some(row.changed_at),
+            stamp: now(),
             shard: shard(row),
             expires_at: row.expires_at(),
         }
     }
 }
 
-impl ChangeFeed for Store {
-    async fn changes(
-        &self,
-        since: Millis,
-        mut each: impl FnMut(Subscription) + Send,
-    ) -> PortResult<()> {
-        // Page by page, because the first read may return a million rows.
-        let mut pages =
-            stream::select_all((0..SHARDS).map(|shard| self.changes_in(shard, since).boxed()));
-        while let Some(page) = pages.try_next().await? {
-            for item in page {
-                each(subscription(read(FEED, item)?)?);
-            }
-        }
-        Ok(())
-    }
+/// The end of a page, as DynamoDB returns it.
+#[derive(Deserialize)]
+struct PageEnd {
+    owner: String,
+    subscription: String,
+    #[serde(rename = "changed_at")]
+    stamp: Millis,
 }
 
-impl Store {
-    fn changes_in(
+impl ChangeFeed for Store {
+    fn partitions(&self) -> u64 {
+        SHARDS
+    }
+
+    async fn page(
         &self,
-        shard: u64,
+        partition: u64,
         since: Millis,
-    ) -> impl Stream<Item = PortResult<Vec<Item>>> + Send + use<> {
+        after: Option<&FeedPosition>,
+    ) -> PortResult<FeedPage> {
+        let start = after.map(|after| {
+            Item::from([
+                (SHARD.to_owned(), n(partition)),
+                (CHANGED_AT.to_owned(), n(after.stamp.0)),
+                (OWNER.to_owned(), s(&after.owner)),
+                (SUBSCRIPTION.to_owned(), s(&after.identity)),
+            ])
+        });
         let query = self
             .client
             .query()
             .table_name(&self.tables.subscriptions)
-            .index_name(BY_CHANGE);
+            .index_name(BY_CHANGE)
+            .limit(PAGE_ROWS)
+            .set_exclusive_start_key(start);
         let query = query
-            .key_condition_expression("#shard = :shard AND changed_at >= :since")
-            .expression_attribute_names("#shard", "shard");
+            .key_condition_expression("#shard = :shard AND #changed_at >= :since")
+            .expression_attribute_names("#shard", SHARD)
+            .expression_attribute_names("#changed_at", CHANGED_AT);
         let query = query
-            .expression_attribute_values(":shard", n(shard))
+            .expression_attribute_values(":shard", n(partition))
             .expression_attribute_values(":since", n(since.0));
-        stream::try_unfold(Some((query, None)), |state| async move {
-            let Some((query, from)) = state else {
-                return Ok(None);
-            };
-            let page = query
-                .clone()
-                .set_exclusive_start_key(from)
-                .send()
-                .await
-                .map_err(unavailable(FEED))?;
-            let next = page.last_evaluated_key.map(|last| (query, Some(last)));
-            Ok(Some((page.items.unwrap_or_default(), next)))
-        })
+        let page = query.send().await.map_err(unavailable(FEED))?;
+        let end = page.last_evaluated_key.map(|end| read(FEED, end));
+        let next = end.transpose()?.map(|end: PageEnd| FeedPosition {
+            stamp: end.stamp,
+            owner: end.owner,
+            identity: end.subscription,
+        });
+        let rows = decode(page.items.unwrap_or_default()).await;
+        Ok(FeedPage { rows, next })
     }
+}
+
+/// Decodes the rows of a page. Rows that cannot be decoded are left out, because otherwise one such
+/// row would keep the listener from starting.
+async fn decode(items: Vec<Item>) -> Vec<Subscription> {
+    let total = items.len();
+    let mut rows = Vec::with_capacity(total);
+    for (number, item) in items.into_iter().enumerate() {
+        if number % ROWS_PER_TURN == ROWS_PER_TURN - 1 {
+            tokio::task::yield_now().await;
+        }
+        rows.extend(read(FEED, item).and_then(subscription).ok());
+    }
+    if rows.len() < total {
+        tracing::error!(
+            dependency = FEED,
+            rows = total - rows.len(),
+            "rows of the change feed cannot be decoded and are left out"
+        );
+    }
+    rows
 }
 
 /// The partition of the row, from the bytes of its identity. SHA-256 distributes them evenly.
@@ -190,6 +229,6 @@ fn subscription(row: Row) -> PortResult<Subscription> {
         since: row.since,
         state: row.state,
         valid_until: row.valid_until,
-        changed_at: row.changed_at,
+        changed_at: row.processed_at.unwrap_or(row.stamp),
     })
 }

@@ -1,6 +1,9 @@
 //! The table `subscriptions` and its change feed.
 
-use nostr_push_aws::dynamodb::Store;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use nostr_push_aws::{clients, dynamodb::Store};
 use nostr_push_core::{
     Millis,
     owner::Owner,
@@ -64,19 +67,75 @@ pub(crate) async fn many_rows_are_read_and_follow_the_feed(store: &Store) {
     }
     let found = store.get(&ids).await.unwrap();
     assert_eq!(found.len(), 120, "more rows than one request can read");
+    let before = stamp_after_a_pause().await;
     let changed = row(0, 4);
     assert!(store.put(&changed).await.unwrap());
 
-    assert_eq!(changes(store, &owner, 0).await.len(), 120);
-    assert_eq!(changes(store, &owner, 3_000).await.len(), 120);
-    assert_eq!(changes(store, &owner, 3_001).await, [changed]);
+    assert_eq!(changes(store, &owner, Millis(0)).await.len(), 120);
+    assert_eq!(changes(store, &owner, before).await, [changed]);
 }
 
-/// The owner's rows that changed at or after `since` (milliseconds).
-async fn changes(store: &Store, owner: &Owner, since: u64) -> Vec<Subscription> {
+/// A handler takes `changed_at` when it starts, and may write 30 s later. A reader of the feed that
+/// has read until then must find the row.
+pub(crate) async fn writes_are_stamped_at_the_write(store: &Store) {
+    let owner = new_owner();
+    let before = stamp_after_a_pause().await;
+    let row = Subscription {
+        changed_at: before - Millis(100_000),
+        ..subscription(&owner, &json!({"#t": ["slow"]}), order(1, 1))
+    };
+    assert!(store.put(&row).await.unwrap());
+    assert_eq!(changes(store, &owner, before).await, [row]);
+    let after = stamp_after_a_pause().await;
+    assert!(changes(store, &owner, after).await.is_empty());
+}
+
+pub(crate) async fn feed_has_pages(store: &Store) {
+    let owner = new_owner();
+    let before = stamp_after_a_pause().await;
+    // More rows in one partition than fit into a page. Other partitions stay empty.
+    let filter = json!({"#t": ["page"]});
+    let row = |n: u64| Subscription {
+        identity: format!("{:04}", n * 32),
+        ..subscription(&owner, &filter, order(1, 1))
+    };
+    let same_partition = |row: &Subscription| {
+        let sum: u64 = row.identity.bytes().map(u64::from).sum();
+        sum.is_multiple_of(store.partitions())
+    };
+    let rows: Vec<Subscription> = (0..).map(row).filter(same_partition).take(501).collect();
+    for rows in rows.chunks(50) {
+        join_all(rows.iter().map(|row| store.put(row))).await;
+    }
+    let first = store.page(0, before, None).await.unwrap();
+    assert_eq!(first.rows.len(), 500);
+    let next = first.next.expect("another page");
+    let second = store.page(0, before, Some(&next)).await.unwrap();
+    assert_eq!((second.rows.len(), second.next), (1, None));
+    assert!(!first.rows.contains(&second.rows[0]));
+    assert_eq!(changes(store, &owner, before).await.len(), 501);
+}
+
+/// The current time, after a pause in which a stamp becomes older than it.
+async fn stamp_after_a_pause() -> Millis {
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    clients::now()
+}
+
+/// The owner's rows that were written at or after `since`.
+async fn changes(store: &Store, owner: &Owner, since: Millis) -> Vec<Subscription> {
     let mut rows = Vec::new();
-    let feed = store.changes(Millis(since), |row| rows.push(row));
-    feed.await.unwrap();
+    for partition in 0..store.partitions() {
+        let mut after = None;
+        loop {
+            let page = store.page(partition, since, after.as_ref()).await.unwrap();
+            rows.extend(page.rows);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+    }
     rows.retain(|row| row.owner == *owner);
     rows
 }
