@@ -166,15 +166,18 @@ impl Gate {
     }
 
     fn classify_content(&self, incoming: IncomingEvent<'_>) -> Result<Verdict, DropReason> {
-        let hits = self
-            .interest
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .hits(&incoming.event);
+        let from_owners_relay = incoming.relay.source != RelaySource::Operator;
+        let hits = {
+            let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
+            match (from_owners_relay, &incoming.relay.hash) {
+                (false, _) => interest.hits(&incoming.event),
+                (true, Some(relay)) => interest.hits_through(&incoming.event, relay),
+                (true, None) => Vec::new(),
+            }
+        };
         if hits.is_empty() {
             return Err(DropReason::NoInterest);
         }
-        let from_owners_relay = incoming.relay.source != RelaySource::Operator;
         let forwarding = Forwarding {
             // The order of the keys makes no difference.
             hits: hits

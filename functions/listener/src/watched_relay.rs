@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use nostr_push_core::{Millis, Seconds, ports::RelayCursor};
+use nostr_push_core::{Millis, Seconds, ports::RelayCursor, relay_url::RelayHash};
 
 use crate::{rate::EventBudget, requests::ResumePoint};
 
@@ -40,6 +40,8 @@ impl RelaySource {
 pub struct WatchedRelay {
     /// The relay's URL.
     pub url: String,
+    /// The hash of the URL, by which subscriptions name it. `None` if no subscription can.
+    pub hash: Option<RelayHash>,
     /// Who named the relay.
     pub source: RelaySource,
     /// The time in seconds up to which everything that the relay sent has been read. 0 if it has
@@ -61,6 +63,7 @@ impl WatchedRelay {
     pub fn new(url: String, source: RelaySource, cursor: RelayCursor, now: Millis) -> Self {
         let is_owners = source != RelaySource::Operator;
         Self {
+            hash: RelayHash::of(&url),
             url,
             source,
             read_until: cursor.read_until.0.into(),

@@ -5,6 +5,8 @@
 //! through tables of 32-bit numbers, a subscription is identified by a hash of its owner and
 //! identity, and equal lists of kinds are shared.
 
+mod named_relays;
+
 use std::{collections::HashSet, hash::BuildHasher, sync::Arc};
 
 use foldhash::fast::RandomState;
@@ -13,9 +15,11 @@ use nostr::event::Event;
 use sha2::{Digest, Sha256};
 use slab::Slab;
 
+use self::named_relays::{NamedRelays, RelayLists};
 use crate::{
     MUTE_LIST_KIND, Seconds,
     index_key::{IndexKey, KeyRef, keys_of},
+    relay_url::RelayHash,
     subscription::Subscription,
 };
 
@@ -40,6 +44,7 @@ pub struct Interest {
     /// these authors' lists are wanted.
     mute_lists: u32,
     kind_lists: HashSet<Arc<[u16]>>,
+    relay_lists: RelayLists,
     hasher: RandomState,
     version: u64,
 }
@@ -49,6 +54,8 @@ pub struct Interest {
 struct KeyUse {
     key: IndexKey,
     uses: u32,
+    /// The relays that its subscriptions name, or have named. They are forgotten with the key.
+    relays: NamedRelays,
 }
 
 /// The id of an entry: 128 bits of the SHA-256 of owner and identity.
@@ -98,9 +105,16 @@ impl Interest {
                 return false;
             }
             if active && !entry.keys.as_slice().is_empty() {
-                // An identity stands for one filter, so only the lifetime can be new.
+                // An identity stands for one filter, so only the lifetime and the relays can be new.
                 entry.order = order;
                 entry.valid_until = row.valid_until;
+                let relays = row.relay_hashes();
+                if !relays.is_empty() {
+                    for key in entry.keys.as_slice() {
+                        let named = &mut self.keys[*key as usize].relays;
+                        *named = self.relay_lists.add(*named, &relays);
+                    }
+                }
                 return false;
             }
         }
@@ -148,7 +162,9 @@ impl Interest {
     fn new_entry(&mut self, row: &Subscription, id: EntryId) -> Entry {
         let keys = row.filter.index_keys();
         let is_of_mute_lists = matches!(keys.first(), Some(IndexKey::MuteList(_)));
-        let mut numbers: Vec<u32> = keys.into_iter().map(|key| self.use_key(key)).collect();
+        let relays = row.relay_hashes();
+        let keys = keys.into_iter();
+        let mut numbers: Vec<u32> = keys.map(|key| self.use_key(key, &relays)).collect();
         let keys = if numbers.len() == 1 {
             Keys::One(numbers.remove(0))
         } else {
@@ -242,18 +258,25 @@ impl Interest {
         });
     }
 
-    fn use_key(&mut self, key: IndexKey) -> u32 {
+    fn use_key(&mut self, key: IndexKey, relays: &[RelayHash]) -> u32 {
         let hash = self.hasher.hash_one(&key);
         if let Some(number) = self.by_key.find(hash, |n| {
             self.keys
                 .get(*n as usize)
                 .is_some_and(|entry| entry.key == key)
         }) {
-            self.keys[*number as usize].uses += 1;
+            let entry = &mut self.keys[*number as usize];
+            entry.uses += 1;
+            entry.relays = self.relay_lists.add(entry.relays, relays);
             return *number;
         }
         self.mute_lists += u32::from(matches!(key, IndexKey::MuteList(_)));
-        let number = number(self.keys.insert(KeyUse { key, uses: 1 }));
+        let relays = self.relay_lists.add(NamedRelays::None, relays);
+        let number = number(self.keys.insert(KeyUse {
+            key,
+            uses: 1,
+            relays,
+        }));
         let (keys, hasher) = (&self.keys, &self.hasher);
         self.by_key.insert_unique(hash, number, |n| {
             keys.get(*n as usize)
@@ -267,7 +290,8 @@ impl Interest {
         let entry = &mut self.keys[number as usize];
         entry.uses -= 1;
         if entry.uses == 0 {
-            let key = self.keys.remove(number as usize).key;
+            let KeyUse { key, relays, .. } = self.keys.remove(number as usize);
+            self.relay_lists.release(relays);
             self.mute_lists -= u32::from(matches!(key, IndexKey::MuteList(_)));
             let hash = self.hasher.hash_one(&key);
             if let Ok(entry) = self.by_key.find_entry(hash, |n| *n == number) {
@@ -280,13 +304,28 @@ impl Interest {
     /// The event's index keys that are in use, each once. Empty if no subscription can match
     /// the event.
     pub fn hits(&self, event: &Event) -> Vec<IndexKey> {
+        self.hits_where(event, |_| true)
+    }
+
+    /// The event's index keys that are in use by subscriptions that name this relay, each once. A
+    /// key may be among them though its subscriptions no longer name the relay: the matcher
+    /// decides. Mute lists are their authors' own, whichever relay brings them.
+    pub fn hits_through(&self, event: &Event, relay: &RelayHash) -> Vec<IndexKey> {
+        self.hits_where(event, |used| {
+            matches!(used.key, IndexKey::MuteList(_))
+                || self.relay_lists.contains(used.relays, relay)
+        })
+    }
+
+    fn hits_where(&self, event: &Event, condition: impl Fn(&KeyUse) -> bool) -> Vec<IndexKey> {
         let mut hits: Vec<IndexKey> = Vec::new();
         let kind = event.kind.as_u16();
         let wanted = self.wants_kind(kind);
         if wanted || kind == MUTE_LIST_KIND {
             let considered =
                 keys_of(event).filter(|key| wanted || matches!(key, KeyRef::MuteList(_)));
-            for key in considered.filter(|key| self.holds(key)) {
+            let is_hit = |key: &KeyRef<'_>| self.find_key(key).is_some_and(&condition);
+            for key in considered.filter(is_hit) {
                 let key = key.to_owned();
                 if !hits.contains(&key) {
                     hits.push(key);
@@ -300,18 +339,19 @@ impl Interest {
         self.any_kind > 0 || self.kinds.contains_key(&kind)
     }
 
-    fn holds(&self, key: &KeyRef<'_>) -> bool {
+    fn find_key(&self, key: &KeyRef<'_>) -> Option<&KeyUse> {
         let same = |n: &u32| {
             self.keys
                 .get(*n as usize)
                 .is_some_and(|entry| key.equivalent(&entry.key))
         };
-        self.by_key.find(self.hasher.hash_one(key), same).is_some()
+        let number = self.by_key.find(self.hasher.hash_one(key), same)?;
+        self.keys.get(*number as usize)
     }
 
     /// Returns `true` if this index key is in use.
     pub fn contains(&self, key: &IndexKey) -> bool {
-        self.holds(&key.borrowed())
+        self.find_key(&key.borrowed()).is_some()
     }
 
     /// The index keys in use, in no particular order.

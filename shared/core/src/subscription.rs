@@ -89,10 +89,15 @@ impl Subscription {
         self.valid_until.max(changed + TOMBSTONE_TTL)
     }
 
+    /// The hashes of the relays that the subscription names.
+    pub fn relay_hashes(&self) -> Vec<RelayHash> {
+        let relays = self.relays.iter().take(MAX_OWNER_RELAYS);
+        relays.filter_map(|url| RelayHash::of(url)).collect()
+    }
+
     /// The subscription's rows in `filter_index`.
     pub fn index_rows(&self) -> impl Iterator<Item = IndexRow> + '_ {
-        let relays = self.relays.iter().take(MAX_OWNER_RELAYS);
-        let relays: Vec<RelayHash> = relays.filter_map(|url| RelayHash::of(url)).collect();
+        let relays = self.relay_hashes();
         self.filter
             .index_keys()
             .into_iter()

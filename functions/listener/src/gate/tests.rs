@@ -1,5 +1,10 @@
 use nostr::key::Keys;
-use nostr_push_core::{Seconds, ports::RelayCursor};
+use nostr_push_core::{
+    Seconds,
+    order::Order,
+    ports::RelayCursor,
+    subscription::{Subscription, SubscriptionState},
+};
 use nostr_push_testkit::{event, owner, subscription};
 use serde_json::{json, value::to_raw_value};
 
@@ -216,9 +221,9 @@ fn forwards_copy_that_hits_only_another_subscriber() {
     let note = to_raw_value(&event(&author, 1, 1, &[&["p", &p], &["t", "a"]], "x")).unwrap();
     assert_eq!(classify(&gate, &note, false, 5), CONTENT);
     // The first subscriber leaves, and another one comes. The number of hits stays the same.
-    let removed = nostr_push_core::subscription::Subscription {
-        state: nostr_push_core::subscription::SubscriptionState::Removed,
-        order: nostr_push_core::order::Order::counter(9),
+    let removed = Subscription {
+        state: SubscriptionState::Removed,
+        order: Order::counter(9),
         ..subscription(&owner(service.public_key()), &filter)
     };
     let added = subscription(&owner(author.public_key()), &json!({"#t": ["a"]}));
@@ -233,12 +238,23 @@ fn forwards_copy_that_hits_only_another_subscriber() {
 fn copy_from_owners_relay_does_not_suppress_copies_of_other_relays() {
     let (service, author) = (Keys::generate(), Keys::generate());
     let p = author.public_key().to_hex();
-    let gate = gate(&service, &json!({"#p": [p]}));
+    let filter = json!({"#p": [p]});
+    let gate = gate(&service, &filter);
+    let names_relays = |urls: &[&str], order| Subscription {
+        relays: urls.iter().map(|url| (*url).to_owned()).collect(),
+        order: Order::counter(order),
+        ..subscription(&owner(author.public_key()), &filter)
+    };
+    let apply = |row: &Subscription| gate.interest.write().unwrap().apply(row, Seconds(1));
+    apply(&names_relays(&["wss://one"], 1));
+    apply(&names_relays(&["wss://one", "wss://Two/"], 2));
     let note = to_raw_value(&event(&author, 1, 1, &[&["p", &p]], "x")).unwrap();
     let owners = RelaySource::Owners { only_public: true };
-    let [one, two] = ["ws://one", "ws://two"].map(|url| relay(url, owners));
-    let operators = relay("ws://operators", RelaySource::Operator);
+    let [one, two, unnamed] =
+        ["wss://one", "wss://two", "wss://unnamed"].map(|url| relay(url, owners));
+    let operators = relay("wss://operators", RelaySource::Operator);
     let send = |relay| outcome(&verdict_from(relay, &gate, &note, false, 5));
+    assert_eq!(send(&unnamed), Err(DropReason::NoInterest));
     let Verdict::Content(content) = verdict_from(&one, &gate, &note, false, 5) else {
         panic!("not forwarded")
     };
