@@ -1,10 +1,11 @@
 //! Keeps the interest and the relays that owners request up to date, from the change feed of
 //! subscriptions.
 //!
-//! The feed is read in three ways:
-//! - [`Feed::load`] reads all of it once, before the listener serves.
-//! - [`Feed::read`] reads what is new, at every [`POLL_INTERVAL`].
-//! - [`Feed::resync`] reads all of it again every few hours, slowly, beside the polls.
+//! [`Feed::load`] reads all of it once, before the listener serves. Then [`Feed::poll`] reads it in
+//! three ways, at the same time:
+//! - A poll reads what is new, at every [`POLL_INTERVAL`].
+//! - Late rows: the last minutes are read again, once a minute.
+//! - A full read reads all of it again every few hours, slowly.
 
 use std::{
     sync::{
@@ -39,13 +40,13 @@ const PAGE_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// for the clocks of the writers, which differ.
 const READ_OVERLAP: Millis = Millis(15_000);
 
-/// How often a read overlaps by [`WIDE_READ_OVERLAP`].
-const WIDE_READ_INTERVAL: Millis = Millis(60_000);
+/// How often the last minutes are read again.
+const LATE_ROWS_INTERVAL: Millis = Millis(60_000);
 
-/// How far a wide read overlaps the previous wide read. A row that becomes visible so late after its
-/// stamp is found within [`WIDE_READ_INTERVAL`]. A function runs for at most 30 s. The rest is for
+/// How far a read of late rows overlaps the previous one. A row that becomes visible so late after its
+/// stamp is found within [`LATE_ROWS_INTERVAL`]. A function runs for at most 30 s. The rest is for
 /// an index that lags because DynamoDB throttles or has a problem.
-const WIDE_READ_OVERLAP: Millis = Seconds::from_minutes(5).to_millis();
+const LATE_ROWS_OVERLAP: Millis = Seconds::from_minutes(5).to_millis();
 
 /// The most partitions that one poll reads at the same time.
 const MAX_POLL_QUERIES: usize = 8;
@@ -89,6 +90,8 @@ pub struct FeedView {
 pub struct Feed<F> {
     reader: Reader<F>,
     position: PollPosition,
+    /// When the last read of late rows that succeeded began.
+    late_rows_read_at: Millis,
 }
 
 /// How far the feed has been polled.
@@ -96,8 +99,6 @@ pub struct Feed<F> {
 struct PollPosition {
     /// When the last poll that succeeded began.
     read_at: Millis,
-    /// When the last wide poll that succeeded began.
-    wide_read_at: Millis,
     /// The entry of the interest from which the next check for ended subscriptions starts.
     next_expiry: usize,
 }
@@ -132,6 +133,7 @@ impl<F: ChangeFeed> Feed<F> {
                 is_changed: AtomicBool::new(false),
             },
             position: PollPosition::default(),
+            late_rows_read_at: Millis(0),
         }
     }
 
@@ -158,17 +160,20 @@ impl<F: ChangeFeed> Feed<F> {
             () = shutdown.stop_requested() => return false,
         }
         self.position.read_at = began;
-        self.position.wide_read_at = began;
+        self.late_rows_read_at = began;
         reader.health.record_interest_read((reader.clock)());
         reader.notify();
         true
     }
 
-    /// Reads what was written since the last read. Without a last read this is everything.
+    /// Reads the last minutes again if that is due, and then what was written since the last read.
     ///
     /// # Errors
     /// The table failed. What was read is applied, and the next read covers the same changes.
     pub async fn read(&mut self) -> Result<(), Unavailable> {
+        self.reader
+            .read_late_rows(&mut self.late_rows_read_at)
+            .await?;
         self.reader.poll(&mut self.position).await
     }
 
@@ -177,13 +182,16 @@ impl<F: ChangeFeed> Feed<F> {
         self.reader.resync().await;
     }
 
-    /// Reads what is new at every interval, and the whole feed every few hours. Never returns.
+    /// Reads what is new, the last minutes and the whole feed, each at its interval. Never returns.
     /// `jitter` (0 to 1) reduces the time between two full reads.
+    ///
+    /// The three run at the same time. Otherwise new filters would wait for the longer reads.
     pub async fn poll(mut self, jitter: f64) {
-        let Self { reader, position } = &mut self;
         tokio::join!(
-            reader.poll_at_intervals(position),
-            reader.resync_at_intervals(jitter)
+            self.reader.poll_at_intervals(&mut self.position),
+            self.reader
+                .read_late_rows_at_intervals(&mut self.late_rows_read_at),
+            self.reader.resync_at_intervals(jitter)
         );
     }
 }
@@ -251,23 +259,39 @@ impl<F: ChangeFeed> Reader<F> {
     /// Reads what was written since the last read, with an overlap, and removes what has ended.
     async fn poll(&self, position: &mut PollPosition) -> Result<(), Unavailable> {
         let now = (self.clock)();
-        let is_wide = position.wide_read_at + WIDE_READ_INTERVAL <= now;
-        let since = if is_wide {
-            position.wide_read_at - WIDE_READ_OVERLAP
-        } else {
-            position.read_at - READ_OVERLAP
-        };
-        let read = self.read_since(since).await;
+        let read = self.read_since(position.read_at - READ_OVERLAP).await;
         if read.is_ok() {
             position.read_at = now;
-            if is_wide {
-                position.wide_read_at = now;
-            }
         }
         position.next_expiry = self.expire(position.next_expiry);
         // Rows that were applied before a failure come again, but they change nothing then.
         self.notify();
         read
+    }
+
+    async fn read_late_rows_at_intervals(&self, late_rows_read_at: &mut Millis) {
+        loop {
+            tokio::time::sleep(POLL_INTERVAL).await;
+            if let Err(error) = self.read_late_rows(late_rows_read_at).await {
+                tracing::warn!(
+                    stage = "listener",
+                    dependency = error.dependency,
+                    "interest not refreshed: {error}"
+                );
+            }
+        }
+    }
+
+    /// If [`LATE_ROWS_INTERVAL`] has passed since the last read of late rows, reads what was written since
+    /// then, with a long overlap. The next poll notifies of changes.
+    async fn read_late_rows(&self, late_rows_read_at: &mut Millis) -> Result<(), Unavailable> {
+        let now = (self.clock)();
+        if *late_rows_read_at + LATE_ROWS_INTERVAL <= now {
+            self.read_since(*late_rows_read_at - LATE_ROWS_OVERLAP)
+                .await?;
+            *late_rows_read_at = now;
+        }
+        Ok(())
     }
 
     /// Reads and applies the rows of all partitions that were stamped at or after `since`.
