@@ -8,6 +8,7 @@
 //! - [`limits`]: the limits of a relay (NIP-11,
 //!   <https://github.com/nostr-protocol/nips/blob/master/11.md>)
 //! - [`session`]: one connection: the loop around its socket
+//! - [`frame`]: decodes what the relay sends, and skips messages that are too large
 //! - [`requests`]: what is requested from the relay: REQs, stored events, refusals
 //! - [`plan`]: which REQs a relay receives for the interest
 //! - [`req`]: one REQ, and how far back it asks
@@ -39,6 +40,7 @@ pub mod dial;
 pub mod error;
 pub mod feed;
 pub mod forward;
+pub mod frame;
 pub mod gate;
 pub mod health;
 pub mod limits;
