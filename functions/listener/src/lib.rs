@@ -8,6 +8,7 @@
 //! - [`limits`]: the limits of a relay (NIP-11,
 //!   <https://github.com/nostr-protocol/nips/blob/master/11.md>)
 //! - [`session`]: one connection: the loop around its socket
+//! - [`socket`]: the websocket: the handshake, reading and writing
 //! - [`frame`]: decodes what the relay sends, and skips messages that are too large
 //! - [`requests`]: what is requested from the relay: REQs, stored events, refusals
 //! - [`plan`]: which REQs a relay receives for the interest
@@ -61,6 +62,7 @@ pub mod requests;
 pub mod seen;
 pub mod session;
 pub mod shutdown;
+pub mod socket;
 pub mod watched_relay;
 
 mod run;
