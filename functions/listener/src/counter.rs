@@ -98,8 +98,6 @@ pub enum RelayReason {
     OverBudget,
     /// The connection ended, because the relay returned stored events too slowly.
     TooFarBehind,
-    /// The relay was disconnected because it sent a message above 1 MiB.
-    MessageTooLarge,
 }
 
 impl ListenerCounter {
@@ -182,7 +180,6 @@ impl RelayReason {
             Self::AuthIgnored => "auth_ignored",
             Self::OverBudget => "over_budget",
             Self::TooFarBehind => "too_far_behind",
-            Self::MessageTooLarge => "message_too_large",
         }
     }
 

@@ -8,6 +8,8 @@
 //! - [`limits`]: the limits of a relay (NIP-11,
 //!   <https://github.com/nostr-protocol/nips/blob/master/11.md>)
 //! - [`session`]: one connection: the loop around its socket
+//! - [`socket`]: the websocket: the handshake, reading and writing
+//! - [`frame`]: decodes what the relay sends, and skips messages that are too large
 //! - [`requests`]: what is requested from the relay: REQs, stored events, refusals
 //! - [`plan`]: which REQs a relay receives for the interest
 //! - [`req`]: one REQ, and how far back it asks
@@ -40,6 +42,7 @@ pub mod dial;
 pub mod error;
 pub mod feed;
 pub mod forward;
+pub mod frame;
 pub mod gate;
 pub mod health;
 pub mod limits;
@@ -61,6 +64,7 @@ pub mod requests;
 pub mod seen;
 pub mod session;
 pub mod shutdown;
+pub mod socket;
 pub mod watched_relay;
 
 mod run;

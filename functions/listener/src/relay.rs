@@ -40,7 +40,6 @@ pub async fn watch(relay: Arc<WatchedRelay>, context: RelayContext, mut shutdown
         let retry_delay = backoff(failures, jitter) / 5;
         let (reason, wait) = match &end {
             SessionEnd::Misbehaving => (RelayReason::CutOff, CUT_OFF_DURATION),
-            SessionEnd::MessageTooLarge => (RelayReason::MessageTooLarge, CUT_OFF_DURATION),
             SessionEnd::TooFarBehind => (RelayReason::TooFarBehind, retry_delay),
             SessionEnd::Unreachable(DialError::Forbidden) => {
                 (RelayReason::Forbidden, CUT_OFF_DURATION)

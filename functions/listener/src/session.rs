@@ -4,7 +4,7 @@
 
 use std::{sync::PoisonError, time::Duration};
 
-use futures_util::{FutureExt, SinkExt, StreamExt};
+use futures_util::FutureExt;
 use nostr::event::{Event, EventBuilder, FinalizeEvent, Kind, Tag};
 use nostr_push_core::Seconds;
 use serde_json::{json, value::RawValue};
@@ -13,14 +13,12 @@ use tokio::{
     task::{unconstrained, yield_now},
     time::{Instant, Interval, MissedTickBehavior, interval, timeout},
 };
-use tokio_tungstenite::{
-    WebSocketStream, client_async_with_config,
-    tungstenite::{Error, Message, error::CapacityError, protocol::WebSocketConfig},
-};
+use tokio_tungstenite::tungstenite::Error;
 
 use crate::{
     counter::{DropReason, RelayReason},
     dial::{DialError, Stream, dial},
+    frame::Incoming,
     gate::{IncomingEvent, Verdict, parse_event},
     limits::Limits,
     penalty::{CHALLENGE_POINTS, COMPLAINT_POINTS, Penalty, points},
@@ -28,15 +26,9 @@ use crate::{
     relay_message::RelayMessage,
     requests::{Command, Now, Requests},
     shutdown::Shutdown,
+    socket::Socket,
     watched_relay::{RelaySource, WatchedRelay},
 };
-
-/// The largest frame and message that is read, in bytes. An event in it may be too large to be
-/// forwarded: it is counted, and the connection goes on.
-const MAX_FRAME_BYTES: usize = 1024 * 1024;
-
-/// The size of a connection's read buffer, in bytes. There may be hundreds of connections.
-const READ_BUFFER_BYTES: usize = 32 * 1024;
 
 /// The timeout of connecting, including the handshakes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -45,7 +37,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a relay may send nothing before it is pinged. After the same time again the connection
-/// is lost.
+/// is lost. A message that has not come completely counts for each
+/// [`PROGRESS_BYTES`](crate::frame::PROGRESS_BYTES) of it.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// How long further changes of the interest are awaited before the REQs are changed.
@@ -70,9 +63,6 @@ pub enum SessionEnd {
     /// The relay kept sending forged, malformed or unrequested events, or refusals and notices.
     #[error("too many forged, malformed or unrequested events, refusals or notices")]
     Misbehaving,
-    /// The relay has sent a message above 1 MiB.
-    #[error("a message above {MAX_FRAME_BYTES} bytes")]
-    MessageTooLarge,
     /// The relay returns stored events more slowly than they are needed.
     #[error("too many stored events are still to be requested")]
     TooFarBehind,
@@ -81,7 +71,7 @@ pub enum SessionEnd {
 struct Session<'a> {
     relay: &'a WatchedRelay,
     context: &'a RelayContext,
-    socket: WebSocketStream<Stream>,
+    socket: Socket<Stream>,
     limits: Limits,
     requests: Requests,
     penalty: Penalty,
@@ -157,23 +147,15 @@ pub async fn run(
     session.read(shutdown, tick).await
 }
 
-async fn connect(relay: &WatchedRelay) -> Result<WebSocketStream<Stream>, SessionEnd> {
+async fn connect(relay: &WatchedRelay) -> Result<Socket<Stream>, SessionEnd> {
     let stream = dial(&relay.url, relay.source.only_public()).await?;
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .max_message_size(Some(MAX_FRAME_BYTES))
-        .max_frame_size(Some(MAX_FRAME_BYTES));
-    Ok(
-        client_async_with_config(relay.url.as_str(), stream, Some(config))
-            .await?
-            .0,
-    )
+    Ok(Socket::connect(&relay.url, stream).await?)
 }
 
 /// Why waiting for a frame ended.
 enum Wakeup {
     /// A frame came, or the connection ended.
-    Frame(Option<Result<Message, Error>>),
+    Frame(Result<Incoming, Error>),
     /// Another event came and was handled.
     Handled,
     /// The session must end.
@@ -199,7 +181,8 @@ impl Session<'_> {
                 if budget == 0 {
                     // A flood must not keep other tasks of this thread waiting.
                     yield_now().await;
-                } else if self.requests.is_caught_up() {
+                } else if self.requests.is_caught_up() && self.socket.is_between_messages() {
+                    // Behind the first part of a message, there may be events of an earlier time.
                     self.relay.record_read(self.context.now());
                 }
                 budget = FRAME_BUDGET;
@@ -211,14 +194,15 @@ impl Session<'_> {
                 }
             };
             (self.last_frame, self.pinged) = (self.reading, false);
-            match frame.unwrap_or(Err(Error::ConnectionClosed)) {
-                Ok(Message::Text(text)) => self.on_message(&text).await?,
-                Ok(Message::Close(_)) => return Err(Error::ConnectionClosed.into()),
-                Ok(_) => {}
-                Err(Error::Capacity(CapacityError::MessageTooLong { .. })) => {
-                    return Err(SessionEnd::MessageTooLarge);
-                }
-                Err(error) => return Err(error.into()),
+            match frame? {
+                Incoming::Text(text) => self.on_message(&text).await?,
+                Incoming::NotText => self.drop_event(DropReason::MalformedFrame)?,
+                Incoming::TooLarge {
+                    subscription,
+                    created_at,
+                } => self.on_large_message(subscription.as_deref(), created_at)?,
+                Incoming::Close => return Err(Error::ConnectionClosed.into()),
+                Incoming::Progress | Incoming::Ping(_) | Incoming::Pong => {}
             }
         }
     }
@@ -234,7 +218,7 @@ impl Session<'_> {
             biased;
             () = shutdown.stop_requested() => {
                 // What was read is in the buffers. The rest is requested again later.
-                drop(timeout(CLOSE_TIMEOUT, self.socket.close(None)).await);
+                drop(timeout(CLOSE_TIMEOUT, self.socket.close()).await);
                 Wakeup::Stop
             }
             result = interest_changes.changed() => {
@@ -267,7 +251,7 @@ impl Session<'_> {
     async fn execute(&mut self, commands: Vec<Command>) -> Result<(), SessionEnd> {
         for command in commands {
             match command {
-                Command::Send(message) => self.socket.send(Message::text(message)).await?,
+                Command::Send(message) => self.socket.send_text(&message).await?,
                 Command::Count(reason) => self.context.count_relay(reason),
                 Command::Authenticate(challenge) => self.authenticate(&challenge).await?,
                 Command::RecordSweep(at) => self.relay.record_sweep(at),
@@ -345,6 +329,20 @@ impl Session<'_> {
         };
         self.execute(commands).await?;
         self.add_points(points)
+    }
+
+    /// A message was skipped because it is too large. If its event belongs to a page, the page goes
+    /// on.
+    fn on_large_message(
+        &mut self,
+        subscription: Option<&str>,
+        created_at: Option<Seconds>,
+    ) -> Result<(), SessionEnd> {
+        if let Some(subscription) = subscription {
+            self.requests
+                .on_event(subscription, created_at, self.reading);
+        }
+        self.drop_event(DropReason::TooLarge)
     }
 
     async fn on_event(&mut self, subscription: &str, json: &RawValue) -> Result<(), SessionEnd> {
@@ -433,7 +431,7 @@ impl Session<'_> {
         };
         self.auth_event_id = Some(event.id.to_hex());
         let message = json!(["AUTH", event]).to_string();
-        Ok(self.socket.send(Message::text(message)).await?)
+        Ok(self.socket.send_text(&message).await?)
     }
 
     /// OK: the result of the authentication.
@@ -456,7 +454,7 @@ impl Session<'_> {
             if self.pinged {
                 return Err(Error::Io(std::io::ErrorKind::TimedOut.into()).into());
             }
-            self.socket.send(Message::Ping(Vec::new().into())).await?;
+            self.socket.ping().await?;
             (self.last_frame, self.pinged) = (self.reading, true);
         }
         let commands = self.requests.on_tick(self.now());

@@ -31,7 +31,16 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::sleep,
 };
-use tokio_tungstenite::{WebSocketStream, accept_async, tungstenite::Message};
+use tokio_tungstenite::{
+    WebSocketStream, accept_async,
+    tungstenite::{
+        Message,
+        protocol::frame::{
+            Frame,
+            coding::{Data, OpCode},
+        },
+    },
+};
 
 type Socket = WebSocketStream<TcpStream>;
 
@@ -225,8 +234,8 @@ async fn invalid_messages_are_counted_and_dropped() {
             let id = content_req(&mut socket).await;
             let events = [&wanted, &unrequested, &unwanted];
             send_invalid_messages(&mut socket, &id, events).await;
-            // A frame larger than the largest event ends the connection.
-            drop(socket.send(Message::text("x".repeat(1024 * 1024))).await);
+            // A reserved bit is a protocol error and ends the connection.
+            socket.get_mut().write_all(&[0xc1, 0]).await.unwrap();
             while socket.next().await.is_some_and(|frame| frame.is_ok()) {}
         }
     })
@@ -247,6 +256,61 @@ async fn invalid_messages_are_counted_and_dropped() {
     ] {
         assert!(dropped(reason) > 0, "{reason:?}");
     }
+}
+
+/// Sends 200 large events, one in fragments, and a larger text on the subscription `id`, and then
+/// `wanted`.
+async fn send_large_frames(socket: &mut Socket, id: &str, large: &Value, wanted: &Value) {
+    let mut large = large.clone();
+    large["content"] = json!("x".repeat(300_000));
+    let frame = text(&json!(["EVENT", id, large]));
+    for _ in 0..200 {
+        socket.send(frame.clone()).await.unwrap();
+    }
+    large["content"] = json!("é".repeat(1024 * 1024));
+    send_in_fragments(socket, &json!(["EVENT", id, large]).to_string()).await;
+    let text = format!("[\"EVENT\",\"{id}\",\"{}\"]", "x".repeat(10 * 1024 * 1024));
+    socket.send(Message::text(text)).await.unwrap();
+    send(socket, json!(["EVENT", id, wanted])).await;
+}
+
+/// Sends a text in fragments, with a ping after each.
+async fn send_in_fragments(socket: &mut Socket, text: &str) {
+    let mut data = Data::Text;
+    for fragment in text.as_bytes().chunks(100_001) {
+        let frame = Frame::message(fragment.to_vec(), OpCode::Data(data), false);
+        socket.send(Message::Frame(frame)).await.unwrap();
+        socket.send(Message::Ping("ping".into())).await.unwrap();
+        data = Data::Continue;
+    }
+    let end = Frame::message(Vec::new(), OpCode::Data(data), true);
+    socket.send(Message::Frame(end)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_frames_are_skipped_and_the_session_goes_on() {
+    let address = free_address();
+    let setup = setup();
+    let (large, wanted) = (json!(setup.note("large")), json!(setup.note("after")));
+    let connections = scripted(address, move |mut socket| {
+        let (large, wanted) = (large.clone(), wanted.clone());
+        async move {
+            let id = content_req(&mut socket).await;
+            send_large_frames(&mut socket, &id, &large, &wanted).await;
+            while socket.next().await.is_some_and(|frame| frame.is_ok()) {}
+        }
+    })
+    .await;
+    let before = dropped(DropReason::TooLarge);
+    let listening = start(&[address], setup.ports.clone());
+    until("the event after the large frames", || {
+        setup.ports.has("after")
+    })
+    .await;
+    assert_eq!(dropped(DropReason::TooLarge), before + 202);
+    listening.stop().await;
+    assert_eq!(setup.ports.contents(), ["after"]);
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
 /// Starts a relay that sends one byte of its handshake per second, and never ends it.
