@@ -254,7 +254,7 @@ fn large_messages_name_their_subscription_and_time() {
         let message = format!("{start}{filler}.{end}");
         for size in [1, 13, usize::MAX] {
             let returned = decode_in(&text_frame(&message), &[size]).unwrap();
-            assert_eq!(returned, [expected.clone()], "{start}");
+            assert_eq!(returned, std::slice::from_ref(&expected), "{start}");
         }
     }
 }
