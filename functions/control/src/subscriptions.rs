@@ -100,7 +100,7 @@ pub fn is_just_removed(row: &Subscription, now: Millis) -> bool {
 fn since(earlier: Option<&Subscription>, order: Order, now: Millis) -> Seconds {
     earlier
         .filter(|row| row.is_active(now.to_seconds()))
-        .map_or(order.created_at, |row| row.since)
+        .map_or(order.created_at.min(now.to_seconds()), |row| row.since)
 }
 
 /// Deletes the filters of an event.

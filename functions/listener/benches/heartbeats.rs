@@ -13,7 +13,7 @@ use listener::{
     watched_relay::{RelaySource, WatchedRelay},
 };
 use nostr::{event::Event, key::Keys};
-use nostr_push_core::{Millis, interest::Interest, message::encode, ports::RelayCursor};
+use nostr_push_core::{Millis, Seconds, interest::Interest, message::encode, ports::RelayCursor};
 use nostr_push_testkit::dialect_h_event;
 use serde_json::json;
 
@@ -30,7 +30,7 @@ fn main() {
         "wss://relay.example".to_owned(),
         RelaySource::Operator,
         RelayCursor::default(),
-        Millis(0),
+        Seconds(0),
     );
     let events: Vec<Event> = (0..HEARTBEATS as u64)
         .map(|n| {
@@ -94,7 +94,7 @@ fn body_length(gate: &Gate, relay: &WatchedRelay, frame: &str) -> Option<usize> 
         relay,
         json,
         event,
-        stored: false,
+        backfill: false,
         received_at: Millis(1_800_000_000_000),
     });
     match verdict {

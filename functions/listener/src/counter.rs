@@ -88,8 +88,6 @@ pub enum RelayReason {
     TooManyPages,
     /// A REQ does not fit into a message of the relay. It is not sent.
     ReqTooLarge,
-    /// An index key does not fit into a message of the relay. It is not requested.
-    KeyTooLong,
     /// The relay's limits are too low for content events.
     LimitsTooLow,
     /// The relay of an owner has asked for authentication, which it does not get.
@@ -139,6 +137,11 @@ impl MessageKind {
 }
 
 impl DropReason {
+    /// Returns `true` if the signature was checked before the event was dropped.
+    pub fn was_verified(self) -> bool {
+        matches!(self, Self::RateLimited | Self::BadSignature)
+    }
+
     /// The reason in counters.
     pub fn reason(self) -> &'static str {
         match self {
@@ -175,7 +178,6 @@ impl RelayReason {
             Self::PageOverflow => "page_overflow",
             Self::TooManyPages => "too_many_pages",
             Self::ReqTooLarge => "req_too_large",
-            Self::KeyTooLong => "key_too_long",
             Self::LimitsTooLow => "limits_too_low",
             Self::AuthIgnored => "auth_ignored",
             Self::OverBudget => "over_budget",

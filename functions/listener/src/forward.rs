@@ -102,16 +102,19 @@ pub fn buffer<T>() -> (BufferSender<T>, BufferReceiver<T>) {
 }
 
 impl<T> BufferSender<T> {
-    /// Waits until there is room, then adds an event of this size.
+    /// Waits until there is room, then adds an event of this size. If the future is dropped before,
+    /// the event has not entered the buffer.
     pub async fn send(&self, event: T, bytes: usize) {
-        self.progress.entered.fetch_add(1, Ordering::SeqCst);
         let kib = u32::try_from(bytes / 1024 + 1)
             .unwrap_or(MAX_BUFFERED_KIB)
             .min(MAX_BUFFERED_KIB);
         // Neither can fail: the semaphore is never closed, and the receiver outlives the
         // connections.
-        if let Ok(room) = Arc::clone(&self.room).acquire_many_owned(kib).await {
-            drop(self.sender.send((event, room)).await);
+        if let Ok(room) = Arc::clone(&self.room).acquire_many_owned(kib).await
+            && let Ok(place) = self.sender.reserve().await
+        {
+            self.progress.entered.fetch_add(1, Ordering::SeqCst);
+            place.send((event, room));
         }
     }
 

@@ -67,6 +67,17 @@ pub enum Incoming {
     Close,
 }
 
+impl Incoming {
+    /// The bytes that were decoded for it, roughly.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::TooLarge { .. } | Self::Progress => PROGRESS_BYTES,
+            Self::NotText | Self::Ping(_) | Self::Pong | Self::Close => 0,
+        }
+    }
+}
+
 /// Decodes the frames of one connection.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {

@@ -9,6 +9,7 @@ use std::{
 use nostr::{event::Event, key::PublicKey};
 use nostr_push_core::{
     Millis, Seconds,
+    index_key::IndexKey,
     interest::Interest,
     message::{ContentMessage, ControlMessage, MAX_EVENT_BYTES, MAX_TAGS},
     tags::tag_values,
@@ -19,7 +20,7 @@ use serde_json::value::RawValue;
 use crate::{
     counter::DropReason,
     rate::RateLimiter,
-    seen::{Forwarding, Reach, SeenEvents},
+    seen::{Forwarding, SeenEvents},
     watched_relay::{RelaySource, WatchedRelay},
 };
 
@@ -42,8 +43,8 @@ pub struct IncomingEvent<'a> {
     pub json: &'a RawValue,
     /// The event, as [`parse_event`] read it.
     pub event: Event,
-    /// `true` if the event is older than the REQ that returned it.
-    pub stored: bool,
+    /// See [`ContentMessage::backfill`].
+    pub backfill: bool,
     /// When it was received.
     pub received_at: Millis,
 }
@@ -108,6 +109,9 @@ pub struct Gate {
     /// The stored kinds of control events. They are apart, so that other events do not push them
     /// out before the daily sweep returns them again.
     seen_controls: SeenEvents,
+    /// Events from owners' relays, which reach only some owners. They are apart, so that such relays
+    /// do not push the others out.
+    seen_from_owners_relays: SeenEvents,
     hasher: RandomState,
     control_rate: RateLimiter,
 }
@@ -121,6 +125,7 @@ impl Gate {
             interest,
             seen: SeenEvents::default(),
             seen_controls: SeenEvents::default(),
+            seen_from_owners_relays: SeenEvents::default(),
             hasher: RandomState::new(),
             control_rate: RateLimiter::new(control_events),
         }
@@ -145,19 +150,24 @@ impl Gate {
         } else {
             &self.seen_controls
         };
+        let id = *incoming.event.id.as_bytes();
         let forwarding = Forwarding {
             hits: 0,
             live: true,
-            reach: Reach::All,
         };
-        verify_new(seen, &incoming.event, forwarding)?;
-        // Stored events are not limited: they were published over a longer time and arrive at once.
-        // No relay stores ephemeral events.
-        let is_limited = !incoming.stored || is_ephemeral;
-        let pubkey = incoming.event.pubkey.as_bytes();
-        if is_limited && !self.control_rate.admits(pubkey, incoming.received_at) {
+        verify_new(seen, id, &incoming.event, forwarding)?;
+        // Backfill is not limited: it was published over a longer time and arrives at once. No relay
+        // stores ephemeral events.
+        let is_limited = !incoming.backfill || is_ephemeral;
+        if is_limited
+            && !self
+                .control_rate
+                .admits(&incoming.event, incoming.received_at)
+        {
+            // It is not recorded as seen, so another copy may be admitted later.
             return Err(DropReason::RateLimited);
         }
+        record(seen, id, forwarding)?;
         Ok(Verdict::Control(ControlMessage {
             relay: incoming.relay.url.clone(),
             received_at: incoming.received_at,
@@ -166,35 +176,40 @@ impl Gate {
     }
 
     fn classify_content(&self, incoming: IncomingEvent<'_>) -> Result<Verdict, DropReason> {
+        let id = *incoming.event.id.as_bytes();
+        let live = !incoming.backfill;
         let from_owners_relay = incoming.relay.source != RelaySource::Operator;
         let hits = {
             let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
-            match (from_owners_relay, &incoming.relay.hash) {
-                (false, _) => interest.hits(&incoming.event),
-                (true, Some(relay)) => interest.hits_through(&incoming.event, relay),
-                (true, None) => Vec::new(),
+            let mut hits = interest.hits(&incoming.event);
+            if from_owners_relay && !hits.is_empty() {
+                let to_all = self.forwarding(&hits, live);
+                if self.seen.contains(&id, to_all) {
+                    return Err(DropReason::Duplicate);
+                }
+                let relay = incoming.relay.hash.as_ref();
+                hits = relay.map_or_else(Vec::new, |relay| {
+                    interest.hits_through(&incoming.event, relay)
+                });
             }
+            hits
         };
         if hits.is_empty() {
             return Err(DropReason::NoInterest);
         }
-        let forwarding = Forwarding {
-            // The order of the keys makes no difference.
-            hits: hits
-                .iter()
-                .fold(0, |sum, key| sum ^ self.hasher.hash_one(key)),
-            live: !incoming.stored,
-            reach: if from_owners_relay {
-                Reach::OfRelay(self.hasher.hash_one(&incoming.relay.url))
-            } else {
-                Reach::All
-            },
+        let forwarding = self.forwarding(&hits, live);
+        let (seen, key) = if from_owners_relay {
+            let key = self.key_from(&incoming.relay.url, id);
+            (&self.seen_from_owners_relays, key)
+        } else {
+            (&self.seen, id)
         };
-        verify_new(&self.seen, &incoming.event, forwarding)?;
+        verify_new(seen, key, &incoming.event, forwarding)?;
+        record(seen, key, forwarding)?;
         Ok(Verdict::Content(Box::new(ContentMessage {
             relay: incoming.relay.url.clone(),
             received_at: incoming.received_at,
-            backfill: incoming.stored,
+            backfill: incoming.backfill,
             from_owners_relay,
             hits,
             position: None,
@@ -202,20 +217,47 @@ impl Gate {
         })))
     }
 
+    fn forwarding(&self, hits: &[IndexKey], live: bool) -> Forwarding {
+        // The order of the keys makes no difference.
+        let hashes = hits.iter().map(|key| self.hasher.hash_one(key));
+        Forwarding {
+            hits: hashes.fold(0, |sum, hash| sum ^ hash),
+            live,
+        }
+    }
+
+    /// The key of an event that came from an owners' relay. It reaches the owners who named that
+    /// relay, so it suppresses no copy of another relay.
+    fn key_from(&self, relay: &str, mut id: [u8; 32]) -> [u8; 32] {
+        let hash = self.hasher.hash_one(relay).to_be_bytes();
+        for (byte, hash) in id.iter_mut().zip(hash) {
+            *byte ^= hash;
+        }
+        id
+    }
+
     fn is_addressed_to_service(&self, event: &Event) -> bool {
         tag_values(event, "p").any(|value| value == self.service)
     }
 }
 
-/// Checks that the event is new and that its id and signature are right, and records it as seen.
-fn verify_new(seen: &SeenEvents, event: &Event, forwarding: Forwarding) -> Result<(), DropReason> {
-    let id = event.id.as_bytes();
-    if seen.contains(id, forwarding) {
+/// Checks that the event is new and that its id and signature are right.
+fn verify_new(
+    seen: &SeenEvents,
+    key: [u8; 32],
+    event: &Event,
+    forwarding: Forwarding,
+) -> Result<(), DropReason> {
+    if seen.contains(&key, forwarding) {
         return Err(DropReason::Duplicate);
     }
-    event.verify().map_err(|_| DropReason::BadSignature)?;
-    // A copy from another relay may have been verified in the meantime.
-    if seen.insert(*id, forwarding) {
+    event.verify().map_err(|_| DropReason::BadSignature)
+}
+
+/// Records a verified event as seen. A copy from another relay may have been verified in the
+/// meantime.
+fn record(seen: &SeenEvents, key: [u8; 32], forwarding: Forwarding) -> Result<(), DropReason> {
+    if seen.insert(key, forwarding) {
         Ok(())
     } else {
         Err(DropReason::Duplicate)

@@ -18,6 +18,7 @@
 //! - [`gate`]: the hot path: decides what happens to each event
 //! - [`seen`]: removes duplicates across relays
 //! - [`rate`]: limits the control events of each pubkey
+//! - [`event_budget`]: limits the events of a relay that only owners named
 //! - [`forward`]: the bounded buffers before the queues
 //!
 //! Around it:
@@ -40,6 +41,7 @@ pub mod config;
 pub mod counter;
 pub mod dial;
 pub mod error;
+pub mod event_budget;
 pub mod feed;
 pub mod forward;
 pub mod frame;

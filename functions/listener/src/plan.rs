@@ -33,8 +33,13 @@ use crate::{
 /// `@nostr-relay/validator` refuses more than 20 by default.
 const MAX_NAMED_KINDS: usize = 20;
 
-/// How long filters stay without kinds after there were too many. A change renews all REQs.
-const KINDS_CHANGE_INTERVAL: Seconds = Seconds::from_hours(1);
+/// The time in which changes of the named kinds are counted, and how long filters stay without kinds
+/// after there were too many.
+const KINDS_CHANGE_WINDOW: Seconds = Seconds::from_hours(1);
+
+/// The most changes of the named kinds in a window. Each renews all REQs of all relays. After more
+/// changes, filters name no kinds, so nobody can cause more renewals.
+const MAX_KINDS_CHANGES: u32 = 5;
 
 /// The subscriptions of a relay that a plan leaves free: one for control events, one for pages of
 /// stored events, and one for a REQ that replaces another.
@@ -85,13 +90,7 @@ impl PlanClass {
 }
 
 /// The REQs for content of a relay, by subscription id.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Plan {
-    /// The REQs.
-    pub reqs: Arc<BTreeMap<String, Arc<Req>>>,
-    /// The number of index keys that do not fit into a message of the class.
-    pub unfit_keys: usize,
-}
+pub type Plan = Arc<BTreeMap<String, Arc<Req>>>;
 
 /// The plans of all classes of limits.
 #[derive(Default)]
@@ -116,6 +115,8 @@ struct Planner {
     assigned: HashSet<IndexKey>,
     kinds: NamedKinds,
     wide: bool,
+    /// `true` if the wide REQ requests mute lists.
+    wide_has_mute_lists: bool,
     /// The number of the next slot.
     next: u64,
     /// The version of the interest that `plan` follows.
@@ -139,8 +140,9 @@ impl Planner {
             class,
             slots: Vec::new(),
             assigned: HashSet::new(),
-            kinds: NamedKinds::new(Some(Vec::new()), class.filters, Seconds(0)),
+            kinds: NamedKinds::new(Some(Vec::new()), class.filters),
             wide: false,
+            wide_has_mute_lists: false,
             next: 0,
             version: None,
             plan: Plan::default(),
@@ -152,40 +154,50 @@ impl Planner {
         if self.version != Some(interest.version()) {
             self.version = Some(interest.version());
             let has_new_kinds = self.follow_kinds(interest, now);
-            let narrow = self.narrow(interest, has_new_kinds);
-            if narrow.is_none() {
+            if !self.narrow(interest, has_new_kinds) {
                 self.widen(interest, has_new_kinds);
             }
             let named = |slot: &Slot| (format!("content-{}", slot.number), Arc::clone(&slot.req));
-            self.plan = Plan {
-                reqs: Arc::new(self.slots.iter().map(named).collect()),
-                unfit_keys: narrow.unwrap_or_default(),
-            };
+            self.plan = Arc::new(self.slots.iter().map(named).collect());
         }
-        self.plan.clone()
+        Arc::clone(&self.plan)
     }
 
     /// Renews the kinds that filters name. Returns `true` if all REQs must be renewed.
     fn follow_kinds(&mut self, interest: &Interest, now: Seconds) -> bool {
-        let in_use = interest.kinds();
-        let are_few = in_use
-            .as_ref()
-            .is_some_and(|kinds| kinds.len() <= MAX_NAMED_KINDS / 2);
-        let must_change = match (&self.kinds.named, &in_use) {
-            (Some(named), Some(in_use)) => in_use.iter().any(|kind| !named.contains(kind)),
-            (Some(_), None) => true,
-            (None, _) => are_few && self.kinds.changed_at + KINDS_CHANGE_INTERVAL < now,
+        let is_over = self.kinds.window_began + KINDS_CHANGE_WINDOW < now;
+        let (window_began, changes) = if is_over {
+            (now, 0)
+        } else {
+            (self.kinds.window_began, self.kinds.changes)
         };
-        if must_change {
-            let named = in_use.filter(|kinds| kinds.len() <= MAX_NAMED_KINDS);
-            self.kinds = NamedKinds::new(named, self.class.filters, now);
-        }
-        must_change
+        let named = match (&self.kinds.named, interest.kinds()) {
+            (Some(named), Some(in_use)) => {
+                if in_use.iter().all(|kind| named.contains(kind)) {
+                    return false;
+                }
+                // Kinds that are no longer in use stay, so that they cause no change again.
+                let mut union: Vec<u16> = named.iter().copied().chain(in_use).collect();
+                union.sort_unstable();
+                union.dedup();
+                Some(union).filter(|union| union.len() <= MAX_NAMED_KINDS)
+            }
+            (Some(_), None) => None,
+            (None, Some(in_use)) if is_over && in_use.len() <= MAX_NAMED_KINDS / 2 => Some(in_use),
+            (None, _) => return false,
+        };
+        let named = named.filter(|_| changes < MAX_KINDS_CHANGES);
+        self.kinds = NamedKinds {
+            window_began,
+            changes: changes + 1,
+            ..NamedKinds::new(named, self.class.filters)
+        };
+        true
     }
 
-    /// Makes the plan follow the interest with as few changes as possible. Returns the number of
-    /// keys that fit into no message, or `None` if the interest does not fit into a narrow plan.
-    fn narrow(&mut self, interest: &Interest, has_new_kinds: bool) -> Option<usize> {
+    /// Makes the plan follow the interest with as few changes as possible. Returns `false` if the
+    /// interest does not fit into a narrow plan.
+    fn narrow(&mut self, interest: &Interest, has_new_kinds: bool) -> bool {
         // A wide plan becomes narrow only far below the limit. Otherwise a single key could replace
         // the whole plan again and again.
         let max_slots = if self.wide {
@@ -194,29 +206,30 @@ impl Planner {
             self.class.max_slots()
         };
         if interest.len() > max_slots * self.class.filters * MAX_VALUES_PER_FILTER {
-            return None;
+            return false;
         }
         if self.wide {
-            let (slots, unfit_keys) = self.packed(sorted(interest.keys().cloned().collect()));
-            if slots.len() > max_slots {
-                return None;
-            }
-            self.wide = false;
-            self.replace_slots(slots);
-            return Some(unfit_keys);
+            return self.repack(interest, max_slots);
         }
         self.renew_slots(interest, has_new_kinds);
         let added = interest.keys().filter(|key| !self.assigned.contains(*key));
-        let (slots, unfit_keys) = self.packed(sorted(added.cloned().collect()));
+        let slots = self.packed(sorted(added.cloned().collect()));
         self.add_slots(slots);
-        if !self.merge_slots(interest, max_slots) {
-            let (slots, _) = self.packed(sorted(interest.keys().cloned().collect()));
-            if slots.len() > max_slots {
-                return None;
-            }
-            self.replace_slots(slots);
+        self.merge_slots(interest, max_slots) || self.repack(interest, max_slots)
+    }
+
+    /// Replaces all slots by as few as possible. Returns `false`, without a change, if there would
+    /// be too many.
+    fn repack(&mut self, interest: &Interest, max_slots: usize) -> bool {
+        let slots = self.packed(sorted(interest.keys().cloned().collect()));
+        let fits = slots.len() <= max_slots;
+        if fits {
+            self.wide = false;
+            self.slots.clear();
+            self.assigned.clear();
+            self.add_slots(slots);
         }
-        Some(unfit_keys)
+        fits
     }
 
     /// Removes slots whose keys are no longer in use, and renews those with too many unused keys,
@@ -234,7 +247,7 @@ impl Planner {
             }
             let mut keys = slot.keys;
             keys.retain(|key| interest.contains(key));
-            let (slots, _) = self.packed(keys);
+            let slots = self.packed(keys);
             self.add_slots(slots);
         }
     }
@@ -248,7 +261,7 @@ impl Planner {
             };
             let keys = [one, two].into_iter().flat_map(|slot| &slot.keys);
             let keys = keys.filter(|key| interest.contains(key)).cloned();
-            let (mut merged, _) = self.packed(sorted(keys.collect()));
+            let merged = self.packed(sorted(keys.collect()));
             if merged.len() > 1 {
                 return false;
             }
@@ -257,16 +270,9 @@ impl Planner {
                     self.assigned.remove(key);
                 }
             }
-            merged.truncate(1);
             self.add_slots(merged);
         }
         true
-    }
-
-    fn replace_slots(&mut self, slots: Vec<Slot>) {
-        self.slots.clear();
-        self.assigned.clear();
-        self.add_slots(slots);
     }
 
     fn add_slots(&mut self, slots: Vec<Slot>) {
@@ -276,19 +282,14 @@ impl Planner {
         }
     }
 
-    /// Packs sorted keys into as few slots as possible. The second value is the number of keys that
-    /// fit into no slot.
-    fn packed(&mut self, mut keys: Vec<IndexKey>) -> (Vec<Slot>, usize) {
-        let (mut slots, mut unfit_keys) = (Vec::new(), 0);
+    /// Packs sorted keys into as few slots as possible. The smallest class has room for any single
+    /// key.
+    fn packed(&mut self, mut keys: Vec<IndexKey>) -> Vec<Slot> {
+        let mut slots = Vec::new();
         while !keys.is_empty() {
             let mut packing = Packing::new(self.class, &self.kinds);
             let fitting = keys.iter().take_while(|key| packing.add(key)).count();
-            if fitting == 0 {
-                keys.remove(0);
-                unfit_keys += 1;
-                continue;
-            }
-            let rest = keys.split_off(fitting);
+            let rest = keys.split_off(fitting.max(1));
             let keys = std::mem::replace(&mut keys, rest);
             let mut hashes: Vec<u64> = keys.iter().map(|key| self.hasher.hash_one(key)).collect();
             hashes.sort_unstable();
@@ -306,25 +307,18 @@ impl Planner {
             });
             self.next += 1;
         }
-        (slots, unfit_keys)
+        slots
     }
 
     /// Replaces all REQs by one for all events of the kinds in use.
     fn widen(&mut self, interest: &Interest, has_new_kinds: bool) {
-        let named = self.kinds.named.as_ref();
-        let lacks_mute_lists = interest.wants_mute_lists()
-            && named.is_some_and(|named| !named.contains(&MUTE_LIST_KIND));
-        if lacks_mute_lists {
-            let mut named = named.cloned().unwrap_or_default();
-            named.push(MUTE_LIST_KIND);
-            self.kinds = NamedKinds::new(Some(named), self.class.filters, self.kinds.changed_at);
-        }
-        if self.wide && !has_new_kinds && !lacks_mute_lists {
+        let mute_lists = interest.wants_mute_lists();
+        if self.wide && !has_new_kinds && (!mute_lists || self.wide_has_mute_lists) {
             return;
         }
-        self.wide = true;
+        (self.wide, self.wide_has_mute_lists) = (true, mute_lists);
         let req = Req {
-            filters: self.kinds.wide_filters(),
+            filters: self.kinds.wide_filters(mute_lists, self.class.filters),
             coverage: Coverage {
                 keys: None,
                 kinds: self.kinds.boxed(),
@@ -348,11 +342,14 @@ struct NamedKinds {
     /// The `kinds` fields of the filters that one list of values becomes, each with the events that
     /// it selects. An empty field selects every kind.
     fields: Vec<(String, EventClass)>,
-    changed_at: Seconds,
+    /// When the window began in which changes are counted.
+    window_began: Seconds,
+    /// The number of changes in the window.
+    changes: u32,
 }
 
 impl NamedKinds {
-    fn new(mut named: Option<Vec<u16>>, max_filters: usize, now: Seconds) -> Self {
+    fn new(mut named: Option<Vec<u16>>, max_filters: usize) -> Self {
         if let Some(named) = &mut named {
             named.sort_unstable();
         }
@@ -377,7 +374,8 @@ impl NamedKinds {
         Self {
             named,
             fields,
-            changed_at: now,
+            window_began: Seconds(0),
+            changes: 0,
         }
     }
 
@@ -385,13 +383,32 @@ impl NamedKinds {
         self.named.as_deref().map(Into::into)
     }
 
-    /// The filters of a wide REQ.
-    fn wide_filters(&self) -> Vec<ReqFilter> {
-        let filter = |(field, class): &(String, EventClass)| ReqFilter {
-            body: format!("{{{field}").into(),
-            class: *class,
+    /// The filters of a wide REQ. Mute lists have a filter of their own, because they are valid at
+    /// any age. If there is no room for it, the first filter requests them with the public kinds.
+    fn wide_filters(&self, mute_lists: bool, max_filters: usize) -> Vec<ReqFilter> {
+        let filter = |kinds: &str, class| ReqFilter {
+            body: format!("{{{kinds}").into(),
+            class,
         };
-        self.fields.iter().map(filter).collect()
+        let fields = self.fields.iter();
+        let mut filters: Vec<ReqFilter> =
+            fields.map(|(kinds, class)| filter(kinds, *class)).collect();
+        if mute_lists && filters.len() < max_filters {
+            let kinds = format!("\"kinds\":[{MUTE_LIST_KIND}]");
+            filters.push(filter(&kinds, EventClass::MuteList));
+        } else if mute_lists
+            && let Some(named) = &self.named
+            && let Some((_, class)) = self.fields.first()
+        {
+            let is_in_first = |kind: &u16| max_filters == 1 || !is_private_kind(*kind);
+            let kinds = named.iter().copied().filter(is_in_first);
+            let kinds: Vec<u16> = kinds.chain([MUTE_LIST_KIND]).collect();
+            filters.splice(
+                ..1,
+                [filter(&format!("\"kinds\":{}", json!(kinds)), *class)],
+            );
+        }
+        filters
     }
 }
 

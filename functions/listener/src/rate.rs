@@ -1,13 +1,13 @@
-//! Limits the control events that each pubkey sends per minute, and the events of each relay that
-//! only owners named. The counts are in memory, where they cost nothing.
+//! Limits the control events that each pubkey sends per minute. The counts are in memory, where they
+//! cost nothing, and events above the limit never reach a queue.
 
 use std::{
     num::NonZeroUsize,
     sync::{Mutex, PoisonError},
-    time::Duration,
 };
 
 use lru::LruCache;
+use nostr::event::Event;
 use nostr_push_core::{Millis, Seconds};
 
 /// The most pubkeys that are remembered. The pubkey that was silent longest is forgotten first.
@@ -16,42 +16,23 @@ const MAX_REMEMBERED_PUBKEYS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap()
 /// The span in which a pubkey's events are counted.
 const RATE_WINDOW: Millis = Seconds::from_minutes(1).to_millis();
 
-/// The events that a relay of owners may bring at once.
-const EVENT_BURST: u64 = 600;
-
-/// How long a relay of owners has to wait for each further event.
-const EVENT_INTERVAL: Millis = Millis(100);
-
-/// The budget of a relay that only owners named: a burst, and then ten events per second. A relay
-/// that brings more is read more slowly, so no event is lost, and other relays do not wait.
-#[derive(Debug)]
-pub struct EventBudget {
-    /// The time at which the whole burst is available again.
-    full_at: Millis,
-}
-
-impl EventBudget {
-    /// A budget with its whole burst.
-    pub fn new(now: Millis) -> Self {
-        Self { full_at: now }
-    }
-
-    /// Spends one event. Returns how long to wait before the next one, if the budget is used up.
-    pub fn spend(&mut self, now: Millis) -> Option<Duration> {
-        self.full_at = self.full_at.max(now) + EVENT_INTERVAL;
-        let burst = Millis(EVENT_BURST * EVENT_INTERVAL.0);
-        let wait = self.full_at - now - burst;
-        (wait > Millis(0)).then(|| Duration::from_millis(wait.0))
-    }
-}
+/// The age from which an event counts as old. Old events are counted apart, so that a relay that
+/// sends a pubkey's old events again does not use up the limit for the new ones.
+const OLD_EVENT_AGE: Seconds = Seconds::from_minutes(15);
 
 /// Counts the control events of each pubkey. Only verified events may be counted: a forged event
 /// must not use up the limit of another pubkey.
 pub struct RateLimiter {
     /// The most events of one pubkey in a window.
     max: u32,
-    /// The beginning of each pubkey's window, and the number of its events in it.
-    windows: Mutex<LruCache<[u8; 32], (Millis, u32)>>,
+    /// For each pubkey a window of its new events (`false`) and one of its old events (`true`).
+    windows: Mutex<LruCache<([u8; 32], bool), Window>>,
+}
+
+/// A span in which events are counted.
+struct Window {
+    began: Millis,
+    count: u32,
 }
 
 impl RateLimiter {
@@ -64,14 +45,23 @@ impl RateLimiter {
     }
 
     /// Counts one event. Returns `false`, without counting it, if the pubkey has reached its limit.
-    pub fn admits(&self, pubkey: &[u8; 32], now: Millis) -> bool {
+    pub fn admits(&self, event: &Event, now: Millis) -> bool {
+        let is_old = Seconds::from(event.created_at) + OLD_EVENT_AGE < now.to_seconds();
+        self.admits_pubkey(*event.pubkey.as_bytes(), is_old, now)
+    }
+
+    fn admits_pubkey(&self, pubkey: [u8; 32], is_old: bool, now: Millis) -> bool {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        let (began, count) = windows.get_or_insert_mut(*pubkey, || (now, 0));
-        if *began + RATE_WINDOW <= now {
-            (*began, *count) = (now, 0);
+        let new = Window {
+            began: now,
+            count: 0,
+        };
+        let window = windows.get_or_insert_mut((pubkey, is_old), || new);
+        if window.began + RATE_WINDOW <= now {
+            (window.began, window.count) = (now, 0);
         }
-        let admitted = *count < self.max;
-        *count += u32::from(admitted);
+        let admitted = window.count < self.max;
+        window.count += u32::from(admitted);
         admitted
     }
 }
@@ -83,7 +73,7 @@ mod tests {
     #[test]
     fn limits_each_pubkey_per_minute() {
         let limiter = RateLimiter::new(2);
-        let at = |pubkey: u8, now| limiter.admits(&[pubkey; 32], Millis(now));
+        let at = |pubkey: u8, now| limiter.admits_pubkey([pubkey; 32], false, Millis(now));
         assert_eq!(
             [at(1, 0), at(1, 10), at(1, 20), at(1, 59_999)],
             [true, true, false, false]
@@ -96,19 +86,14 @@ mod tests {
     }
 
     #[test]
-    fn relay_of_owners_is_paced_beyond_its_burst() {
-        let mut budget = EventBudget::new(Millis(1_000));
-        assert!((0..EVENT_BURST).all(|_| budget.spend(Millis(1_000)).is_none()));
-        assert_eq!(
-            budget.spend(Millis(1_000)),
-            Some(Duration::from_millis(100))
-        );
-        assert_eq!(
-            budget.spend(Millis(1_100)),
-            Some(Duration::from_millis(100))
-        );
-        let later = Millis(1_100 + EVENT_BURST * EVENT_INTERVAL.0);
-        assert!((0..EVENT_BURST - 2).all(|_| budget.spend(later).is_none()));
+    fn old_events_do_not_use_up_the_limit_of_new_ones() {
+        let limiter = RateLimiter::new(1);
+        let keys = nostr::key::Keys::generate();
+        let event = |at| nostr_push_testkit::event(&keys, 3079, at, &[], "");
+        let now = Seconds(1_000_000).to_millis();
+        assert!(limiter.admits(&event(900_000), now));
+        assert!(!limiter.admits(&event(900_001), now));
+        assert!(limiter.admits(&event(999_999), now));
     }
 
     #[test]
@@ -119,7 +104,7 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     let n = (0..1_000)
-                        .filter(|_| limiter.admits(&[1; 32], Millis(5)))
+                        .filter(|_| limiter.admits_pubkey([1; 32], false, Millis(5)))
                         .count();
                     admitted.fetch_add(n, std::sync::atomic::Ordering::SeqCst);
                 });

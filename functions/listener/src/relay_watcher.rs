@@ -188,7 +188,7 @@ impl<S: Relays + Members + Clone> RelayWatcher<S> {
             url.clone(),
             source,
             cursor.unwrap_or_default(),
-            (context.clock)(),
+            now,
         ));
         let watching = relay::watch(Arc::clone(&relay), context.clone(), shutdown);
         self.tasks.spawn(watching);

@@ -246,13 +246,21 @@ impl Req {
     }
 
     /// The message that opens the REQ. The `limit` is never 0, because some relays treat that as no
-    /// limit.
-    pub fn message(&self, id: &str, now: Seconds) -> String {
-        let filters = self
-            .filters
-            .iter()
+    /// limit. If `without_private` is `true`, filters for private kinds are left out, unless there
+    /// are no others.
+    pub fn message(&self, id: &str, now: Seconds, without_private: bool) -> String {
+        let is_public = |filter: &&ReqFilter| filter.class != EventClass::Private;
+        let only_public = without_private && self.filters.iter().any(|filter| is_public(&filter));
+        let filters = self.filters.iter();
+        let filters = filters
+            .filter(|filter| !only_public || is_public(filter))
             .map(|filter| filter.encode(Some(filter.class.live_since(now)), None, 1));
         message(id, filters)
+    }
+
+    /// The bytes of all filters.
+    pub fn bytes(&self) -> usize {
+        self.filters.iter().map(|filter| filter.body.len()).sum()
     }
 }
 

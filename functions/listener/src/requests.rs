@@ -31,7 +31,7 @@ use crate::{
     counter::RelayReason,
     limits::Limits,
     plan::Plan,
-    req::{Coverage, MAX_CONTROL_AGE, Missed, NEW_REQ_OVERLAP, Req},
+    req::{Coverage, EventClass, MAX_CONTROL_AGE, Missed, NEW_REQ_OVERLAP, Req},
 };
 
 /// How long the end of stored events (EOSE) is awaited.
@@ -40,12 +40,16 @@ const EOSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long EOSE is awaited after a NOTICE, which may be a refusal.
 const EOSE_TIMEOUT_AFTER_NOTICE: Duration = Duration::from_secs(20);
 
-/// The most spans that may be owed. Beyond it the connection ends, and the next one resumes from the
-/// cursor.
-const MAX_SPANS: usize = 20_000;
+/// The most spans and debts together. Beyond it the connection ends, and the next one resumes from
+/// the cursor.
+const MAX_OWED: usize = 5_000;
 
-/// How often the control events of the last week are requested again after an interruption: an event
-/// may have been published during the interruption and signed long before it.
+/// The most bytes of the filters of all spans and debts. They keep REQs in memory that the plan no
+/// longer has.
+const MAX_OWED_BYTES: usize = 8 * 1024 * 1024;
+
+/// How often the control events of the last week are requested again after an interruption: an
+/// event may have been published during the interruption and signed long before it.
 const SWEEP_INTERVAL: Seconds = Seconds::from_days(1);
 
 /// The subscription id of the REQ for control events.
@@ -97,6 +101,30 @@ impl ResumePoint {
     }
 }
 
+/// Whether the control events of the last week must be requested once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sweep {
+    /// No: nothing was missed since the last sweep.
+    Unneeded,
+    /// Yes, a day after the last sweep.
+    Needed,
+    /// The first read of the relay, which began at this time, requests them.
+    ByFirstRead(Seconds),
+}
+
+/// What the relay lets the service read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The service may authenticate itself.
+    Authenticated,
+    /// The service does not authenticate itself: only owners named the relay, and a stranger must
+    /// not read through the service what the stranger could not read.
+    Anonymous,
+    /// The same, and the relay has refused a REQ for lack of authentication. Relays often require
+    /// it for private kinds only, so these are no longer requested.
+    AnonymousPublicOnly,
+}
+
 /// The requests of one connection.
 #[derive(Debug)]
 pub struct Requests {
@@ -104,15 +132,12 @@ pub struct Requests {
     resume: ResumePoint,
     /// The control REQ, the REQs of the plan, and those that they replace.
     reqs: BTreeMap<String, OpenReq>,
-    plan: Plan,
-    /// `true` after the first plan.
-    has_plan: bool,
+    /// `None` before the first plan.
+    plan: Option<Plan>,
     debts: Vec<Debt>,
     pages: Pages,
-    /// `true` if control events were missed since the last sweep.
-    needs_sweep: bool,
-    /// When the first read of a relay began. It covers the control events of the last week.
-    first_read: Option<Seconds>,
+    sweep: Sweep,
+    access: Access,
     /// The position up to which mute lists are among the spans, if it has not been reported.
     mute_lists_position: Option<usize>,
     is_caught_up: bool,
@@ -127,6 +152,7 @@ impl Requests {
     pub fn new(
         service: &str,
         limits: Limits,
+        access: Access,
         resume: ResumePoint,
         now: Now,
     ) -> (Self, Vec<Command>) {
@@ -134,12 +160,14 @@ impl Requests {
             limits,
             resume,
             reqs: BTreeMap::new(),
-            plan: Plan::default(),
-            has_plan: false,
+            plan: None,
             debts: Vec::new(),
             pages: Pages::new(now),
-            needs_sweep: resume.cursor.is_some(),
-            first_read: resume.cursor.is_none().then_some(now.unix),
+            sweep: match resume.cursor {
+                Some(_) => Sweep::Needed,
+                None => Sweep::ByFirstRead(now.unix),
+            },
+            access,
             mute_lists_position: None,
             is_caught_up: false,
             recently_closed: RecentlyClosed::default(),
@@ -155,26 +183,29 @@ impl Requests {
         (requests, commands)
     }
 
-    /// The plan has changed.
-    pub fn on_plan(&mut self, plan: Plan, now: Now) -> Vec<Command> {
-        if plan.unfit_keys > self.plan.unfit_keys {
-            self.count(RelayReason::KeyTooLong);
+    /// The plan has changed. `None` if the relay's limits are too low for any plan.
+    pub fn on_plan(&mut self, plan: Option<Plan>, now: Now) -> Vec<Command> {
+        let is_first = self.plan.is_none();
+        if plan.is_none() && is_first {
+            self.count(RelayReason::LimitsTooLow);
         }
-        self.plan = plan;
+        let plan = plan.unwrap_or_default();
+        self.plan = Some(Arc::clone(&plan));
         self.drop_obsolete();
-        let new: Vec<_> = self
-            .plan
-            .reqs
+        let new: Vec<_> = plan
             .iter()
             .filter(|(id, _)| !self.reqs.contains_key(*id))
             .map(|(id, req)| (id.clone(), Arc::clone(req)))
             .collect();
         for (id, req) in new {
-            let missed = self.missed_by_new(&req.coverage, now.unix);
+            let missed = if is_first {
+                Some(self.resume.missed_content())
+            } else {
+                self.missed_by_new(&req.coverage, now.unix)
+            };
             let opened = OpenReq::new(req, missed, now.unix);
             self.reqs.insert(id, opened);
         }
-        self.has_plan = true;
         self.advance(now);
         self.take_commands()
     }
@@ -236,6 +267,8 @@ impl Requests {
                 let req = Arc::clone(&req.req);
                 self.owe_missed(&req, missed, now.unix);
             }
+        } else {
+            return Vec::new();
         }
         self.advance(now);
         self.take_commands()
@@ -244,6 +277,10 @@ impl Requests {
     /// CLOSED: the relay has refused or ended a subscription. It is requested again later.
     pub fn on_closed(&mut self, id: &str, reason: RelayReason, now: Now) -> Vec<Command> {
         self.count(reason);
+        if reason == RelayReason::ClosedAuthRequired && self.access == Access::Anonymous {
+            self.access = Access::AnonymousPublicOnly;
+            self.pages.drop_private();
+        }
         if let Some(id) = self.plan_id(id)
             && self.reqs.get(id).is_some_and(OpenReq::is_open)
         {
@@ -263,10 +300,9 @@ impl Requests {
         self.take_commands()
     }
 
-    /// AUTH: the relay asks who we are. `may_answer` is `false` for relays that only owners named:
-    /// a stranger must not read through this service what the stranger could not read.
-    pub fn on_auth(&mut self, challenge: &str, may_answer: bool) -> Vec<Command> {
-        if may_answer {
+    /// AUTH: the relay asks who we are.
+    pub fn on_auth(&mut self, challenge: &str) -> Vec<Command> {
+        if self.access == Access::Authenticated {
             self.commands
                 .push(Command::Authenticate(challenge.to_owned()));
         } else {
@@ -321,9 +357,6 @@ impl Requests {
 
     /// What a REQ with this coverage must request when it is new.
     fn missed_by_new(&self, coverage: &Coverage, now: Seconds) -> Option<Missed> {
-        if !self.has_plan {
-            return Some(self.resume.missed_content());
-        }
         let reqs = self.reqs.iter().filter(|(id, _)| *id != CONTROL_ID);
         let covering = reqs
             .filter(|(_, req)| req.is_covering())
@@ -337,7 +370,7 @@ impl Requests {
     fn obsolete(&self, condition: impl Fn(&OpenReq) -> bool) -> Vec<String> {
         self.reqs
             .iter()
-            .filter(|(id, _)| *id != CONTROL_ID && !self.plan.reqs.contains_key(*id))
+            .filter(|(id, _)| *id != CONTROL_ID && !self.is_planned(id))
             .filter(|(_, req)| condition(req))
             .map(|(id, _)| id.clone())
             .collect()
@@ -418,10 +451,12 @@ impl Requests {
             .any(|(_, req)| !req.is_live() && req.req.coverage.shares_keys(coverage))
     }
 
+    fn is_planned(&self, id: &str) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.contains_key(id))
+    }
+
     fn planned(&self) -> impl Iterator<Item = (&String, &OpenReq)> {
-        self.reqs
-            .iter()
-            .filter(|(id, _)| self.plan.reqs.contains_key(*id))
+        self.reqs.iter().filter(|(id, _)| self.is_planned(id))
     }
 
     /// The next REQ to send. The control REQ comes first.
@@ -459,10 +494,12 @@ impl Requests {
         let Some(req) = self.reqs.get_mut(id) else {
             return;
         };
+        let only_public = self.access == Access::AnonymousPublicOnly;
         if req.sent_at.is_some() {
             req.resent += 1;
         }
-        let message = req.req.message(&req.subscription_id(id), now.unix);
+        let id = req.subscription_id(id);
+        let message = req.req.message(&id, now.unix, only_public);
         if message.len() > self.limits.message_bytes || req.req.filters.len() > self.limits.filters
         {
             self.commands.push(Command::Count(RelayReason::ReqTooLarge));
@@ -487,7 +524,7 @@ impl Requests {
 
     /// The relay no longer sends the events of this REQ.
     fn interrupt(&mut self, id: &str, now: Now) {
-        let is_kept = id == CONTROL_ID || self.plan.reqs.contains_key(id);
+        let is_kept = id == CONTROL_ID || self.is_planned(id);
         if !is_kept {
             if let Some(req) = self.reqs.get_mut(id) {
                 // It is no longer open, so it needs no CLOSE.
@@ -506,12 +543,18 @@ impl Requests {
             req.add_missed(Missed::Events(covered_until - NEW_REQ_OVERLAP));
             req.refused(now);
         }
-        self.needs_sweep |= id == CONTROL_ID;
+        if id == CONTROL_ID && self.sweep == Sweep::Unneeded {
+            self.sweep = Sweep::Needed;
+        }
     }
 
     /// Adds the stored events that a REQ has missed to the spans.
     fn owe_missed(&mut self, req: &Arc<Req>, missed: Missed, now: Seconds) {
         for (filter, req_filter) in req.filters.iter().enumerate() {
+            let only_public = self.access == Access::AnonymousPublicOnly;
+            if only_public && req_filter.class == EventClass::Private {
+                continue;
+            }
             let since = req_filter.class.stored_since(missed, now);
             let span = Span::new(Arc::clone(req), filter, Some(since), Purpose::Missed);
             self.pages.owe(span);
@@ -526,11 +569,13 @@ impl Requests {
             let ReqState::Sent { at } = req.state else {
                 continue;
             };
-            let waiting = now.reading.saturating_sub(at);
-            let is_refused = notice.is_some_and(|notice| notice >= at);
-            if is_refused && waiting > EOSE_TIMEOUT_AFTER_NOTICE {
+            let is_notice_after = notice.is_some_and(|notice| notice >= at);
+            if !has_timed_out(at, notice, now) {
+                continue;
+            }
+            if is_notice_after {
                 refused.push(id.clone());
-            } else if waiting > EOSE_TIMEOUT {
+            } else {
                 self.commands.push(Command::Count(RelayReason::NoEose));
                 req.refusals += 1;
                 let retry_at = now.reading + backoff(req.refusals, 0.0);
@@ -549,10 +594,10 @@ impl Requests {
         let Some(control) = control.filter(|control| control.is_live()) else {
             return;
         };
-        if !self.needs_sweep || self.resume.swept_at + SWEEP_INTERVAL > now {
+        if self.sweep != Sweep::Needed || self.resume.swept_at + SWEEP_INTERVAL > now {
             return;
         }
-        self.needs_sweep = false;
+        self.sweep = Sweep::Unneeded;
         let since = Some(now - MAX_CONTROL_AGE);
         let span = Span::new(Arc::clone(&control.req), 0, since, Purpose::Sweep(now));
         self.pages.owe(span);
@@ -588,7 +633,7 @@ impl Requests {
 
     /// Reports what has been received completely, and ends the connection if too much is owed.
     fn report_progress(&mut self) {
-        self.is_caught_up = self.has_plan
+        self.is_caught_up = self.plan.is_some()
             && self.debts.is_empty()
             && self
                 .reqs
@@ -600,12 +645,16 @@ impl Requests {
         {
             self.commands.push(Command::RecordMuteLists(position));
         }
-        if self.is_caught_up
-            && let Some(swept_at) = self.first_read.take()
+        if let Sweep::ByFirstRead(swept_at) = self.sweep
+            && self.is_caught_up
         {
+            self.sweep = Sweep::Unneeded;
             self.record_sweep(swept_at);
         }
-        if self.pages.len() + self.debts.len() > MAX_SPANS {
+        let debts = self.debts.iter().map(|debt| debt.req.bytes());
+        if self.pages.len() + self.debts.len() > MAX_OWED
+            || self.pages.filter_bytes() + debts.sum::<usize>() > MAX_OWED_BYTES
+        {
             self.commands.push(Command::Disconnect);
         }
     }
@@ -622,4 +671,12 @@ impl Requests {
     fn take_commands(&mut self) -> Vec<Command> {
         std::mem::take(&mut self.commands)
     }
+}
+
+/// Returns `true` if EOSE is overdue since this time. `notice` is when the last NOTICE came, which
+/// may be a refusal.
+fn has_timed_out(since: Duration, notice: Option<Duration>, now: Now) -> bool {
+    let waiting = now.reading.saturating_sub(since);
+    let is_notice_after = notice.is_some_and(|notice| notice >= since);
+    waiting > EOSE_TIMEOUT || (is_notice_after && waiting > EOSE_TIMEOUT_AFTER_NOTICE)
 }

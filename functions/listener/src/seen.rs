@@ -20,8 +20,6 @@ const MAX_SEEN_EVENTS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
 ///   was asked again.
 /// - The later copy is live and the earlier one was not. A stored event may be too old for a
 ///   subscription to which the live event is delivered.
-/// - The earlier copy came from a relay that only owners named, and the later one from another
-///   relay. The earlier one reached only the owners who named its relay.
 ///
 /// The claim in deliver prevents a second push to recipients who already have the event.
 pub struct SeenEvents(Mutex<LruCache<[u8; 32], Forwarding>>);
@@ -33,25 +31,12 @@ pub struct Forwarding {
     pub hits: u64,
     /// `true` if the event came live, not as a stored event.
     pub live: bool,
-    /// The owners whom it reaches.
-    pub reach: Reach,
-}
-
-/// The owners whom an event reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
-    /// All owners.
-    All,
-    /// Those who named the relay with this hash.
-    OfRelay(u64),
 }
 
 impl Forwarding {
     /// Returns `true` if `earlier` reached every recipient that this forwarding would reach.
     fn is_covered_by(self, earlier: Self) -> bool {
-        self.hits == earlier.hits
-            && (earlier.live || !self.live)
-            && (earlier.reach == Reach::All || earlier.reach == self.reach)
+        self.hits == earlier.hits && (earlier.live || !self.live)
     }
 }
 

@@ -1,30 +1,34 @@
 //! One connection to a relay (NIP-01, <https://github.com/nostr-protocol/nips/blob/master/01.md>),
 //! from the handshake until it ends: the loop around the socket. [`requests`](crate::requests)
 //! decides what is requested.
+//!
+//! - `incoming`: what happens to each message of the relay
+//! - `authentication`: NIP-42
+//! - `reading_time`: how long the socket has been read, and since when the relay is silent
+
+mod authentication;
+mod incoming;
+mod reading_time;
 
 use std::{sync::PoisonError, time::Duration};
 
 use futures_util::FutureExt;
-use nostr::event::{Event, EventBuilder, FinalizeEvent, Kind, Tag};
-use nostr_push_core::Seconds;
-use serde_json::{json, value::RawValue};
 use tokio::{
     sync::watch,
     task::{unconstrained, yield_now},
-    time::{Instant, Interval, MissedTickBehavior, interval, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_tungstenite::tungstenite::Error;
 
+use self::reading_time::ReadingTime;
 use crate::{
-    counter::{DropReason, RelayReason},
+    counter::RelayReason,
     dial::{DialError, Stream, dial},
     frame::Incoming,
-    gate::{IncomingEvent, Verdict, parse_event},
     limits::Limits,
-    penalty::{CHALLENGE_POINTS, COMPLAINT_POINTS, Penalty, points},
+    penalty::Penalty,
     relay_context::RelayContext,
-    relay_message::RelayMessage,
-    requests::{Command, Now, Requests},
+    requests::{Access, Command, Now, Requests},
     shutdown::Shutdown,
     socket::Socket,
     watched_relay::{RelaySource, WatchedRelay},
@@ -36,20 +40,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The timeout of closing a connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a relay may send nothing before it is pinged. After the same time again the connection
-/// is lost. A message that has not come completely counts for each
-/// [`PROGRESS_BYTES`](crate::frame::PROGRESS_BYTES) of it.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
+/// How long after a stop was requested the session is given up, whatever it waits for. What has not
+/// entered a buffer by then is requested again later.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long further changes of the interest are awaited before the REQs are changed.
 const INTEREST_DEBOUNCE: Duration = Duration::from_millis(300);
 
-/// The most frames that are read before other tasks get their turn.
-const FRAME_BUDGET: usize = 256;
-
-/// The kind of an authentication (NIP-42,
-/// <https://github.com/nostr-protocol/nips/blob/master/42.md>).
-const AUTH_KIND: u16 = 22242;
+/// How much is read before other tasks get their turn: so many frames, or so many KiB.
+const TURN_BUDGET: usize = 256;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -60,8 +59,8 @@ pub enum SessionEnd {
     /// The connection was lost.
     #[error("connection lost: {0}")]
     Lost(#[from] Error),
-    /// The relay kept sending forged, malformed or unrequested events, or refusals and notices.
-    #[error("too many forged, malformed or unrequested events, refusals or notices")]
+    /// The relay kept sending forged or unrequested events, malformed frames, refusals or notices.
+    #[error("too many forged or unrequested events, malformed frames, refusals or notices")]
     Misbehaving,
     /// The relay returns stored events more slowly than they are needed.
     #[error("too many stored events are still to be requested")]
@@ -75,19 +74,13 @@ struct Session<'a> {
     limits: Limits,
     requests: Requests,
     penalty: Penalty,
+    time: ReadingTime,
     /// The number of new owners whose mute lists were requested.
     mute_lists_requested: usize,
     /// The id of the authentication that was sent.
     auth_event_id: Option<String>,
-    started: Instant,
-    /// The time in which a full buffer or the relay's budget kept the socket from being read.
-    blocked: Duration,
-    /// See [`Now::reading`]. Renewed at least every [`FRAME_BUDGET`] frames.
-    reading: Duration,
-    /// [`Session::reading`] when the last frame came.
-    last_frame: Duration,
-    /// `true` if a ping was sent after the last frame.
-    pinged: bool,
+    /// When the last complaint of the relay was logged.
+    complaint_logged_at: Option<Duration>,
 }
 
 /// Connects, and stays connected until a stop is requested.
@@ -97,12 +90,29 @@ struct Session<'a> {
 pub async fn run(
     relay: &WatchedRelay,
     context: &RelayContext,
+    shutdown: Shutdown,
+) -> Result<(), SessionEnd> {
+    let mut stopping = shutdown.clone();
+    let give_up = async {
+        stopping.stop_requested().await;
+        sleep(STOP_TIMEOUT).await;
+    };
+    tokio::select! {
+        ended = connect_and_read(relay, context, shutdown) => ended,
+        () = give_up => Ok(()),
+    }
+}
+
+async fn connect_and_read(
+    relay: &WatchedRelay,
+    context: &RelayContext,
     mut shutdown: Shutdown,
 ) -> Result<(), SessionEnd> {
+    let only_public = relay.source.only_public();
     let connecting = async {
         tokio::join!(
-            timeout(CONNECT_TIMEOUT, connect(relay)),
-            Limits::fetch(&relay.url, relay.source.only_public())
+            timeout(CONNECT_TIMEOUT, connect(&relay.url, only_public)),
+            Limits::fetch(&relay.url, only_public)
         )
     };
     let (socket, limits) = tokio::select! {
@@ -119,12 +129,18 @@ pub async fn run(
         "relay {} connected",
         relay.url
     );
+    let time = ReadingTime::new(Instant::now());
     let now = Now {
         unix: context.now(),
-        reading: Duration::ZERO,
+        reading: time.now(),
     };
     let service = context.keys.public_key().to_hex();
-    let (requests, commands) = Requests::new(&service, limits, relay.resume_point(), now);
+    let access = match relay.source {
+        RelaySource::Operator => Access::Authenticated,
+        RelaySource::Owners { .. } => Access::Anonymous,
+    };
+    let resume = relay.resume_point();
+    let (requests, commands) = Requests::new(&service, limits, access, resume, now);
     let mut session = Session {
         relay,
         context,
@@ -132,13 +148,10 @@ pub async fn run(
         limits,
         requests,
         penalty: Penalty::default(),
+        time,
         mute_lists_requested: relay.mute_lists_returned(),
         auth_event_id: None,
-        started: Instant::now(),
-        blocked: Duration::ZERO,
-        reading: Duration::ZERO,
-        last_frame: Duration::ZERO,
-        pinged: false,
+        complaint_logged_at: None,
     };
     session.execute(commands).await?;
     session.follow_plan().await?;
@@ -147,9 +160,9 @@ pub async fn run(
     session.read(shutdown, tick).await
 }
 
-async fn connect(relay: &WatchedRelay) -> Result<Socket<Stream>, SessionEnd> {
-    let stream = dial(&relay.url, relay.source.only_public()).await?;
-    Ok(Socket::connect(&relay.url, stream).await?)
+async fn connect(url: &str, only_public: bool) -> Result<Socket<Stream>, SessionEnd> {
+    let stream = dial(url, only_public).await?;
+    Ok(Socket::connect(url, stream).await?)
 }
 
 /// Why waiting for a frame ended.
@@ -166,26 +179,24 @@ impl Session<'_> {
     /// Reads the socket until a stop is requested or the connection ends.
     async fn read(&mut self, mut shutdown: Shutdown, mut tick: Interval) -> Result<(), SessionEnd> {
         let mut interest_changes = self.context.changes.clone();
-        let mut budget = FRAME_BUDGET;
+        let mut budget = TURN_BUDGET;
         loop {
             // Without tokio's cooperative budget, "not ready" means that the socket is empty.
-            let ready = if budget > 0 {
+            let ready = if budget > 0 && !self.time.is_paused() {
                 unconstrained(self.socket.next()).now_or_never()
             } else {
                 None
             };
             let frame = if let Some(frame) = ready {
-                budget -= 1;
                 frame
             } else {
                 if budget == 0 {
                     // A flood must not keep other tasks of this thread waiting.
                     yield_now().await;
-                } else if self.requests.is_caught_up() && self.socket.is_between_messages() {
-                    // Behind the first part of a message, there may be events of an earlier time.
+                } else if self.is_caught_up() {
                     self.relay.record_read(self.context.now());
                 }
-                budget = FRAME_BUDGET;
+                budget = TURN_BUDGET;
                 let wakeup = self.wait(&mut shutdown, &mut interest_changes, &mut tick);
                 match wakeup.await? {
                     Wakeup::Frame(frame) => frame,
@@ -193,18 +204,17 @@ impl Session<'_> {
                     Wakeup::Stop => return Ok(()),
                 }
             };
-            (self.last_frame, self.pinged) = (self.reading, false);
-            match frame? {
-                Incoming::Text(text) => self.on_message(&text).await?,
-                Incoming::NotText => self.drop_event(DropReason::MalformedFrame)?,
-                Incoming::TooLarge {
-                    subscription,
-                    created_at,
-                } => self.on_large_message(subscription.as_deref(), created_at)?,
-                Incoming::Close => return Err(Error::ConnectionClosed.into()),
-                Incoming::Progress | Incoming::Ping(_) | Incoming::Pong => {}
-            }
+            let frame = frame?;
+            budget = budget.saturating_sub(1 + frame.bytes() / 1024);
+            self.time.record_frame();
+            self.on_frame(frame).await?;
         }
+    }
+
+    /// Returns `true` if everything that the relay has sent has been read, and nothing else must be
+    /// requested. Behind the first part of a message, there may be events of an earlier time.
+    fn is_caught_up(&self) -> bool {
+        self.requests.is_caught_up() && self.socket.is_between_messages() && !self.time.is_paused()
     }
 
     /// Waits for the next frame, and handles the other reasons to wake up.
@@ -225,7 +235,7 @@ impl Session<'_> {
                 if result.is_err() {
                     return Ok(Wakeup::Stop);
                 }
-                tokio::time::sleep(INTEREST_DEBOUNCE).await;
+                sleep(INTEREST_DEBOUNCE).await;
                 interest_changes.mark_unchanged();
                 self.follow_plan().await?;
                 Wakeup::Handled
@@ -234,16 +244,20 @@ impl Session<'_> {
                 self.on_tick().await?;
                 Wakeup::Handled
             }
-            frame = self.socket.next() => Wakeup::Frame(frame),
+            () = self.time.pause_over() => {
+                self.time.end_pause(Instant::now());
+                Wakeup::Handled
+            }
+            frame = self.socket.next(), if !self.time.is_paused() => Wakeup::Frame(frame),
         };
-        self.reading = self.started.elapsed().saturating_sub(self.blocked);
+        self.time.update(Instant::now());
         Ok(wakeup)
     }
 
     fn now(&self) -> Now {
         Now {
             unix: self.context.now(),
-            reading: self.reading,
+            reading: self.time.now(),
         }
     }
 
@@ -264,22 +278,16 @@ impl Session<'_> {
 
     /// Requests what the interest needs now.
     async fn follow_plan(&mut self) -> Result<(), SessionEnd> {
+        let now = self.now();
         let plan = {
             let interest = self
                 .context
                 .interest
                 .read()
                 .unwrap_or_else(PoisonError::into_inner);
-            let now = self.context.now();
-            self.context.plans.plan(self.limits, &interest, now)
+            self.context.plans.plan(self.limits, &interest, now.unix)
         };
-        if plan.is_none() {
-            self.context.count_relay(RelayReason::LimitsTooLow);
-            self.relay
-                .set_status("the limits are too low for content events");
-        }
-        let now = self.now();
-        let commands = self.requests.on_plan(plan.unwrap_or_default(), now);
+        let commands = self.requests.on_plan(plan, now);
         self.execute(commands).await?;
         let (owners, position) = self
             .context
@@ -293,169 +301,16 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Handles one message from the relay.
-    async fn on_message(&mut self, text: &str) -> Result<(), SessionEnd> {
-        let now = self.now();
-        let (commands, points) = match RelayMessage::parse(text) {
-            RelayMessage::Event {
-                subscription,
-                event,
-            } => return self.on_event(&subscription, event).await,
-            RelayMessage::Eose(subscription) => (self.requests.on_eose(&subscription, now), 0),
-            RelayMessage::Closed {
-                subscription,
-                reason,
-            } => {
-                self.log_complaint(&format!("CLOSED {subscription:.64}: {reason:.256}"));
-                let reason = RelayReason::of_closed(&reason);
-                let commands = self.requests.on_closed(&subscription, reason, now);
-                (commands, COMPLAINT_POINTS)
-            }
-            RelayMessage::Notice(text) => {
-                self.log_complaint(&format!("NOTICE {text:.256}"));
-                (self.requests.on_notice(now), COMPLAINT_POINTS)
-            }
-            RelayMessage::Auth(challenge) => {
-                let may_answer = self.relay.source == RelaySource::Operator;
-                let commands = self.requests.on_auth(&challenge, may_answer);
-                (commands, CHALLENGE_POINTS)
-            }
-            RelayMessage::Ok {
-                id,
-                accepted,
-                reason,
-            } => (self.on_ok(&id, accepted, &reason), 0),
-            RelayMessage::Malformed => return self.drop_event(DropReason::MalformedFrame),
-        };
-        self.execute(commands).await?;
-        self.add_points(points)
-    }
-
-    /// A message was skipped because it is too large. If its event belongs to a page, the page goes
-    /// on.
-    fn on_large_message(
-        &mut self,
-        subscription: Option<&str>,
-        created_at: Option<Seconds>,
-    ) -> Result<(), SessionEnd> {
-        if let Some(subscription) = subscription {
-            self.requests
-                .on_event(subscription, created_at, self.reading);
-        }
-        self.drop_event(DropReason::TooLarge)
-    }
-
-    async fn on_event(&mut self, subscription: &str, json: &RawValue) -> Result<(), SessionEnd> {
-        let parsed = parse_event(json);
-        let created_at: Option<Seconds> = match &parsed {
-            Ok(event) => Some(event.created_at.into()),
-            Err(refused) => refused.created_at,
-        };
-        let stored = self
-            .requests
-            .on_event(subscription, created_at, self.reading);
-        match (parsed, stored) {
-            (Err(refused), _) => self.drop_event(refused.reason),
-            (Ok(_), None) => self.drop_event(DropReason::Unrequested),
-            (Ok(event), Some(stored)) => self.forward(event, json, stored).await,
-        }
-    }
-
-    async fn forward(
-        &mut self,
-        event: Event,
-        json: &RawValue,
-        stored: bool,
-    ) -> Result<(), SessionEnd> {
-        let received_at = (self.context.clock)();
-        let verdict = self.context.gate.classify(IncomingEvent {
-            relay: self.relay,
-            json,
-            event,
-            stored,
-            received_at,
-        });
-        // When a buffer is full, sending to it waits, and this socket is not read.
-        let waiting = Instant::now();
-        match verdict {
-            Verdict::Drop(reason) => return self.drop_event(reason),
-            Verdict::Control(message) => {
-                self.context.control.send(message, json.get().len()).await;
-            }
-            Verdict::Content(message) => {
-                self.context.content.send(*message, json.get().len()).await;
-            }
-        }
-        if let Some(pause) = self.relay.spend_budget(received_at) {
-            self.context.count_relay(RelayReason::OverBudget);
-            tokio::time::sleep(pause).await;
-        }
-        self.blocked += waiting.elapsed();
-        Ok(())
-    }
-
-    /// Counts a dropped event or frame.
-    fn drop_event(&mut self, reason: DropReason) -> Result<(), SessionEnd> {
-        self.context.count_dropped(reason);
-        self.add_points(points(reason))
-    }
-
-    fn add_points(&mut self, points: u32) -> Result<(), SessionEnd> {
-        if self.penalty.add(points) {
-            Err(SessionEnd::Misbehaving)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn log_complaint(&self, complaint: &str) {
-        self.relay.set_status(complaint);
-        tracing::warn!(
-            stage = "listener",
-            relay = self.relay.url,
-            "relay {} sent {complaint}",
-            self.relay.url
-        );
-    }
-
-    /// AUTH (NIP-42, <https://github.com/nostr-protocol/nips/blob/master/42.md>): answers the
-    /// challenge with the service's key.
-    async fn authenticate(&mut self, challenge: &str) -> Result<(), SessionEnd> {
-        let tags = [["relay", self.relay.url.as_str()], ["challenge", challenge]];
-        let tags = tags.into_iter().filter_map(|tag| Tag::parse(tag).ok());
-        let Ok(event) = EventBuilder::new(Kind::from_u16(AUTH_KIND), "")
-            .tags(tags)
-            .finalize(&self.context.keys)
-        else {
-            return Ok(());
-        };
-        self.auth_event_id = Some(event.id.to_hex());
-        let message = json!(["AUTH", event]).to_string();
-        Ok(self.socket.send_text(&message).await?)
-    }
-
-    /// OK: the result of the authentication.
-    fn on_ok(&mut self, id: &str, accepted: bool, message: &str) -> Vec<Command> {
-        if self.auth_event_id.as_deref() != Some(id) {
-            return Vec::new();
-        }
-        if accepted {
-            return self.requests.on_authenticated(self.now());
-        }
-        self.log_complaint(&format!("AUTH refused: {message:.256}"));
-        vec![Command::Count(RelayReason::AuthRefused)]
-    }
-
     /// Each second: pings a silent relay, and applies the timeouts.
     async fn on_tick(&mut self) -> Result<(), SessionEnd> {
         self.penalty.decrease();
-        self.reading = self.started.elapsed().saturating_sub(self.blocked);
-        if self.reading.saturating_sub(self.last_frame) > SILENCE_TIMEOUT {
-            if self.pinged {
+        self.time.update(Instant::now());
+        if self.time.is_relay_silent() {
+            if self.time.has_pinged() {
                 return Err(Error::Io(std::io::ErrorKind::TimedOut.into()).into());
             }
             self.socket.ping().await?;
-            (self.last_frame, self.pinged) = (self.reading, true);
+            self.time.record_ping();
         }
         let commands = self.requests.on_tick(self.now());
         self.execute(commands).await

@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
-use nostr_push_core::{Millis, Seconds, ports::RelayCursor, relay_url::RelayHash};
+use nostr_push_core::{Seconds, ports::RelayCursor, relay_url::RelayHash};
+use tokio::time::Instant;
 
-use crate::{rate::EventBudget, requests::ResumePoint};
+use crate::{event_budget::EventBudget, requests::ResumePoint};
 
 /// The longest status that is stored, in characters.
 const MAX_STATUS_CHARS: usize = 256;
@@ -60,7 +61,7 @@ pub struct WatchedRelay {
 
 impl WatchedRelay {
     /// A relay with its stored cursor, watched from now on.
-    pub fn new(url: String, source: RelaySource, cursor: RelayCursor, now: Millis) -> Self {
+    pub fn new(url: String, source: RelaySource, cursor: RelayCursor, now: Seconds) -> Self {
         let is_owners = source != RelaySource::Operator;
         Self {
             hash: RelayHash::of(&url),
@@ -68,8 +69,8 @@ impl WatchedRelay {
             source,
             read_until: cursor.read_until.0.into(),
             swept_at: cursor.swept_at.0.into(),
-            watched_since: now.to_seconds(),
-            budget: is_owners.then(|| Mutex::new(EventBudget::new(now))),
+            watched_since: now,
+            budget: is_owners.then(|| Mutex::new(EventBudget::new(Instant::now()))),
             mute_lists_returned: AtomicUsize::default(),
             status: Mutex::default(),
         }
@@ -118,12 +119,12 @@ impl WatchedRelay {
         self.swept_at.fetch_max(at.0, Ordering::SeqCst);
     }
 
-    /// Spends one event of the relay's budget. Returns how long the relay must not be read, if the
-    /// budget is used up.
-    pub fn spend_budget(&self, now: Millis) -> Option<Duration> {
+    /// Spends one event of the relay's budget, which hits so many index keys. Returns how long the
+    /// relay must not be read, if the budget is used up.
+    pub fn spend_budget(&self, hits: usize) -> Option<Duration> {
         let budget = self.budget.as_ref()?;
         let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
-        budget.spend(now)
+        budget.spend(hits, Instant::now())
     }
 
     /// The last problem that the relay reported, or that the connection had.

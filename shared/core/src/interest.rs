@@ -109,11 +109,9 @@ impl Interest {
                 entry.order = order;
                 entry.valid_until = row.valid_until;
                 let relays = row.relay_hashes();
-                if !relays.is_empty() {
-                    for key in entry.keys.as_slice() {
-                        let named = &mut self.keys[*key as usize].relays;
-                        *named = self.relay_lists.add(*named, &relays);
-                    }
+                for key in entry.keys.as_slice().iter().filter(|_| !relays.is_empty()) {
+                    let named = &mut self.keys[*key as usize].relays;
+                    *named = self.relay_lists.add(*named, &relays);
                 }
                 return false;
             }

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use nostr_push_core::{Seconds, ports::backoff};
 
-use super::{Command, EOSE_TIMEOUT, EOSE_TIMEOUT_AFTER_NOTICE, Now};
+use super::{Command, Now, has_timed_out};
 use crate::{
     counter::RelayReason,
     limits::Limits,
@@ -14,6 +14,12 @@ use crate::{
 /// The number of stored events from which a page may be incomplete: relays return fewer events than
 /// `limit` asks for, and not all say how many.
 const FULL_PAGE_MIN_EVENTS: usize = 10;
+
+/// How long a page may take. The next page goes on from there.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The most events at the end of a page of which some may have been published just now.
+const MAX_UNCERTAIN_EVENTS: usize = 50;
 
 /// The most pages that are requested without a pause.
 const PAGE_BURST: u32 = 1_000;
@@ -68,6 +74,12 @@ impl Span {
             && self.purpose == other.purpose
     }
 
+    /// The bytes of the filter.
+    fn filter_bytes(&self) -> usize {
+        let filter = self.req.filters.get(self.filter);
+        filter.map_or(0, |filter| filter.body.len())
+    }
+
     /// Returns `true` if the span goes before all others.
     fn is_urgent(&self) -> bool {
         let filter = self.req.filters.get(self.filter);
@@ -82,21 +94,22 @@ pub(super) struct Page {
     pub(super) id: String,
     pub(super) sent_at: Seconds,
     span: Span,
+    began_at: Duration,
     /// When the last event of the page came, or when it was requested.
     progress_at: Duration,
     /// The number of events that came.
     count: usize,
-    /// The times of the last two events that came, the last one first. Relays send the newest events
-    /// first, so both are old. But the last one may be a backdated event that was published just
-    /// now.
-    last_two: [Option<Seconds>; 2],
+    /// The times of the last events that came, the last one at the end.
+    last: VecDeque<Seconds>,
 }
 
 impl Page {
-    /// The time of the oldest event that came, as far as it is certain.
-    fn oldest(&self) -> Option<Seconds> {
-        let [last, before_last] = self.last_two;
-        last.max(before_last)
+    /// A time up to which the page has certainly returned everything. Relays return the newest
+    /// events first, but between them may be backdated events that were published just now. So some
+    /// of the last events are returned again by the next page.
+    fn certain_until(&self) -> Option<Seconds> {
+        let uncertain = (self.count / 4).clamp(1, MAX_UNCERTAIN_EVENTS);
+        self.last.iter().rev().take(uncertain).max().copied()
     }
 }
 
@@ -136,6 +149,11 @@ impl Pages {
         self.spans.len()
     }
 
+    /// The bytes of the filters of all spans.
+    pub(super) fn filter_bytes(&self) -> usize {
+        self.spans.iter().map(Span::filter_bytes).sum()
+    }
+
     /// Returns `true` if a page is open.
     pub(super) fn is_open(&self) -> bool {
         self.page.is_some()
@@ -152,11 +170,27 @@ impl Pages {
         let mut spans = self.spans.iter_mut();
         if let Some(same) = spans.find(|other| other.is_same(&span) && other.until.is_none()) {
             same.since = same.since.min(span.since);
-        } else if span.is_urgent() {
+        } else {
+            self.enqueue(span);
+        }
+    }
+
+    fn enqueue(&mut self, span: Span) {
+        if span.is_urgent() {
             self.spans.push_front(span);
         } else {
             self.spans.push_back(span);
         }
+    }
+
+    /// Drops the spans of private kinds.
+    pub(super) fn drop_private(&mut self) {
+        let is_private = |span: &Span| {
+            let filter = span.req.filters.get(span.filter);
+            filter.is_some_and(|filter| filter.class == EventClass::Private)
+        };
+        self.spans.retain(|span| !is_private(span));
+        self.page.take_if(|page| is_private(&page.span));
     }
 
     /// Allows pages to be requested at once, after earlier ones were refused.
@@ -181,6 +215,9 @@ impl Pages {
         let filter = filter.encode(span.since, span.until, limits.page);
         let message = req::message(&id, [filter]);
         if message.len() > limits.message_bytes {
+            self.refusals += 1;
+            self.retry_at = now.reading + backoff(self.refusals, 0.0);
+            self.spans.push_back(span);
             return Some(Command::Count(RelayReason::ReqTooLarge));
         }
         self.tokens -= 1;
@@ -189,9 +226,10 @@ impl Pages {
             id,
             sent_at: now.unix,
             span,
+            began_at: now.reading,
             progress_at: now.reading,
             count: 0,
-            last_two: [None; 2],
+            last: VecDeque::new(),
         });
         Some(Command::Send(message))
     }
@@ -217,7 +255,10 @@ impl Pages {
         page.progress_at = reading;
         // What is newer than the page was published just now.
         if let Some(created_at) = created_at.filter(|at| *at <= page.sent_at) {
-            page.last_two = [Some(created_at), page.last_two[0]];
+            if page.last.len() == MAX_UNCERTAIN_EVENTS {
+                page.last.pop_front();
+            }
+            page.last.push_back(created_at);
         }
         Some(page.sent_at)
     }
@@ -227,13 +268,12 @@ impl Pages {
         self.page.take_if(|page| page.id == id)
     }
 
-    /// Takes the page if nothing has come on it for a while. `notice` is when the last NOTICE came,
-    /// which may be a refusal.
+    /// Takes the page if nothing has come on it for a while, or if it takes too long. `notice` is
+    /// when the last NOTICE came, which may be a refusal.
     pub(super) fn take_expired(&mut self, notice: Option<Duration>, now: Now) -> Option<Page> {
         self.page.take_if(|page| {
-            let waiting = now.reading.saturating_sub(page.progress_at);
-            let is_refused = notice.is_some_and(|notice| notice >= page.progress_at);
-            waiting > EOSE_TIMEOUT || (is_refused && waiting > EOSE_TIMEOUT_AFTER_NOTICE)
+            has_timed_out(page.progress_at, notice, now)
+                || page.began_at + PAGE_TIMEOUT < now.reading
         })
     }
 
@@ -260,29 +300,30 @@ impl Pages {
     pub(super) fn defer(&mut self, page: Page, now: Now, commands: &mut Vec<Command>) {
         self.refusals += 1;
         self.retry_at = now.reading + backoff(self.refusals, 0.0);
-        let rest = if page.oldest().is_none() {
+        let rest = if page.count < FULL_PAGE_MIN_EVENTS {
             Some(page.span)
         } else {
             rest_of(page, commands)
         };
-        self.spans.extend(rest);
+        if let Some(rest) = rest {
+            self.enqueue(rest);
+        }
     }
 }
 
 /// What remains of a span after the events of a page.
 fn rest_of(page: Page, commands: &mut Vec<Command>) -> Option<Span> {
-    let oldest = page.oldest().unwrap_or(page.sent_at);
+    let end = page.certain_until().unwrap_or(page.sent_at);
     let mut span = page.span;
     match span.until {
-        Some(until) if oldest >= until => {
-            let [last, _] = page.last_two;
-            if last.is_none_or(|last| last >= until) {
+        Some(until) if end >= until => {
+            if page.last.back().is_none_or(|last| *last >= until) {
                 // A REQ cannot request the rest of a second that holds more than a page.
                 commands.push(Command::Count(RelayReason::PageOverflow));
             }
             span.until = Some(until - Seconds(1));
         }
-        _ => span.until = Some(oldest),
+        _ => span.until = Some(end),
     }
     (span.until >= span.since).then_some(span)
 }

@@ -5,19 +5,19 @@ use std::{
     collections::{BTreeMap, VecDeque},
 };
 
-use nostr_push_core::Seconds;
+use nostr_push_core::{MUTE_LIST_KIND, Seconds};
 use serde_json::Value;
 
 use crate::{limits::Limits, requests::CONTROL_ID};
 
-/// An event that mentions one owner.
+/// An event that mentions one owner, or the mute list of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SimEvent {
     pub(super) id: usize,
     pub(super) created_at: Seconds,
     pub(super) arrived_at: Seconds,
     pub(super) kind: u16,
-    /// The number of the owner whom it mentions.
+    /// The number of the owner whom it mentions, or who wrote it if it is a mute list.
     pub(super) key: usize,
 }
 
@@ -72,8 +72,14 @@ fn matches(filter: &Value, event: &SimEvent) -> bool {
         values.is_none_or(|values| values.contains(&wanted))
     };
     let time = |field: &str| filter[field].as_u64().map(Seconds);
+    let (author, mentioned) = if event.kind == MUTE_LIST_KIND {
+        (value(event.key), String::new())
+    } else {
+        (String::new(), value(event.key))
+    };
     has("kinds", event.kind.into())
-        && has("#p", value(event.key).into())
+        && has("authors", author.into())
+        && has("#p", mentioned.into())
         && time("since").is_none_or(|since| event.created_at >= since)
         && time("until").is_none_or(|until| event.created_at <= until)
 }
@@ -157,7 +163,11 @@ impl SimRelay {
         self.stored.push(event);
         for (id, filters) in &self.subscriptions {
             if filters.iter().any(|filter| matches(filter, &event)) {
-                self.outbox.push_back(FromRelay::Event(id.clone(), event));
+                // A relay may send live events before all stored ones.
+                let is_eose = |message: &FromRelay| *message == FromRelay::Eose(id.clone());
+                let at = self.outbox.iter().position(is_eose);
+                let at = at.unwrap_or(self.outbox.len());
+                self.outbox.insert(at, FromRelay::Event(id.clone(), event));
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     counter::RelayReason,
     limits::Limits,
     req::Req,
-    requests::{CONTROL_ID, Command},
+    requests::{Access, CONTROL_ID, Command, Requests},
 };
 
 const ALICE: usize = 1;
@@ -137,10 +137,8 @@ fn page_goes_on_from_the_last_event_that_came() {
     let untils: Vec<_> = pages
         .filter_map(|message| message[2]["until"].as_u64())
         .collect();
-    assert!(
-        untils.contains(&(START.0 - 10 * 3)),
-        "the last event but one: {untils:?}"
-    );
+    // Three of the twelve events are requested again.
+    assert!(untils.contains(&(START.0 - 9 * 3)), "{untils:?}");
     assert!(ids.iter().all(|id| world.received.contains_key(id)));
 }
 
@@ -319,7 +317,10 @@ fn relay_whose_messages_are_too_short_for_any_req_gets_none() {
     world.connect();
     world.tick(4);
     assert!(world.relay.received.is_empty());
-    assert_eq!(world.counted, [RelayReason::ReqTooLarge]);
+    assert_eq!(
+        world.counted,
+        [RelayReason::ReqTooLarge, RelayReason::LimitsTooLow]
+    );
 }
 
 #[test]
@@ -340,17 +341,46 @@ fn control_req_does_not_wait_for_content() {
 
 #[test]
 fn only_operators_relays_are_authenticated_to() {
-    let mut world = connected();
-    let requests = world.requests.as_mut().unwrap();
-    let challenge = "challenge".to_owned();
+    let now = connected().now;
+    let challenge = |access| {
+        let resume = connected().resume;
+        let limits = Limits::default();
+        let (mut requests, _) = Requests::new("service", limits, access, resume, now);
+        requests.on_auth("challenge")
+    };
     assert_eq!(
-        requests.on_auth(&challenge, true),
-        [Command::Authenticate(challenge.clone())]
+        challenge(Access::Authenticated),
+        [Command::Authenticate("challenge".to_owned())]
     );
     assert_eq!(
-        requests.on_auth(&challenge, false),
+        challenge(Access::Anonymous),
         [Command::Count(RelayReason::AuthIgnored)]
     );
+}
+
+#[test]
+fn owners_relay_that_requires_authentication_is_asked_for_public_kinds() {
+    let mut world = World::new(Limits::default(), 500);
+    world.access = Access::Anonymous;
+    world.resume.cursor = Some(START);
+    world.subscribe(ALICE, 1, 0);
+    world.subscribe(ALICE, 1059, 0);
+    world.connect();
+    // The relay refuses the REQ, because of its private kinds.
+    let content = requested(&world, "content");
+    let requests = world.requests.as_mut().unwrap();
+    let auth_required = RelayReason::ClosedAuthRequired;
+    requests.on_closed(&content[0], auth_required, world.now);
+    world.relay.subscriptions.remove(&content[0]);
+    world.become_fair();
+    let note = world.publish(ALICE, 1, 0);
+    let wrap = world.publish(ALICE, 1059, 0);
+    world.deliver(1_000);
+    assert_eq!(world.received.get(&note), Some(&true));
+    assert_eq!(world.received.get(&wrap), None);
+    let filters = world.relay.subscriptions.values().flatten();
+    let wraps = serde_json::json!([1059]);
+    assert!(filters.clone().all(|filter| filter["kinds"] != wraps));
 }
 
 #[test]
@@ -359,7 +389,7 @@ fn connection_ends_if_too_many_stored_events_are_owed() {
     let requests = world.requests.as_mut().unwrap();
     let mut now = world.now;
     let mut ended = false;
-    for n in 0..25_000_u32 {
+    for n in 0..6_000_u32 {
         now.reading += Duration::from_millis(1);
         let mut owner = [0; 32];
         owner[..4].copy_from_slice(&n.to_be_bytes());
@@ -367,6 +397,30 @@ fn connection_ends_if_too_many_stored_events_are_owed() {
         ended |= commands.contains(&Command::Disconnect);
     }
     assert!(ended);
+}
+
+#[test]
+fn silent_relay_keeps_a_bounded_number_of_bytes_in_memory() {
+    let mut world = World::new(Limits::default(), 500);
+    world.relay.behavior = Behavior::Ignore;
+    for key in 0..900 {
+        world.subscribe(key, 1, 0);
+    }
+    world.connect();
+    // Each plan has a REQ of more than 100 KB, and none becomes live.
+    let ended = (0..500_u16).find(|n| {
+        // A kind comes into use, and the one before goes.
+        world.subscribe(1, 30_000 + n, 0);
+        world.unsubscribe(1, 29_999 + n);
+        world.now.unix += Seconds::from_hours(2);
+        world.now.reading += Duration::from_secs(100);
+        let plan = world.plan(world.relay.limits);
+        let requests = world.requests.as_mut().unwrap();
+        let mut commands = requests.on_plan(plan, world.now);
+        commands.extend(requests.on_tick(world.now));
+        commands.contains(&Command::Disconnect)
+    });
+    assert!(ended.is_some_and(|n| n < 200), "{ended:?}");
 }
 
 #[test]

@@ -7,9 +7,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use nostr_push_core::{
-    Seconds,
+    MUTE_LIST_KIND, Seconds,
     interest::Interest,
-    max_age,
+    is_private_kind, max_age,
     order::Order,
     subscription::{Subscription, SubscriptionState},
 };
@@ -22,15 +22,22 @@ use crate::{
     counter::RelayReason,
     gate::CONTROL_KINDS,
     limits::Limits,
-    plan::Plans,
+    plan::{Plan, Plans},
     req::NEW_REQ_OVERLAP,
-    requests::{Command, Now, Requests, ResumePoint},
+    requests::{Access, Command, Now, Requests, ResumePoint},
 };
 
 pub(super) const START: Seconds = Seconds(1_800_000_000);
 
 /// The number of the service among the keys.
 pub(super) const SERVICE: usize = 999;
+
+/// The numbers of other kinds with which a key is subscribed to. With the last one, filters name no
+/// kinds.
+const MORE_KINDS: [u16; 4] = [0, 1, 2, 25];
+
+/// The keys of a crowd: more than fit into a narrow plan of the smallest class.
+const CROWD: usize = 60;
 
 /// How late a control event may be published and still be found without the daily sweep.
 const CONTROL_LATENESS: u64 = 240;
@@ -57,6 +64,10 @@ enum Step {
         key: usize,
         kind: u16,
     },
+    /// Many other keys come into use, or go. The plan of a relay with low limits becomes wide.
+    Crowd {
+        comes: bool,
+    },
     FollowPlan,
     /// So many messages of the relay are read.
     Deliver(usize),
@@ -81,6 +92,7 @@ pub(super) struct World {
     /// The events that have been received, each with whether it came as a live one.
     pub(super) received: BTreeMap<usize, bool>,
     pub(super) resume: ResumePoint,
+    pub(super) access: Access,
     plans: Plans,
     interest: Interest,
     order: u64,
@@ -106,6 +118,7 @@ impl World {
                 watched_since: START,
                 swept_at: Seconds(0),
             },
+            access: Access::Authenticated,
             plans: Plans::default(),
             interest: Interest::default(),
             order: 0,
@@ -120,11 +133,16 @@ impl World {
                 self.publish(key, kind, late);
             }
             Step::Subscribe { key, kind, more } => self.subscribe(key, kind, more),
-            Step::Unsubscribe { key, kind } => {
-                for more in 0..3 {
-                    self.apply(key, kind, more, SubscriptionState::Removed);
+            Step::Unsubscribe { key, kind } => self.unsubscribe(key, kind),
+            Step::Crowd { comes } => {
+                let state = if comes {
+                    SubscriptionState::Active
+                } else {
+                    SubscriptionState::Removed
+                };
+                for key in 100..100 + CROWD {
+                    self.apply(key, 1, 0, state);
                 }
-                self.planned.remove(&(key, kind));
             }
             Step::FollowPlan => self.follow_plan(),
             Step::Deliver(count) => self.deliver(count),
@@ -162,11 +180,22 @@ impl World {
         self.planned.entry((key, kind)).or_insert(None);
     }
 
+    pub(super) fn unsubscribe(&mut self, key: usize, kind: u16) {
+        for more in MORE_KINDS {
+            self.apply(key, kind, more, SubscriptionState::Removed);
+        }
+        self.planned.remove(&(key, kind));
+    }
+
     fn apply(&mut self, key: usize, kind: u16, more: u16, state: SubscriptionState) {
         let keys = nostr::key::Keys::parse(&"11".repeat(32)).unwrap();
         self.order += 1;
         let kinds: Vec<u16> = (0..more).map(|n| 20_000 + n).chain([kind]).collect();
-        let filter = json!({"kinds": kinds, "#p": [value(key)]});
+        let filter = if kind == MUTE_LIST_KIND {
+            json!({"kinds": [kind], "authors": [value(key)]})
+        } else {
+            json!({"kinds": kinds, "#p": [value(key)]})
+        };
         let row = Subscription {
             state,
             order: Order::counter(self.order),
@@ -180,8 +209,13 @@ impl World {
             return;
         }
         let service = value(SERVICE);
-        let (requests, commands) =
-            Requests::new(&service, self.relay.limits, self.resume, self.now);
+        let (requests, commands) = Requests::new(
+            &service,
+            self.relay.limits,
+            self.access,
+            self.resume,
+            self.now,
+        );
         self.requests = Some(requests);
         self.execute(commands);
         self.follow_plan();
@@ -193,16 +227,20 @@ impl World {
     }
 
     pub(super) fn follow_plan(&mut self) {
+        let plan = self.plan(self.relay.limits);
         let Some(requests) = &mut self.requests else {
             return;
         };
-        let limits = self.relay.limits;
-        let plan = self.plans.plan(limits, &self.interest, self.now.unix);
-        let commands = requests.on_plan(plan.unwrap_or_default(), self.now);
+        let commands = requests.on_plan(plan, self.now);
         self.execute(commands);
         for planned_at in self.planned.values_mut() {
             planned_at.get_or_insert(self.now.unix);
         }
+    }
+
+    /// The plan for a relay with these limits.
+    pub(super) fn plan(&self, limits: Limits) -> Option<Plan> {
+        self.plans.plan(limits, &self.interest, self.now.unix)
     }
 
     fn execute(&mut self, commands: Vec<Command>) {
@@ -244,6 +282,7 @@ impl World {
             self.execute(commands);
         }
         if self.is_caught_up() {
+            assert_eq!(self.missed(), [], "the cursor must not pass these");
             self.resume.cursor = Some(self.now.unix);
             self.first_cursor.get_or_insert(self.now.unix);
         }
@@ -291,6 +330,9 @@ impl World {
         let Some(planned_at) = planned_at.flatten() else {
             return false;
         };
+        if self.access != Access::Authenticated && is_private_kind(event.kind) {
+            return false;
+        }
         let may_notify = event.created_at + max_age(event.kind) >= self.now.unix;
         let is_new = event.created_at + NEW_REQ_OVERLAP >= planned_at;
         let was_covered = event.arrived_at >= planned_at + NEW_REQ_OVERLAP
@@ -311,7 +353,7 @@ impl World {
 }
 
 fn kind() -> impl Strategy<Value = u16> {
-    prop_oneof![4 => Just(1_u16), 3 => Just(1059), 1 => Just(7)]
+    prop_oneof![8 => Just(1_u16), 6 => Just(1059), 2 => Just(7), 1 => Just(MUTE_LIST_KIND)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -327,8 +369,9 @@ fn step() -> impl Strategy<Value = Step> {
         kind: CONTROL_KINDS[kind],
         late,
     });
+    let more = prop::sample::select(&[0, 0, 0, 1, 1, 2, 25][..]);
     let subscribe =
-        (key(), kind(), 0..3_u16).prop_map(|(key, kind, more)| Step::Subscribe { key, kind, more });
+        (key(), kind(), more).prop_map(|(key, kind, more)| Step::Subscribe { key, kind, more });
     let unsubscribe = (key(), kind()).prop_map(|(key, kind)| Step::Unsubscribe { key, kind });
     let behavior = prop_oneof![
         4 => Just(Behavior::Serve),
@@ -343,6 +386,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => control,
         5 => subscribe,
         2 => unsubscribe,
+        1 => any::<bool>().prop_map(|comes| Step::Crowd { comes }),
         5 => Just(Step::FollowPlan),
         8 => prop_oneof![0..4_usize, Just(1_000)].prop_map(Step::Deliver),
         5 => prop_oneof![1..4_u64, 1..100_u64].prop_map(Step::Tick),
