@@ -6,14 +6,22 @@
 //! (<https://en.wikipedia.org/wiki/Sequential_proportional_approval_voting>). So a relay that many
 //! owners name comes early, and no owner alone gets a second slot while another has none.
 //!
+//! A host has at most two slots, because one host can answer under any number of URLs.
+//!
 //! Proven owners vote first, and all relays that they name come before all others. So strangers,
 //! whose keys are free, cannot change anything about the relays of proven owners.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+};
 
 /// The vote of an owner who has none of the named relays yet. It can be divided by every number up
 /// to 10, so that sums do not depend on the order of the owners.
 const VOTE: u64 = 2520;
+
+/// The most slots of one host.
+const MAX_SLOTS_PER_HOST: u32 = 2;
 
 /// The relays that one owner names, by their numbers, each at most once.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +44,7 @@ pub fn choose(ballots: &[Ballot], urls: &[Option<&str>], max: usize) -> Vec<u32>
         candidates: urls.to_vec(),
         supporters: Supporters::of(ballots, urls.len()),
         seats: vec![0; ballots.len()],
+        hosts: HashMap::new(),
         chosen: Vec::new(),
     };
     election.assign(true, max);
@@ -50,6 +59,8 @@ struct Election<'a> {
     supporters: Supporters,
     /// For each ballot, the number of its relays that have a slot.
     seats: Vec<u8>,
+    /// The number of slots of each host.
+    hosts: HashMap<&'a str, u32>,
     chosen: Vec<u32>,
 }
 
@@ -65,7 +76,11 @@ impl Election<'_> {
             && let Some((expected, Reverse(url), number)) = ranking.pop()
         {
             if votes[number as usize] == expected {
-                self.assign_to(number, proven, &mut votes);
+                let slots = self.hosts.entry(host_of(url)).or_default();
+                if *slots < MAX_SLOTS_PER_HOST {
+                    *slots += 1;
+                    self.assign_to(number, proven, &mut votes);
+                }
             } else {
                 // The votes have decreased since the relay was ranked.
                 ranking.extend(ranked(number, Some(url), &votes));
@@ -111,6 +126,12 @@ fn ranked<'a>(
 ) -> Option<(u64, Reverse<&'a str>, u32)> {
     let votes = votes[number as usize];
     Some((votes, Reverse(url?), number)).filter(|_| votes > 0)
+}
+
+/// The host of a URL in normal form, with its port.
+pub fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().unwrap_or(rest)
 }
 
 /// The vote of an owner with this number of slots.
@@ -237,6 +258,22 @@ mod tests {
             ["a00001.0", "z0", "z1", "z2", "z3", "z4"]
         );
         assert_eq!(chosen(&owners, 100).len(), 15, "free slots are used");
+    }
+
+    #[test]
+    fn host_has_at_most_two_slots() {
+        let urls = |host: &str| (0..5).map(|n| name(format!("wss://{host}/{n}"))).collect();
+        let mut owners: Vec<Named> = (0..50).map(|_| (false, urls("one.example"))).collect();
+        owners.push((false, urls("one.example:444")));
+        assert_eq!(
+            chosen(&owners, 9),
+            [
+                "wss://one.example/0",
+                "wss://one.example/1",
+                "wss://one.example:444/0",
+                "wss://one.example:444/1"
+            ]
+        );
     }
 
     #[test]

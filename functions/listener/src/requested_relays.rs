@@ -16,7 +16,7 @@ use slab::Slab;
 
 use crate::{
     address::owners_relay,
-    relay_slots::{self, Ballot},
+    relay_slots::{self, Ballot, host_of},
 };
 
 /// The most different URLs that are kept: about 60 MB if all have the greatest length. When they
@@ -159,7 +159,7 @@ impl RequestedRelays {
         Seconds((self.owners.len() / OWNERS_PER_SECOND) as u64)
     }
 
-    /// The relays that get one of `max` slots, without those in `operators`. See [`relay_slots`].
+    /// The relays that get one of `max` slots, without those on the hosts of `operators`. See [`relay_slots`].
     /// An owner votes for at most [`MAX_OWNER_RELAYS`] relays.
     pub fn most_requested(&self, operators: &[String], max: usize) -> Vec<String> {
         let votes: Vec<(bool, Vec<u32>)> = self.owners.values().map(|r| vote(r)).collect();
@@ -305,7 +305,7 @@ impl Urls {
         self.is_full &= self.uses.len() >= MAX_URLS;
     }
 
-    /// The URLs by number, without those in `operators`.
+    /// The URLs by number, without those on the hosts of `operators`.
     fn without(&self, operators: &[String]) -> Vec<Option<&str>> {
         let mut urls = vec![None; self.uses.capacity()];
         for (number, used) in &self.uses {
@@ -313,11 +313,15 @@ impl Urls {
                 *url = Some(&*used.url);
             }
         }
-        for operators in operators.iter().filter_map(|url| RelayUrl::parse(url)) {
-            let number = self.numbers.get(operators.as_str());
-            if let Some(url) = number.and_then(|number| urls.get_mut(*number as usize)) {
-                *url = None;
-            }
+        // A URL of the same host needs no slot either: it would only be another connection to a
+        // relay that is watched.
+        let operators = operators.iter().filter_map(|url| RelayUrl::parse(url));
+        let hosts: Vec<String> = operators
+            .map(|url| host_of(url.as_str()).to_owned())
+            .collect();
+        let is_operators = |url: &&str| hosts.iter().any(|host| host == host_of(url));
+        for url in &mut urls {
+            url.take_if(|url| is_operators(url));
         }
         urls
     }

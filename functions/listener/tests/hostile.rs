@@ -21,10 +21,12 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use listener::counter::{DropReason, RelayReason};
 use nostr::{event::Event, key::Keys};
+use nostr_push_core::subscription::SubscriptionState;
 use nostr_push_testkit::event;
 use serde_json::{Value, json};
 use support::{
-    MemoryPorts, dropped, free_address, now, publish, relay, relay_counter, start, until,
+    MemoryPorts, dropped, free_address, now, publish, relay, relay_counter, start, start_as, until,
+    url,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -371,6 +373,83 @@ async fn flooding_and_slow_relays_do_not_delay_others() {
     })
     .await;
     listening.stop().await;
+}
+
+/// Asks for authentication, and sends genuine events that match, as fast as they are read. Records
+/// the messages that come.
+async fn flood_with_genuine_events(
+    mut socket: Socket,
+    notes: Arc<Vec<String>>,
+    messages: Arc<Mutex<Vec<Value>>>,
+) {
+    send(&mut socket, json!(["AUTH", "challenge"])).await;
+    let mut notes = notes.iter();
+    let mut content = None;
+    loop {
+        let note = notes.as_slice().first().filter(|_| content.is_some());
+        tokio::select! {
+            biased;
+            frame = socket.next() => {
+                let Some(Ok(frame)) = frame else { return };
+                let message: Value =
+                    serde_json::from_str(frame.to_text().unwrap_or_default()).unwrap_or_default();
+                messages.lock().unwrap().push(message.clone());
+                let id = message[1].as_str().unwrap_or_default().to_owned();
+                if message[0] == "REQ" {
+                    send(&mut socket, json!(["EOSE", id])).await;
+                }
+                if id.starts_with("content") {
+                    content = Some(id);
+                }
+            }
+            () = std::future::ready(()), if note.is_some() => {
+                let (Some(id), Some(note)) = (&content, notes.next()) else { return };
+                let event = Message::text(format!("[\"EVENT\",\"{id}\",{note}]"));
+                if socket.send(event).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_relay_is_not_authenticated_to_and_is_paced() {
+    let address = free_address();
+    let (alice, ports) = (Keys::generate(), MemoryPorts::default());
+    let p = alice.public_key().to_hex();
+    let filter = json!({"kinds": [1], "#p": [p]});
+    let relays = [url(&address)];
+    ports.subscribe_with(&alice, &filter, SubscriptionState::Active, 1, &relays);
+    let author = Keys::generate();
+    let note = |n: usize| json!(event(&author, 1, now(), &[&["p", &p]], &n.to_string()));
+    let notes: Arc<Vec<String>> = Arc::new((0..1_500).map(|n| note(n).to_string()).collect());
+    let messages = Arc::new(Mutex::new(Vec::new()));
+    let recorded = Arc::clone(&messages);
+    scripted(address, move |socket| {
+        flood_with_genuine_events(socket, Arc::clone(&notes), Arc::clone(&recorded))
+    })
+    .await;
+    let over_budget = relay_counter(RelayReason::OverBudget);
+    let listening = start_as("one", Keys::generate(), Vec::new(), true, ports.clone());
+    until("more events than the budget has at once", || {
+        relay_counter(RelayReason::OverBudget) > over_budget + 10
+    })
+    .await;
+    assert!(ports.contents().len() < 1_000, "the rest is read later");
+    assert!(
+        ports
+            .contents
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|content| content.from_owners_relay)
+    );
+    assert!(relay_counter(RelayReason::AuthIgnored) > 0);
+    // Stopping does not wait for the pauses.
+    listening.stop().await;
+    let messages = messages.lock().unwrap();
+    assert!(messages.iter().all(|message| message[0] != "AUTH"));
 }
 
 /// Refuses the first REQ for content. Responds to the second with `early`, and closes it. Responds

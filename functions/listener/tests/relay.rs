@@ -296,7 +296,9 @@ async fn requests_stored_events_page_by_page() {
     publish(address, &live).await;
     until("live", || ports.has_live("live")).await;
     listening.stop().await;
-    assert!(ports.store.state().cursors[&url(&address)].read_until >= live.created_at.into());
+    let cursor = ports.store.state().cursors[&url(&address)];
+    assert!(cursor.swept_at > Seconds(from), "the sweep is recorded");
+    assert!(cursor.read_until >= live.created_at.into());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -316,35 +316,39 @@ impl Interest {
     }
 
     fn hits_where(&self, event: &Event, condition: impl Fn(&KeyUse) -> bool) -> Vec<IndexKey> {
-        let mut hits: Vec<IndexKey> = Vec::new();
+        // The numbers of the keys, because an event can hit thousands of them, many repeatedly.
+        let mut hits: Vec<u32> = Vec::new();
         let kind = event.kind.as_u16();
         let wanted = self.wants_kind(kind);
         if wanted || kind == MUTE_LIST_KIND {
             let considered =
                 keys_of(event).filter(|key| wanted || matches!(key, KeyRef::MuteList(_)));
-            let is_hit = |key: &KeyRef<'_>| self.find_key(key).is_some_and(&condition);
-            for key in considered.filter(is_hit) {
-                let key = key.to_owned();
-                if !hits.contains(&key) {
-                    hits.push(key);
+            for number in considered.filter_map(|key| self.find_key(&key)) {
+                if self.keys.get(number as usize).is_some_and(&condition) {
+                    hits.push(number);
                 }
             }
         }
-        hits
+        hits.sort_unstable();
+        hits.dedup();
+        let keys = hits.into_iter();
+        keys.filter_map(|number| self.keys.get(number as usize))
+            .map(|used| used.key.clone())
+            .collect()
     }
 
     fn wants_kind(&self, kind: u16) -> bool {
         self.any_kind > 0 || self.kinds.contains_key(&kind)
     }
 
-    fn find_key(&self, key: &KeyRef<'_>) -> Option<&KeyUse> {
+    /// The number of a key in use.
+    fn find_key(&self, key: &KeyRef<'_>) -> Option<u32> {
         let same = |n: &u32| {
             self.keys
                 .get(*n as usize)
                 .is_some_and(|entry| key.equivalent(&entry.key))
         };
-        let number = self.by_key.find(self.hasher.hash_one(key), same)?;
-        self.keys.get(*number as usize)
+        self.by_key.find(self.hasher.hash_one(key), same).copied()
     }
 
     /// Returns `true` if this index key is in use.

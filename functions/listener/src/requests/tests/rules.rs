@@ -400,30 +400,6 @@ fn connection_ends_if_too_many_stored_events_are_owed() {
 }
 
 #[test]
-fn silent_relay_keeps_a_bounded_number_of_bytes_in_memory() {
-    let mut world = World::new(Limits::default(), 500);
-    world.relay.behavior = Behavior::Ignore;
-    for key in 0..900 {
-        world.subscribe(key, 1, 0);
-    }
-    world.connect();
-    // Each plan has a REQ of more than 100 KB, and none becomes live.
-    let ended = (0..500_u16).find(|n| {
-        // A kind comes into use, and the one before goes.
-        world.subscribe(1, 30_000 + n, 0);
-        world.unsubscribe(1, 29_999 + n);
-        world.now.unix += Seconds::from_hours(2);
-        world.now.reading += Duration::from_secs(100);
-        let plan = world.plan(world.relay.limits);
-        let requests = world.requests.as_mut().unwrap();
-        let mut commands = requests.on_plan(plan, world.now);
-        commands.extend(requests.on_tick(world.now));
-        commands.contains(&Command::Disconnect)
-    });
-    assert!(ended.is_some_and(|n| n < 200), "{ended:?}");
-}
-
-#[test]
 fn mute_lists_are_reported_once_they_have_come() {
     let mut world = connected();
     let owners: Vec<[u8; 32]> = (0..600_u16)
