@@ -109,8 +109,8 @@ pub struct Gate {
     /// The stored kinds of control events. They are apart, so that other events do not push them
     /// out before the daily sweep returns them again.
     seen_controls: SeenEvents,
-    /// Events from owners' relays, which reach only some owners. They are apart, so that such relays
-    /// do not push the others out.
+    /// Events from owners' relays, which reach only some owners. They are apart, so that such
+    /// relays do not push the others out.
     seen_from_owners_relays: SeenEvents,
     hasher: RandomState,
     control_rate: RateLimiter,
@@ -156,8 +156,8 @@ impl Gate {
             live: true,
         };
         verify_new(seen, id, &incoming.event, forwarding)?;
-        // Backfill is not limited: it was published over a longer time and arrives at once. No relay
-        // stores ephemeral events.
+        // Backfill is not limited: it was published over a longer time and arrives at once. No
+        // relay stores ephemeral events.
         let is_limited = !incoming.backfill || is_ephemeral;
         if is_limited
             && !self

@@ -33,8 +33,8 @@ use crate::{
 /// `@nostr-relay/validator` refuses more than 20 by default.
 const MAX_NAMED_KINDS: usize = 20;
 
-/// The time in which changes of the named kinds are counted, and how long filters stay without kinds
-/// after there were too many.
+/// The time in which changes of the named kinds are counted, and how long filters stay without
+/// kinds after there were too many.
 const KINDS_CHANGE_WINDOW: Seconds = Seconds::from_hours(1);
 
 /// The most changes of the named kinds in a window. Each renews all REQs of all relays. After more

@@ -1,5 +1,5 @@
-//! Limits the control events that each pubkey sends per minute. The counts are in memory, where they
-//! cost nothing, and events above the limit never reach a queue.
+//! Limits the control events that each pubkey sends per minute. The counts are in memory, where
+//! they cost nothing, and events above the limit never reach a queue.
 
 use std::{
     num::NonZeroUsize,

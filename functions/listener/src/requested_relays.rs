@@ -159,8 +159,8 @@ impl RequestedRelays {
         Seconds((self.owners.len() / OWNERS_PER_SECOND) as u64)
     }
 
-    /// The relays that get one of `max` slots, without those on the hosts of `operators`. See [`relay_slots`].
-    /// An owner votes for at most [`MAX_OWNER_RELAYS`] relays.
+    /// The relays that get one of `max` slots, without those on the hosts of `operators`. See
+    /// [`relay_slots`]. An owner votes for at most [`MAX_OWNER_RELAYS`] relays.
     pub fn most_requested(&self, operators: &[String], max: usize) -> Vec<String> {
         let votes: Vec<(bool, Vec<u32>)> = self.owners.values().map(|r| vote(r)).collect();
         let ballots: Vec<Ballot> = votes

@@ -232,8 +232,8 @@ impl Requests {
     /// a stored event, `Some(false)` if it is live, and `None` if nothing was requested under this
     /// id.
     ///
-    /// An event that comes before EOSE is a stored one if it is older than the REQ. An event without
-    /// a known time is taken for a stored one.
+    /// An event that comes before EOSE is a stored one if it is older than the REQ. An event
+    /// without a known time is taken for a stored one.
     pub fn on_event(
         &mut self,
         id: &str,

@@ -28,13 +28,16 @@ pub(crate) struct Arguments {
     /// Treats the event as stored: as if the relay had sent it before EOSE.
     #[arg(long)]
     backfill: bool,
+    /// Treats the event as one that only this relay of owners has sent.
+    #[arg(long, value_name = "URL")]
+    owners_relay: Option<String>,
 }
 
 pub(crate) async fn run(context: &CommandContext, arguments: &Arguments) -> Result<()> {
     let event = read_event(arguments)?;
     let now = clients::now();
     let dry_run = DryRun::new(&context.store);
-    let message = content_message(event.clone(), arguments.backfill, now);
+    let message = content_message(event.clone(), arguments, now);
     let (matches, deliveries) = run_matcher(&dry_run, message, now).await?;
     let mut recipients = Vec::new();
     for message in &deliveries {
@@ -49,6 +52,7 @@ pub(crate) async fn run(context: &CommandContext, arguments: &Arguments) -> Resu
         "dropped": dropped.map(MatchDropReason::reason),
         "own_event": sum(|outcome| outcome.own_events),
         "before_subscription": sum(|outcome| outcome.before_subscription_matches),
+        "relay_not_named": sum(|outcome| outcome.relay_not_named_matches),
         "recipients": recipients,
     }));
     Ok(())
@@ -79,17 +83,18 @@ fn read_event(arguments: &Arguments) -> Result<Event> {
 }
 
 /// The message for the matcher, as if all index keys of the event were in use.
-fn content_message(event: Event, backfill: bool, now: Millis) -> ContentMessage {
+fn content_message(event: Event, arguments: &Arguments, now: Millis) -> ContentMessage {
+    let owners_relay = arguments.owners_relay.as_deref();
     let mut seen = HashSet::new();
     let hits = keys_of(&event)
         .map(KeyRef::to_owned)
         .filter(|key| seen.insert(key.to_string()))
         .collect();
     ContentMessage {
-        relay: "wss://explain.invalid".to_owned(),
+        relay: owners_relay.unwrap_or("wss://explain.invalid").to_owned(),
         received_at: now,
-        backfill,
-        from_owners_relay: false,
+        backfill: arguments.backfill,
+        from_owners_relay: owners_relay.is_some(),
         hits,
         position: None,
         event,

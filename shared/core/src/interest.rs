@@ -105,7 +105,8 @@ impl Interest {
                 return false;
             }
             if active && !entry.keys.as_slice().is_empty() {
-                // An identity stands for one filter, so only the lifetime and the relays can be new.
+                // An identity stands for one filter, so only the lifetime and the relays can be
+                // new.
                 entry.order = order;
                 entry.valid_until = row.valid_until;
                 let relays = row.relay_hashes();

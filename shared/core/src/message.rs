@@ -41,8 +41,8 @@ pub struct ContentMessage {
     pub relay: String,
     /// When the listener received it.
     pub received_at: Millis,
-    /// `true` if the relay had stored the event: it is older than the REQ that returned it, and came
-    /// before EOSE or on a page of stored events.
+    /// `true` if the relay had stored the event: it is older than the REQ that returned it, and
+    /// came before EOSE or on a page of stored events.
     pub backfill: bool,
     /// `true` if only owners named the relay. The event then reaches only subscriptions that name
     /// this relay.

@@ -98,8 +98,8 @@ impl Session<'_> {
         }
     }
 
-    /// Passes an event to the gate, and from there to a buffer. When the buffer is full, this waits,
-    /// and the socket is not read.
+    /// Passes an event to the gate, and from there to a buffer. When the buffer is full, this
+    /// waits, and the socket is not read.
     async fn forward(
         &mut self,
         event: Event,

@@ -1,6 +1,7 @@
 //! `relays`: key `relay`. There are two kinds of rows.
 //!
-//! - The row of a relay's URL holds its cursor, the time of its last sweep and its status. Guarantee: the cursor only grows.
+//! - The row of a relay's URL holds its cursor, the time of its last sweep and its status.
+//!   Guarantee: the cursor only grows.
 //! - The row `members` has an attribute for each listener task, with the end of its lease.
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
