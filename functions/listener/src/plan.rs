@@ -7,6 +7,11 @@
 //! are merged. Keys that are no longer in use stay in their REQ until it is renewed, because the
 //! gate drops the events that they bring. All relays of one class of limits share a plan.
 
+mod kinds;
+mod packing;
+#[cfg(test)]
+mod tests;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
@@ -14,32 +19,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use nostr_push_core::{
-    MUTE_LIST_KIND, PRIVATE_KINDS, Seconds, hex, index_key::IndexKey, interest::Interest,
-    is_private_kind,
-};
-use serde_json::json;
+use nostr_push_core::{Seconds, index_key::IndexKey, interest::Interest};
 
+use self::{
+    kinds::NamedKinds,
+    packing::{Packing, sorted},
+};
 use crate::{
     limits::Limits,
-    req::{
-        Coverage, EventClass, MAX_ENVELOPE_BYTES, MAX_RANGE_BYTES, MAX_VALUES_PER_FILTER, Req,
-        ReqFilter,
-    },
+    req::{Coverage, MAX_VALUES_PER_FILTER, Req},
 };
-
-/// The most kinds that a filter names. If more are in use, filters name none. So no owner can make
-/// the REQs for other owners' keys longer than that. NIP-11 has no field for this limit.
-/// `@nostr-relay/validator` refuses more than 20 by default.
-const MAX_NAMED_KINDS: usize = 20;
-
-/// The time in which changes of the named kinds are counted, and how long filters stay without
-/// kinds after there were too many.
-const KINDS_CHANGE_WINDOW: Seconds = Seconds::from_hours(1);
-
-/// The most changes of the named kinds in a window. Each renews all REQs of all relays. After more
-/// changes, filters name no kinds, so nobody can cause more renewals.
-const MAX_KINDS_CHANGES: u32 = 5;
 
 /// The subscriptions of a relay that a plan leaves free: one for control events, one for pages of
 /// stored events, and one for a REQ that replaces another.
@@ -153,7 +142,7 @@ impl Planner {
     fn plan(&mut self, interest: &Interest, now: Seconds) -> Plan {
         if self.version != Some(interest.version()) {
             self.version = Some(interest.version());
-            let has_new_kinds = self.follow_kinds(interest, now);
+            let has_new_kinds = self.kinds.follow(interest, now);
             if !self.narrow(interest, has_new_kinds) {
                 self.widen(interest, has_new_kinds);
             }
@@ -161,38 +150,6 @@ impl Planner {
             self.plan = Arc::new(self.slots.iter().map(named).collect());
         }
         Arc::clone(&self.plan)
-    }
-
-    /// Renews the kinds that filters name. Returns `true` if all REQs must be renewed.
-    fn follow_kinds(&mut self, interest: &Interest, now: Seconds) -> bool {
-        let is_over = self.kinds.window_began + KINDS_CHANGE_WINDOW < now;
-        let (window_began, changes) = if is_over {
-            (now, 0)
-        } else {
-            (self.kinds.window_began, self.kinds.changes)
-        };
-        let named = match (&self.kinds.named, interest.kinds()) {
-            (Some(named), Some(in_use)) => {
-                if in_use.iter().all(|kind| named.contains(kind)) {
-                    return false;
-                }
-                // Kinds that are no longer in use stay, so that they cause no change again.
-                let mut union: Vec<u16> = named.iter().copied().chain(in_use).collect();
-                union.sort_unstable();
-                union.dedup();
-                Some(union).filter(|union| union.len() <= MAX_NAMED_KINDS)
-            }
-            (Some(_), None) => None,
-            (None, Some(in_use)) if is_over && in_use.len() <= MAX_NAMED_KINDS / 2 => Some(in_use),
-            (None, _) => return false,
-        };
-        let named = named.filter(|_| changes < MAX_KINDS_CHANGES);
-        self.kinds = NamedKinds {
-            window_began,
-            changes: changes + 1,
-            ..NamedKinds::new(named, self.class.filters)
-        };
-        true
     }
 
     /// Makes the plan follow the interest with as few changes as possible. Returns `false` if the
@@ -318,7 +275,7 @@ impl Planner {
         }
         (self.wide, self.wide_has_mute_lists) = (true, mute_lists);
         let req = Req {
-            filters: self.kinds.wide_filters(mute_lists, self.class.filters),
+            filters: self.kinds.wide_filters(mute_lists),
             coverage: Coverage {
                 keys: None,
                 kinds: self.kinds.boxed(),
@@ -334,238 +291,3 @@ impl Planner {
         self.next += 1;
     }
 }
-
-/// The kinds that filters name.
-struct NamedKinds {
-    /// Sorted. `None` means that filters name no kinds.
-    named: Option<Vec<u16>>,
-    /// The `kinds` fields of the filters that one list of values becomes, each with the events that
-    /// it selects. An empty field selects every kind.
-    fields: Vec<(String, EventClass)>,
-    /// When the window began in which changes are counted.
-    window_began: Seconds,
-    /// The number of changes in the window.
-    changes: u32,
-}
-
-impl NamedKinds {
-    fn new(mut named: Option<Vec<u16>>, max_filters: usize) -> Self {
-        if let Some(named) = &mut named {
-            named.sort_unstable();
-        }
-        let field = |kinds: &[u16]| format!("\"kinds\":{}", json!(kinds));
-        let fields = if max_filters == 1 {
-            let field = named.as_deref().map(field).unwrap_or_default();
-            vec![(field, EventClass::Private)]
-        } else if let Some(named) = &named {
-            let (private, public): (Vec<u16>, Vec<u16>) =
-                named.iter().partition(|kind| is_private_kind(**kind));
-            let classes = [(public, EventClass::Public), (private, EventClass::Private)];
-            let classes = classes.into_iter().filter(|(kinds, _)| !kinds.is_empty());
-            classes
-                .map(|(kinds, class)| (field(&kinds), class))
-                .collect()
-        } else {
-            vec![
-                (String::new(), EventClass::Public),
-                (field(&PRIVATE_KINDS), EventClass::Private),
-            ]
-        };
-        Self {
-            named,
-            fields,
-            window_began: Seconds(0),
-            changes: 0,
-        }
-    }
-
-    fn boxed(&self) -> Option<Box<[u16]>> {
-        self.named.as_deref().map(Into::into)
-    }
-
-    /// The filters of a wide REQ. Mute lists have a filter of their own, because they are valid at
-    /// any age. If there is no room for it, the first filter requests them with the public kinds.
-    fn wide_filters(&self, mute_lists: bool, max_filters: usize) -> Vec<ReqFilter> {
-        let filter = |kinds: &str, class| ReqFilter {
-            body: format!("{{{kinds}").into(),
-            class,
-        };
-        let fields = self.fields.iter();
-        let mut filters: Vec<ReqFilter> =
-            fields.map(|(kinds, class)| filter(kinds, *class)).collect();
-        if mute_lists && filters.len() < max_filters {
-            let kinds = format!("\"kinds\":[{MUTE_LIST_KIND}]");
-            filters.push(filter(&kinds, EventClass::MuteList));
-        } else if mute_lists
-            && let Some(named) = &self.named
-            && let Some((_, class)) = self.fields.first()
-        {
-            let is_in_first = |kind: &u16| max_filters == 1 || !is_private_kind(*kind);
-            let kinds = named.iter().copied().filter(is_in_first);
-            let kinds: Vec<u16> = kinds.chain([MUTE_LIST_KIND]).collect();
-            filters.splice(
-                ..1,
-                [filter(&format!("\"kinds\":{}", json!(kinds)), *class)],
-            );
-        }
-        filters
-    }
-}
-
-/// The field of a filter that requests an index key. Keys of one field share filters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Field {
-    Ids,
-    Authors,
-    MuteLists,
-    Tag(char),
-    PublicKinds,
-    PrivateKinds,
-}
-
-impl Field {
-    fn of(key: &IndexKey) -> Self {
-        match key {
-            IndexKey::Id(_) => Self::Ids,
-            IndexKey::Author(_) => Self::Authors,
-            IndexKey::MuteList(_) => Self::MuteLists,
-            IndexKey::Tag(letter, _) => Self::Tag(*letter),
-            IndexKey::Kind(kind) if is_private_kind(*kind) => Self::PrivateKinds,
-            IndexKey::Kind(_) => Self::PublicKinds,
-        }
-    }
-
-    /// The name of the field, quoted.
-    fn name(self) -> String {
-        match self {
-            Self::Ids => "\"ids\"".to_owned(),
-            Self::Authors | Self::MuteLists => "\"authors\"".to_owned(),
-            Self::Tag(letter) => format!("\"#{letter}\""),
-            Self::PublicKinds | Self::PrivateKinds => "\"kinds\"".to_owned(),
-        }
-    }
-
-    /// The `kinds` fields of the filters that a list of values becomes.
-    fn kinds(self, named: &NamedKinds) -> Vec<(String, EventClass)> {
-        match self {
-            Self::Ids | Self::Authors | Self::Tag(_) => named.fields.clone(),
-            Self::MuteLists => {
-                vec![(
-                    format!("\"kinds\":[{MUTE_LIST_KIND}]"),
-                    EventClass::MuteList,
-                )]
-            }
-            Self::PublicKinds => vec![(String::new(), EventClass::Public)],
-            Self::PrivateKinds => vec![(String::new(), EventClass::Private)],
-        }
-    }
-
-    fn max_values(self) -> usize {
-        match self {
-            Self::PublicKinds | Self::PrivateKinds => MAX_NAMED_KINDS,
-            _ => MAX_VALUES_PER_FILTER,
-        }
-    }
-}
-
-/// Keys sorted by field.
-fn sorted(mut keys: Vec<IndexKey>) -> Vec<IndexKey> {
-    keys.sort_unstable_by(|one, two| (Field::of(one), one).cmp(&(Field::of(two), two)));
-    keys
-}
-
-/// The value of an index key as JSON.
-fn value(key: &IndexKey) -> String {
-    match key {
-        IndexKey::Id(bytes) | IndexKey::Author(bytes) | IndexKey::MuteList(bytes) => {
-            format!("\"{}\"", hex::encode(bytes))
-        }
-        IndexKey::Tag(_, value) => json!(value).to_string(),
-        IndexKey::Kind(kind) => kind.to_string(),
-    }
-}
-
-/// Fills one REQ with keys, counted in encoded bytes.
-struct Packing<'a> {
-    class: PlanClass,
-    kinds: &'a NamedKinds,
-    lists: Vec<ValueList>,
-    filters: usize,
-    bytes: usize,
-}
-
-/// The values of one field, which become one or two filters.
-struct ValueList {
-    field: Field,
-    kinds: Vec<(String, EventClass)>,
-    /// The values, separated by commas.
-    values: String,
-    count: usize,
-}
-
-impl<'a> Packing<'a> {
-    fn new(class: PlanClass, kinds: &'a NamedKinds) -> Self {
-        Self {
-            class,
-            kinds,
-            lists: Vec::new(),
-            filters: 0,
-            bytes: MAX_ENVELOPE_BYTES,
-        }
-    }
-
-    /// Adds a key. Returns `false`, without adding it, if it does not fit.
-    fn add(&mut self, key: &IndexKey) -> bool {
-        let (field, value) = (Field::of(key), value(key));
-        let has_room =
-            |list: &&mut ValueList| list.field == field && list.count < field.max_values();
-        if let Some(list) = self.lists.last_mut().filter(has_room) {
-            let bytes = self.bytes + list.kinds.len() * (value.len() + 1);
-            if bytes > self.class.message_bytes {
-                return false;
-            }
-            self.bytes = bytes;
-            list.values.push(',');
-            list.values.push_str(&value);
-            list.count += 1;
-            return true;
-        }
-        let kinds = field.kinds(self.kinds);
-        let filters = self.filters + kinds.len();
-        // The braces, commas, colon and brackets of the fields take eight bytes.
-        let fixed = MAX_RANGE_BYTES + field.name().len() + 8;
-        let added = kinds
-            .iter()
-            .map(|(kinds, _)| fixed + kinds.len() + value.len());
-        let bytes = self.bytes + added.sum::<usize>();
-        if filters > self.class.filters || bytes > self.class.message_bytes {
-            return false;
-        }
-        (self.filters, self.bytes) = (filters, bytes);
-        self.lists.push(ValueList {
-            field,
-            kinds,
-            values: value,
-            count: 1,
-        });
-        true
-    }
-
-    fn filters(self) -> Vec<ReqFilter> {
-        let filters = |list: &ValueList| {
-            let name = list.field.name();
-            let filter = |(kinds, class): &(String, EventClass)| {
-                let separator = if kinds.is_empty() { "" } else { "," };
-                ReqFilter {
-                    body: format!("{{{kinds}{separator}{name}:[{}]", list.values).into(),
-                    class: *class,
-                }
-            };
-            list.kinds.iter().map(filter).collect::<Vec<_>>()
-        };
-        self.lists.iter().flat_map(filters).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests;

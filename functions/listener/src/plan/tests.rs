@@ -1,15 +1,17 @@
 use std::collections::BTreeSet;
 
 use nostr_push_core::{
+    MUTE_LIST_KIND,
     order::Order,
     owner::Owner,
     subscription::{Subscription, SubscriptionState},
 };
 use nostr_push_testkit::{owner, subscription};
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::*;
+use super::{kinds::MAX_NAMED_KINDS, *};
+use crate::req::{EventClass, MAX_RANGE_BYTES};
 
 const NOW: Seconds = Seconds(1_000_000);
 
