@@ -14,8 +14,7 @@ mod tests;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap, HashSet},
-    hash::{BuildHasher, RandomState},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -101,7 +100,7 @@ struct Planner {
     class: PlanClass,
     slots: Vec<Slot>,
     /// The keys of all slots.
-    assigned: HashSet<IndexKey>,
+    assigned: HashMap<IndexKey, u64>,
     kinds: NamedKinds,
     wide: bool,
     /// `true` if the wide REQ requests mute lists.
@@ -111,14 +110,17 @@ struct Planner {
     /// The version of the interest that `plan` follows.
     version: Option<u64>,
     plan: Plan,
-    hasher: RandomState,
 }
+
+/// An index key and its number in the interest
+/// ([`Interest::key_id`](nostr_push_core::interest::Interest::key_id)).
+type Key = (IndexKey, u64);
 
 /// One REQ and its keys.
 struct Slot {
     number: u64,
     /// Sorted by field.
-    keys: Vec<IndexKey>,
+    keys: Vec<Key>,
     bytes: usize,
     req: Arc<Req>,
 }
@@ -128,14 +130,13 @@ impl Planner {
         Self {
             class,
             slots: Vec::new(),
-            assigned: HashSet::new(),
+            assigned: HashMap::new(),
             kinds: NamedKinds::new(Some(Vec::new()), class.filters),
             wide: false,
             wide_has_mute_lists: false,
             next: 0,
             version: None,
             plan: Plan::default(),
-            hasher: RandomState::new(),
         }
     }
 
@@ -169,8 +170,8 @@ impl Planner {
             return self.repack(interest, max_slots);
         }
         self.renew_slots(interest, has_new_kinds);
-        let added = interest.keys().filter(|key| !self.assigned.contains(*key));
-        let slots = self.packed(sorted(added.cloned().collect()));
+        let added = all_keys(interest).filter(|(key, id)| self.assigned.get(key) != Some(id));
+        let slots = self.packed(sorted(added.collect()));
         self.add_slots(slots);
         self.merge_slots(interest, max_slots) || self.repack(interest, max_slots)
     }
@@ -178,7 +179,7 @@ impl Planner {
     /// Replaces all slots by as few as possible. Returns `false`, without a change, if there would
     /// be too many.
     fn repack(&mut self, interest: &Interest, max_slots: usize) -> bool {
-        let slots = self.packed(sorted(interest.keys().cloned().collect()));
+        let slots = self.packed(sorted(all_keys(interest).collect()));
         let fits = slots.len() <= max_slots;
         if fits {
             self.wide = false;
@@ -192,20 +193,23 @@ impl Planner {
     /// Removes slots whose keys are no longer in use, and renews those with too many unused keys,
     /// or all if the kinds changed.
     fn renew_slots(&mut self, interest: &Interest, has_new_kinds: bool) {
-        for slot in std::mem::take(&mut self.slots) {
-            let is_in_use = |key: &&IndexKey| interest.contains(key);
-            let in_use = slot.keys.iter().filter(is_in_use).count();
-            if in_use > 0 && !has_new_kinds && in_use * 2 >= slot.keys.len() {
+        for mut slot in std::mem::take(&mut self.slots) {
+            let count = slot.keys.len();
+            let (in_use, unused): (Vec<Key>, Vec<Key>) = std::mem::take(&mut slot.keys)
+                .into_iter()
+                .partition(|(key, id)| interest.key_id(key) == Some(*id));
+            for (key, id) in &unused {
+                if self.assigned.get(key) == Some(id) {
+                    self.assigned.remove(key);
+                }
+            }
+            if !in_use.is_empty() && !has_new_kinds && in_use.len() * 2 >= count {
+                slot.keys = [in_use, unused].concat();
                 self.slots.push(slot);
-                continue;
+            } else {
+                let slots = self.packed(in_use);
+                self.add_slots(slots);
             }
-            for key in &slot.keys {
-                self.assigned.remove(key);
-            }
-            let mut keys = slot.keys;
-            keys.retain(|key| interest.contains(key));
-            let slots = self.packed(keys);
-            self.add_slots(slots);
         }
     }
 
@@ -217,16 +221,13 @@ impl Planner {
                 return false;
             };
             let keys = [one, two].into_iter().flat_map(|slot| &slot.keys);
-            let keys = keys.filter(|key| interest.contains(key)).cloned();
+            let keys = keys.filter(|(key, id)| interest.key_id(key) == Some(*id));
+            let keys = keys.cloned();
             let merged = self.packed(sorted(keys.collect()));
             if merged.len() > 1 {
                 return false;
             }
-            for slot in self.slots.drain(self.slots.len() - 2..) {
-                for key in &slot.keys {
-                    self.assigned.remove(key);
-                }
-            }
+            self.slots.truncate(self.slots.len() - 2);
             self.add_slots(merged);
         }
         true
@@ -241,15 +242,15 @@ impl Planner {
 
     /// Packs sorted keys into as few slots as possible. The smallest class has room for any single
     /// key.
-    fn packed(&mut self, mut keys: Vec<IndexKey>) -> Vec<Slot> {
+    fn packed(&mut self, mut keys: Vec<Key>) -> Vec<Slot> {
         let mut slots = Vec::new();
         while !keys.is_empty() {
             let mut packing = Packing::new(self.class, &self.kinds);
-            let fitting = keys.iter().take_while(|key| packing.add(key)).count();
+            let fitting = keys.iter().take_while(|(key, _)| packing.add(key)).count();
             let rest = keys.split_off(fitting.max(1));
             let keys = std::mem::replace(&mut keys, rest);
-            let mut hashes: Vec<u64> = keys.iter().map(|key| self.hasher.hash_one(key)).collect();
-            hashes.sort_unstable();
+            let mut ids: Vec<u64> = keys.iter().map(|(_, id)| *id).collect();
+            ids.sort_unstable();
             slots.push(Slot {
                 number: self.next,
                 keys,
@@ -257,7 +258,7 @@ impl Planner {
                 req: Arc::new(Req {
                     filters: packing.filters(),
                     coverage: Coverage {
-                        keys: Some(hashes.into()),
+                        keys: Some(ids.into()),
                         kinds: self.kinds.boxed(),
                     },
                 }),
@@ -290,4 +291,9 @@ impl Planner {
         }];
         self.next += 1;
     }
+}
+
+/// All keys in use.
+fn all_keys(interest: &Interest) -> impl Iterator<Item = Key> {
+    interest.keys().map(|(key, id)| (key.clone(), id))
 }

@@ -128,7 +128,10 @@ pub struct Req {
 /// Which events a REQ requests, in a form that can be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coverage {
-    /// The hashes of the index keys, sorted. `None` means all events of the kinds.
+    /// The numbers of the index keys ([`Interest::key_id`]), sorted. `None` means all events of the
+    /// kinds.
+    ///
+    /// [`Interest::key_id`]: nostr_push_core::interest::Interest::key_id
     pub keys: Option<Box<[u64]>>,
     /// The kinds, sorted. `None` means every kind.
     pub kinds: Option<Box<[u16]>>,

@@ -158,7 +158,7 @@ fn tags<F: ChangeFeed>(feed: &Feed<F>) -> Vec<String> {
         .read()
         .unwrap()
         .keys()
-        .map(ToString::to_string)
+        .map(|(key, _)| key.to_string())
         .collect();
     tags.sort();
     tags

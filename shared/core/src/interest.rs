@@ -54,6 +54,8 @@ pub struct Interest {
 struct KeyUse {
     key: IndexKey,
     uses: u32,
+    /// See [`Interest::key_id`].
+    id: u64,
     /// The relays that its subscriptions name, or have named. They are forgotten with the key.
     relays: NamedRelays,
 }
@@ -274,6 +276,8 @@ impl Interest {
         let number = number(self.keys.insert(KeyUse {
             key,
             uses: 1,
+            // The version grows with every key that comes into use.
+            id: self.version,
             relays,
         }));
         let (keys, hasher) = (&self.keys, &self.hasher);
@@ -357,9 +361,16 @@ impl Interest {
         self.find_key(&key.borrowed()).is_some()
     }
 
-    /// The index keys in use, in no particular order.
-    pub fn keys(&self) -> impl Iterator<Item = &IndexKey> {
-        self.keys.iter().map(|(_, entry)| &entry.key)
+    /// The index keys in use, each with its [`Interest::key_id`], in no particular order.
+    pub fn keys(&self) -> impl Iterator<Item = (&IndexKey, u64)> {
+        self.keys.iter().map(|(_, used)| (&used.key, used.id))
+    }
+
+    /// A number that identifies the use of a key. If a key goes out of use and returns, it has
+    /// another number: events in between were not wanted. `None` if the key is not in use.
+    pub fn key_id(&self, key: &IndexKey) -> Option<u64> {
+        let number = self.find_key(&key.borrowed())?;
+        self.keys.get(number as usize).map(|used| used.id)
     }
 
     /// The number of index keys in use.

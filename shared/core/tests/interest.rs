@@ -71,10 +71,10 @@ proptest! {
                 .flat_map(|row| row.filter.index_keys())
                 .map(|key| key.to_string())
                 .collect();
-            let held: BTreeSet<String> = interest.keys().map(ToString::to_string).collect();
+            let held: BTreeSet<String> = interest.keys().map(|(key, _)| key.to_string()).collect();
             prop_assert_eq!(interest.len(), held.len());
             prop_assert_eq!(held, keys);
-            prop_assert!(interest.keys().all(|key| interest.contains(key)));
+            prop_assert!(interest.keys().all(|(key, id)| interest.key_id(key) == Some(id)));
             let (mute_lists, others): (Vec<&Subscription>, Vec<&Subscription>) = active
                 .iter()
                 .copied()

@@ -4,7 +4,7 @@ use nostr_push_core::{MUTE_LIST_KIND, hex, index_key::IndexKey, is_private_kind}
 use serde_json::json;
 
 use super::{
-    PlanClass,
+    Key, PlanClass,
     kinds::{MAX_NAMED_KINDS, NamedKinds},
 };
 use crate::req::{
@@ -68,8 +68,8 @@ impl Field {
 }
 
 /// Keys sorted by field.
-pub(super) fn sorted(mut keys: Vec<IndexKey>) -> Vec<IndexKey> {
-    keys.sort_unstable_by(|one, two| (Field::of(one), one).cmp(&(Field::of(two), two)));
+pub(super) fn sorted(mut keys: Vec<Key>) -> Vec<Key> {
+    keys.sort_unstable_by(|(one, _), (two, _)| (Field::of(one), one).cmp(&(Field::of(two), two)));
     keys
 }
 

@@ -388,7 +388,7 @@ proptest! {
                 prop_assert!(kinds.map(Vec::len).all(|kinds| kinds <= MAX_NAMED_KINDS + 1));
             }
             if let Some(requested) = requested_keys(&plan) {
-                for key in interest.keys() {
+                for (key, _) in interest.keys() {
                     prop_assert!(requested.contains(&key.to_string()), "{}", key);
                 }
             }
