@@ -1,5 +1,6 @@
-//! The change feed with a million subscriptions or more, on a quarter of a core: the first load, its
-//! memory and the progress that the health interface reports, and the full read beside the polls.
+//! The change feed with a million subscriptions or more, on a quarter of a core: the first load,
+//! its memory and the progress that the health interface reports, and the full read beside the
+//! polls.
 //!
 //! `cargo bench -p listener --bench interest -- 3000000` sets the number of rows.
 //!

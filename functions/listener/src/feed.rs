@@ -35,25 +35,25 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(1_500);
 /// How long after a failure a page of the first or the full read is requested again.
 const PAGE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// How far each read overlaps the previous one. A row is stamped before the first attempt to write
-/// it, and the SDK tries for up to 12 s. The rest is for the index, which lags behind its table, and
-/// for the clocks of the writers, which differ.
+/// How far each poll overlaps the previous one. A row is stamped before the first attempt to write
+/// it, and the SDK tries for up to 12 s. The rest is for the index, which lags behind its table,
+/// and for the clocks of the writers, which differ.
 const READ_OVERLAP: Millis = Millis(15_000);
 
 /// How often the last minutes are read again.
 const LATE_ROWS_INTERVAL: Millis = Millis(60_000);
 
-/// How far a read of late rows overlaps the previous one. A row that becomes visible so late after its
-/// stamp is found within [`LATE_ROWS_INTERVAL`]. A function runs for at most 30 s. The rest is for
-/// an index that lags because DynamoDB throttles or has a problem.
+/// How far a read of late rows overlaps the previous one. A row that becomes visible so late after
+/// its stamp is found within [`LATE_ROWS_INTERVAL`]. A function runs for at most 30 s. The rest is
+/// for an index that lags because DynamoDB throttles or has a problem.
 const LATE_ROWS_OVERLAP: Millis = Seconds::from_minutes(5).to_millis();
 
 /// The most partitions that one poll reads at the same time.
 const MAX_POLL_QUERIES: usize = 8;
 
 /// The partitions that the first read reads at the same time. A quarter of a virtual core decodes
-/// as many pages well within the SDK's timeout of one attempt (4 s). More would wait for the CPU and
-/// take memory.
+/// as many pages well within the SDK's timeout of one attempt (4 s). More would wait for the CPU
+/// and take memory.
 const LOAD_QUERIES: u64 = 4;
 
 /// How often the whole feed is read again, to find changes that were missed. Each task reduces it
@@ -284,8 +284,8 @@ impl<F: ChangeFeed> Reader<F> {
         }
     }
 
-    /// If [`LATE_ROWS_INTERVAL`] has passed since the last read of late rows, reads what was written since
-    /// then, with a long overlap. The next poll notifies of changes.
+    /// If [`LATE_ROWS_INTERVAL`] has passed since the last read of late rows, reads what was
+    /// written since then, with a long overlap. The next poll notifies of changes.
     async fn read_late_rows(&self, late_rows_read_at: &mut Millis) -> Result<(), Unavailable> {
         let now = (self.clock)();
         if *late_rows_read_at + LATE_ROWS_INTERVAL <= now {

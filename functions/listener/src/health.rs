@@ -1,7 +1,7 @@
 //! The health interface:
 //! - `GET /healthz`: the listener is alive: the change feed was read a moment ago, or a page of it.
-//! - `GET /readyz`: the listener serves: the interest is loaded and fresh, and relays and queues are
-//!   connected.
+//! - `GET /readyz`: the listener serves: the interest is loaded and fresh, and relays and queues
+//!   are connected.
 //! - `GET /check`: what the container check asks ([`Health::is_healthy`]).
 
 use std::{
