@@ -234,13 +234,15 @@ impl ReaderProcess {
         self.memory_mib("VmHWM")
     }
 
-    /// The CPU time of all threads, in the kernel's ticks of 10 ms.
+    /// The CPU time of all threads that have not ended.
     fn cpu_time(&self) -> anyhow::Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let (_, fields) = stat.rsplit_once(')').context("no name")?;
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let ticks = ticks.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-        Ok(Duration::from_millis(ticks * 10))
+        let mut nanoseconds = 0;
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let times = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+            let time = times.split_whitespace().next().context("no time")?;
+            nanoseconds += time.parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(nanoseconds))
     }
 }
 

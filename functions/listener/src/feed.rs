@@ -35,7 +35,7 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(1_500);
 /// How long after a failure a page of the first or the full read is requested again.
 const PAGE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// How far each read overlaps the previous one. A row is stamped before the first attempt to write
+/// How far each poll overlaps the previous one. A row is stamped before the first attempt to write
 /// it, and the SDK tries for up to 12 s. The rest is for the index, which lags behind its table,
 /// and for the clocks of the writers, which differ.
 const READ_OVERLAP: Millis = Millis(15_000);
@@ -52,8 +52,8 @@ const LATE_ROWS_OVERLAP: Millis = Seconds::from_minutes(5).to_millis();
 const MAX_POLL_QUERIES: usize = 8;
 
 /// The partitions that the first read reads at the same time. A quarter of a virtual core decodes
-/// as many pages well within the SDK's timeout of one attempt (4 s). With more, requests that have
-/// been answered would time out, and their pages would take memory.
+/// as many pages well within the SDK's timeout of one attempt (4 s). More would wait for the CPU
+/// and take memory.
 const LOAD_QUERIES: u64 = 4;
 
 /// How often the whole feed is read again, to find changes that were missed. Each task reduces it
@@ -187,11 +187,13 @@ impl<F: ChangeFeed> Feed<F> {
     ///
     /// The three run at the same time. Otherwise new filters would wait for the longer reads.
     pub async fn poll(mut self, jitter: f64) {
+        // The load was the first full read.
+        let loaded_at = self.late_rows_read_at;
         tokio::join!(
             self.reader.poll_at_intervals(&mut self.position),
             self.reader
                 .read_late_rows_at_intervals(&mut self.late_rows_read_at),
-            self.reader.resync_at_intervals(jitter)
+            self.reader.resync_at_intervals(loaded_at, jitter)
         );
     }
 }
@@ -317,11 +319,10 @@ impl<F: ChangeFeed> Reader<F> {
         }
     }
 
-    async fn resync_at_intervals(&self, jitter: f64) {
+    async fn resync_at_intervals(&self, mut last: Millis, jitter: f64) {
         let interval = FULL_RESYNC_INTERVAL.to_duration();
         let interval = interval.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 4.0);
         let interval = Millis(u64::try_from(interval.as_millis()).unwrap_or(u64::MAX));
-        let mut last = (self.clock)();
         loop {
             tokio::time::sleep(POLL_INTERVAL).await;
             if last + interval <= (self.clock)() {

@@ -123,8 +123,8 @@ impl Health {
     /// Returns `true` if ECS should keep the task. A listener that is not alive is not healthy.
     /// Apart from that:
     ///
-    /// - While the first load runs, the listener is healthy after [`START_PERIOD`]. Before, ECS
-    ///   does not count the failures, and does not yet stop the task that this one replaces.
+    /// - While the first load runs, the listener is healthy after `START_PERIOD`. Before, ECS does
+    ///   not count the failures, and does not yet stop the task that this one replaces.
     /// - After the load, the listener must be ready once. Otherwise a deployment that cannot reach
     ///   relays or queues would not be rolled back.
     /// - Then it stays healthy. If relays or queues are down, a new task would not help, and would

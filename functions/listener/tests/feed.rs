@@ -350,7 +350,6 @@ async fn new_filters_arrive_while_the_full_read_hangs() {
         assert!(health.readiness(clock()).0);
     };
     tokio::select! {
-        biased;
         () = polling => panic!("it never returns"),
         () = test => {}
     }

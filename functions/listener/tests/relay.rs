@@ -163,6 +163,42 @@ async fn follows_new_and_removed_subscriptions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn new_subscriber_is_served_beside_hostile_filters() {
+    let address = free_address();
+    let _relay = relay(address).await;
+    let (mallory, bob, ports) = (Keys::generate(), Keys::generate(), MemoryPorts::default());
+    for (count, bytes) in [(200, 30), (100, 64), (12, 490)] {
+        let kinds: Vec<usize> = (0..64).map(|n| 20_000 + count * 100 + n).collect();
+        let values: Vec<String> = (0..count)
+            .map(|n| format!("{n}{}", "\u{1}".repeat(bytes)))
+            .collect();
+        ports.subscribe(&mallory, &json!({"kinds": kinds, "#t": values}));
+    }
+    ports.subscribe(
+        &mallory,
+        &json!({"kinds": [1], "authors": [bob.public_key()]}),
+    );
+    let listening = start(&[address], ports.clone());
+    let first = mention(&bob, &"ab".repeat(32), "first");
+    publish(address, &first).await;
+    until("first", || ports.has("first")).await;
+    for n in 0..10 {
+        let carol = Keys::generate();
+        let p = carol.public_key().to_hex();
+        // The note is published before the listener learns of the filter.
+        let content = format!("to carol {n}");
+        publish(address, &mention(&bob, &p, &content)).await;
+        until(&content, || ports.has(&content)).await;
+        ports.subscribe(&carol, &json!({"kinds": [1], "#p": [p]}));
+        until("the note for carol", || {
+            ports.hits(&content, &format!("#p:{p}"))
+        })
+        .await;
+    }
+    listening.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reconnects_and_receives_missed_events() {
     let address = free_address();
     let (p, ports) = mentions();

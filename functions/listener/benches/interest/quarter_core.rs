@@ -1,7 +1,12 @@
 //! A limit of a quarter of a core for one process, as Fargate's 0.25 vCPU: a control group of the
 //! kernel, of version 2 or 1. It needs root.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 
@@ -39,12 +44,21 @@ impl QuarterCore {
     }
 }
 
-fn limit(group: &PathBuf, limits: &[(&str, &str)], process: u32) -> anyhow::Result<()> {
+fn limit(group: &Path, limits: &[(&str, &str)], process: u32) -> anyhow::Result<()> {
     fs::create_dir(group).with_context(|| format!("{}", group.display()))?;
     for (file, value) in limits {
-        fs::write(group.join(file), value).with_context(|| (*file).to_owned())?;
+        write(&group.join(file), value)?;
     }
-    fs::write(group.join("cgroup.procs"), process.to_string()).context("cgroup.procs")
+    write(&group.join("cgroup.procs"), &process.to_string())
+}
+
+/// Writes to a file that exists. The kernel creates the files of a control group, and the parent
+/// may be an ordinary folder that only contains the control groups of version 1.
+fn write(file: &Path, value: &str) -> anyhow::Result<()> {
+    let opened = OpenOptions::new().write(true).open(file);
+    opened
+        .and_then(|mut opened| opened.write_all(value.as_bytes()))
+        .with_context(|| format!("{}", file.display()))
 }
 
 impl Drop for QuarterCore {

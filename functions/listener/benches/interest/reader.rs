@@ -56,7 +56,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     }
     feed.load(&mut shutdown).await;
     println!("{}", keys(&view)?);
-    tokio::spawn(feed.poll(0.0));
+    let polling = tokio::spawn(feed.poll(0.0));
     loop {
         tokio::select! {
             _ = changes.changed() => println!("{}", keys(&view)?),
@@ -65,7 +65,12 @@ pub(crate) async fn run() -> anyhow::Result<()> {
                     CLOCK_OFFSET.fetch_add(SIX_HOURS.0, Ordering::SeqCst);
                     health.record_interest_read(clock());
                 }
-                Some("expire") => return expire_all(&view),
+                Some("expire") => {
+                    // The full read would add rows again.
+                    polling.abort();
+                    drop(polling.await);
+                    return expire_all(&view);
+                }
                 _ => return Ok(()),
             },
         }

@@ -211,6 +211,15 @@ impl MemoryPorts {
             .count()
     }
 
+    /// Returns `true` if an event with this content was forwarded with this index key.
+    pub fn hits(&self, of: &str, key: &str) -> bool {
+        let contents = self.contents.lock().unwrap();
+        let mut copies = contents
+            .iter()
+            .filter(|content| content.event.content == of);
+        copies.any(|content| content.hits.iter().any(|hit| hit.to_string() == key))
+    }
+
     /// Returns `true` if an event with this content was forwarded as a live one.
     pub fn has_live(&self, of: &str) -> bool {
         self.contents
