@@ -77,8 +77,31 @@ impl PlanClass {
     }
 }
 
-/// The REQs for content of a relay, by subscription id.
-pub type Plan = Arc<BTreeMap<String, Arc<Req>>>;
+/// The most REQs for new keys of a wide plan that are kept for relays which have not seen them.
+const MAX_NEW_KEYS: usize = 64;
+
+/// The most REQs for the keys that have come into use since a wide plan was last made.
+const MAX_NEW_KEYS_AT_ONCE: usize = 4;
+
+/// The REQs for content of a relay.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// The REQs by subscription id.
+    pub reqs: Arc<BTreeMap<String, Arc<Req>>>,
+    /// The keys that have come into use while the plan was wide, by increasing number. Their stored
+    /// events of the last minute must be requested once: the wide REQ has brought them before they
+    /// were wanted.
+    pub new_keys: Arc<[NewKeys]>,
+}
+
+/// Keys that have come into use while a plan was wide.
+#[derive(Debug, Clone)]
+pub struct NewKeys {
+    /// Greater than the numbers of all earlier ones.
+    pub number: u64,
+    /// The filters for these keys.
+    pub req: Arc<Req>,
+}
 
 /// The plans of all classes of limits.
 #[derive(Default)]
@@ -142,15 +165,38 @@ impl Planner {
 
     fn plan(&mut self, interest: &Interest, now: Seconds) -> Plan {
         if self.version != Some(interest.version()) {
-            self.version = Some(interest.version());
+            let planned = self.version.replace(interest.version());
+            let was_wide = self.wide;
             let has_new_kinds = self.kinds.follow(interest, now);
             if !self.narrow(interest, has_new_kinds) {
                 self.widen(interest, has_new_kinds);
             }
             let named = |slot: &Slot| (format!("content-{}", slot.number), Arc::clone(&slot.req));
-            self.plan = Arc::new(self.slots.iter().map(named).collect());
+            let reqs = Arc::new(self.slots.iter().map(named).collect());
+            let mut new_keys = self.plan.new_keys.to_vec();
+            if let Some(planned) = planned.filter(|_| was_wide && self.wide) {
+                new_keys.extend(self.new_keys(interest, planned));
+                new_keys.drain(..new_keys.len().saturating_sub(MAX_NEW_KEYS));
+            }
+            self.plan = Plan {
+                reqs,
+                new_keys: new_keys.into(),
+            };
         }
-        Arc::clone(&self.plan)
+        self.plan.clone()
+    }
+
+    /// The keys that have come into use since this version of the interest.
+    fn new_keys(&mut self, interest: &Interest, since: u64) -> Vec<NewKeys> {
+        let added = interest.keys().filter(|(_, id)| *id >= since);
+        let added = added.map(|(key, id)| (key.clone(), id));
+        let slots = self.packed(sorted(added.collect()));
+        let slots = slots.into_iter().take(MAX_NEW_KEYS_AT_ONCE);
+        let new_keys = slots.map(|slot| NewKeys {
+            number: slot.number,
+            req: slot.req,
+        });
+        new_keys.collect()
     }
 
     /// Makes the plan follow the interest with as few changes as possible. Returns `false` if the
@@ -295,5 +341,6 @@ impl Planner {
 
 /// All keys in use.
 fn all_keys(interest: &Interest) -> impl Iterator<Item = Key> {
-    interest.keys().map(|(key, id)| (key.clone(), id))
+    let keys = interest.keys();
+    keys.map(|(key, id)| (key.clone(), id))
 }

@@ -132,8 +132,10 @@ pub struct Requests {
     resume: ResumePoint,
     /// The control REQ, the REQs of the plan, and those that they replace.
     reqs: BTreeMap<String, OpenReq>,
-    /// `None` before the first plan.
-    plan: Option<Plan>,
+    /// The REQs of the plan. `None` before the first plan.
+    plan: Option<Arc<BTreeMap<String, Arc<Req>>>>,
+    /// The lowest number of new keys that have not been requested.
+    next_new_keys: u64,
     debts: Vec<Debt>,
     pages: Pages,
     sweep: Sweep,
@@ -161,6 +163,7 @@ impl Requests {
             resume,
             reqs: BTreeMap::new(),
             plan: None,
+            next_new_keys: 0,
             debts: Vec::new(),
             pages: Pages::new(now),
             sweep: match resume.cursor {
@@ -190,9 +193,10 @@ impl Requests {
             self.count(RelayReason::LimitsTooLow);
         }
         let plan = plan.unwrap_or_default();
-        self.plan = Some(Arc::clone(&plan));
+        self.plan = Some(Arc::clone(&plan.reqs));
         self.drop_obsolete();
         let new: Vec<_> = plan
+            .reqs
             .iter()
             .filter(|(id, _)| !self.reqs.contains_key(*id))
             .map(|(id, req)| (id.clone(), Arc::clone(req)))
@@ -205,6 +209,18 @@ impl Requests {
             };
             let opened = OpenReq::new(req, missed, now.unix);
             self.reqs.insert(id, opened);
+        }
+        let next = self.next_new_keys;
+        let unseen = plan
+            .new_keys
+            .iter()
+            .filter(|new| new.number >= next && !is_first);
+        for new_keys in unseen {
+            let missed = Missed::NewKeys(now.unix - NEW_REQ_OVERLAP);
+            self.owe_missed(&new_keys.req, missed, now.unix);
+        }
+        if let Some(last) = plan.new_keys.last() {
+            self.next_new_keys = self.next_new_keys.max(last.number + 1);
         }
         self.advance(now);
         self.take_commands()

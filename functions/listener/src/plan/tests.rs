@@ -48,7 +48,7 @@ fn mention(n: usize) -> Value {
 type Reqs = BTreeMap<String, Arc<Req>>;
 
 fn plan(plans: &Plans, interest: &Interest) -> Arc<Reqs> {
-    plans.plan(Limits::default(), interest, NOW).unwrap()
+    plans.plan(Limits::default(), interest, NOW).unwrap().reqs
 }
 
 fn ids(plan: &Reqs) -> BTreeSet<String> {
@@ -147,13 +147,32 @@ fn merged_req_has_one_new_key_and_req_with_a_new_kind_is_all_new() {
 }
 
 #[test]
+fn key_that_returns_is_new() {
+    let plans = Plans::default();
+    // The other keys keep the REQ in place.
+    let mut interest = interest(&(0..10).map(mention).collect::<Vec<_>>());
+    let before = plan(&plans, &interest);
+    unsubscribe(&mut interest, &mention(0));
+    assert_eq!(ids(&plan(&plans, &interest)), ids(&before));
+    let returns = Subscription {
+        order: Order::counter(3),
+        ..subscription(&alice(), &mention(0))
+    };
+    interest.apply(&returns, Seconds(1));
+    let after = plan(&plans, &interest);
+    let new = after.iter().find(|(id, _)| !before.contains_key(*id));
+    let before: Vec<&Coverage> = before.values().map(|req| &req.coverage).collect();
+    assert!(!new.unwrap().1.coverage.is_within(&before));
+}
+
+#[test]
 fn names_no_kinds_once_there_are_too_many_and_for_an_hour() {
     let plans = Plans::default();
     let mut interest = interest(&[mention(0)]);
     let many: Vec<u16> = (100..150).collect();
     let many = json!({"kinds": many, "#t": ["a"]});
     let kinds_at = |interest: &Interest, now| {
-        let plan = plans.plan(Limits::default(), interest, now).unwrap();
+        let plan = plans.plan(Limits::default(), interest, now).unwrap().reqs;
         let (_, filters) = message(plan.values().next().unwrap());
         filters[0].get("kinds").cloned()
     };
@@ -183,7 +202,7 @@ fn changing_kinds_renews_all_reqs_only_a_few_times_an_hour() {
         if let Some(before) = n.checked_sub(1) {
             unsubscribe(&mut interest, &of(before));
         }
-        let plan = plans.plan(Limits::default(), &interest, now).unwrap();
+        let plan = plans.plan(Limits::default(), &interest, now).unwrap().reqs;
         renewals += usize::from(plan.keys().all(|id| known.insert(id.clone())));
         now += Seconds(2);
     }
@@ -205,7 +224,7 @@ fn mute_lists_of_a_wide_plan_have_their_own_filter() {
             filters,
             ..Limits::default()
         };
-        let plan = Plans::default().plan(limits, interest, NOW).unwrap();
+        let plan = Plans::default().plan(limits, interest, NOW).unwrap().reqs;
         let req = Arc::clone(plan.values().next().unwrap());
         assert!(req.coverage.keys.is_none());
         let (_, filters) = message(&req);
@@ -231,7 +250,7 @@ fn is_wide_beyond_limits_and_narrow_again_far_below() {
         filters: 2,
         ..Limits::default()
     };
-    let plan = |interest: &Interest| plans.plan(limits, interest, NOW).unwrap();
+    let plan = |interest: &Interest| plans.plan(limits, interest, NOW).unwrap().reqs;
     // 16 KiB hold 119 values twice.
     let mut interest = interest(&(0..110).map(mention).collect::<Vec<_>>());
     let is_narrow = |plan: &Reqs| plan.values().all(|req| req.coverage.keys.is_some());
@@ -245,8 +264,14 @@ fn is_wide_beyond_limits_and_narrow_again_far_below() {
     assert_eq!(
         ids(&plan(&interest)),
         ids(&wide),
-        "more keys of the same kinds change nothing"
+        "more keys of the same kinds do not change the REQ"
     );
+    let new_keys = plans.plan(limits, &interest, NOW).unwrap().new_keys;
+    let [new] = &*new_keys else {
+        panic!("{new_keys:?}")
+    };
+    let (_, filters) = message(&new.req);
+    assert_eq!(filters[0]["#p"], json!([format!("{:064x}", 130)]));
     (0..60).for_each(|n| unsubscribe(&mut interest, &mention(n)));
     assert!(is_narrow(&plan(&interest)));
 }
@@ -375,7 +400,7 @@ proptest! {
                 };
                 interest.apply(&row, Seconds(1));
             }
-            let Some(plan) = plans.plan(limits, &interest, NOW) else {
+            let Some(Plan { reqs: plan, .. }) = plans.plan(limits, &interest, NOW) else {
                 prop_assert!(subscriptions < 3 || message_bytes < 4 * 1024);
                 continue;
             };

@@ -268,7 +268,9 @@ impl World {
                 FromRelay::Event(id, event) => {
                     let reading = self.now.reading;
                     let requested = requests.on_event(&id, Some(event.created_at), reading);
-                    if let Some(stored) = requested {
+                    if let Some(stored) =
+                        requested.filter(|_| is_of_interest(&self.interest, &event))
+                    {
                         *self.received.entry(event.id).or_default() |= !stored;
                     }
                     Vec::new()
@@ -350,6 +352,17 @@ impl World {
             .copied()
             .collect()
     }
+}
+
+/// Returns `true` if the gate lets the event pass.
+fn is_of_interest(interest: &Interest, event: &SimEvent) -> bool {
+    let value = value(event.key);
+    let key = if event.kind == MUTE_LIST_KIND {
+        format!("mute_list:{value}")
+    } else {
+        format!("#p:{value}")
+    };
+    event.key == SERVICE || interest.contains(&key.parse().unwrap())
 }
 
 fn kind() -> impl Strategy<Value = u16> {
