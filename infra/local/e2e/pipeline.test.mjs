@@ -233,6 +233,8 @@ test('a live wrap that is backdated by two days is pushed', async () => {
     { kinds: [1, 1059], '#p': [alice.pubkey] },
     { created_at: now() - 3 * 86400 },
   )
+  // The filter is in effect once this note is pushed.
+  await waitForPushes(await publish(bob.note('first', alice)), phone)
   const wrap = await publish(
     new Client().sign(1059, [['p', alice.pubkey]], 'x', now() - 2 * 86400 + 600),
   )
