@@ -56,8 +56,8 @@ type Id = [u8; 16];
 struct RelayRequest {
     identity: Id,
     order: Order,
-    /// When the row was written. Of two rows with the same order, the later one may differ in
-    /// `proven`.
+    /// See [`Subscription::changed_at`]. Of two rows with the same order, the later one may differ
+    /// in `proven`.
     changed_at: Millis,
     valid_until: Seconds,
     proven: bool,
