@@ -295,7 +295,9 @@ impl Requests {
         self.count(reason);
         if reason == RelayReason::ClosedAuthRequired && self.access == Access::Anonymous {
             self.access = Access::AnonymousPublicOnly;
-            self.pages.drop_private();
+            if let Some(page) = self.pages.drop_private() {
+                self.close_subscription(page.id, page.sent_at);
+            }
         }
         if let Some(id) = self.plan_id(id)
             && self.reqs.get(id).is_some_and(OpenReq::is_open)

@@ -183,14 +183,14 @@ impl Pages {
         }
     }
 
-    /// Drops the spans of private kinds.
-    pub(super) fn drop_private(&mut self) {
+    /// Drops the spans of private kinds. Returns the open page if it is one of them.
+    pub(super) fn drop_private(&mut self) -> Option<Page> {
         let is_private = |span: &Span| {
             let filter = span.req.filters.get(span.filter);
             filter.is_some_and(|filter| filter.class == EventClass::Private)
         };
         self.spans.retain(|span| !is_private(span));
-        self.page.take_if(|page| is_private(&page.span));
+        self.page.take_if(|page| is_private(&page.span))
     }
 
     /// Allows pages to be requested at once, after earlier ones were refused.
