@@ -7,8 +7,9 @@
 //! - Stored events are requested page by page, one page at a time, with REQs of their own.
 //! - A REQ is *live* from its EOSE until the relay ends it. What it may have missed before is
 //!   recorded from the moment in which it is needed, and is requested in pages once it is live. If
-//!   the plan drops a REQ that is not live, what it has missed becomes a debt, and is requested once
-//!   the REQs that replace it are live. So a time that no REQ covers is always requested later.
+//!   the plan drops a REQ that is not live, what it has missed becomes a debt, and is requested
+//!   once the REQs that replace it are live. So a time that no REQ covers is always requested
+//!   later.
 //! - The REQ for control events is sent first and by itself, and depends on nobody's filters.
 
 mod closed;
