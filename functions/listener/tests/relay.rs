@@ -331,9 +331,12 @@ async fn requests_stored_events_page_by_page() {
     let live = mention(&bob, &p, "live");
     publish(address, &live).await;
     until("live", || ports.has_live("live")).await;
+    until("the sweep is recorded", || {
+        ports.store.state().cursors[&url(&address)].swept_at > Seconds(from)
+    })
+    .await;
     listening.stop().await;
     let cursor = ports.store.state().cursors[&url(&address)];
-    assert!(cursor.swept_at > Seconds(from), "the sweep is recorded");
     assert!(cursor.read_until >= live.created_at.into());
 }
 
