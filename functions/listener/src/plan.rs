@@ -188,9 +188,7 @@ impl Planner {
 
     /// The keys that have come into use since this version of the interest.
     fn new_keys(&mut self, interest: &Interest, since: u64) -> Vec<NewKeys> {
-        let added = interest.keys().filter(|(_, id)| *id >= since);
-        let added = added.map(|(key, id)| (key.clone(), id));
-        let slots = self.packed(sorted(added.collect()));
+        let slots = self.packed(keys_where(interest, |_, id| id >= since));
         let slots = slots.into_iter().take(MAX_NEW_KEYS_AT_ONCE);
         let new_keys = slots.map(|slot| NewKeys {
             number: slot.number,
@@ -216,8 +214,8 @@ impl Planner {
             return self.repack(interest, max_slots);
         }
         self.renew_slots(interest, has_new_kinds);
-        let added = all_keys(interest).filter(|(key, id)| self.assigned.get(key) != Some(id));
-        let slots = self.packed(sorted(added.collect()));
+        let is_new = |key: &IndexKey, id| self.assigned.get(key) != Some(&id);
+        let slots = self.packed(keys_where(interest, is_new));
         self.add_slots(slots);
         self.merge_slots(interest, max_slots) || self.repack(interest, max_slots)
     }
@@ -225,7 +223,7 @@ impl Planner {
     /// Replaces all slots by as few as possible. Returns `false`, without a change, if there would
     /// be too many.
     fn repack(&mut self, interest: &Interest, max_slots: usize) -> bool {
-        let slots = self.packed(sorted(all_keys(interest).collect()));
+        let slots = self.packed(keys_where(interest, |_, _| true));
         let fits = slots.len() <= max_slots;
         if fits {
             self.wide = false;
@@ -339,8 +337,8 @@ impl Planner {
     }
 }
 
-/// All keys in use.
-fn all_keys(interest: &Interest) -> impl Iterator<Item = Key> {
-    let keys = interest.keys();
-    keys.map(|(key, id)| (key.clone(), id))
+/// The keys in use that meet a condition, sorted by field. Only these are copied.
+fn keys_where(interest: &Interest, condition: impl Fn(&IndexKey, u64) -> bool) -> Vec<Key> {
+    let keys = interest.keys().filter(|(key, id)| condition(key, *id));
+    sorted(keys.map(|(key, id)| (key.clone(), id)).collect())
 }

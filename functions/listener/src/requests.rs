@@ -454,7 +454,7 @@ impl Requests {
                 self.debts.push(debt);
             } else if self
                 .planned()
-                .any(|(_, req)| req.req.coverage.shares_keys(coverage))
+                .any(|req| req.req.coverage.shares_keys(coverage))
             {
                 let missed = debt.missed.after_waiting(debt.needed_at, now);
                 self.owe_missed(&debt.req, missed, now);
@@ -466,15 +466,17 @@ impl Requests {
     fn is_replaced(&self, coverage: &Coverage) -> bool {
         !self
             .planned()
-            .any(|(_, req)| !req.is_live() && req.req.coverage.shares_keys(coverage))
+            .any(|req| !req.is_live() && req.req.coverage.shares_keys(coverage))
     }
 
     fn is_planned(&self, id: &str) -> bool {
         self.plan.as_ref().is_some_and(|plan| plan.contains_key(id))
     }
 
-    fn planned(&self) -> impl Iterator<Item = (&String, &OpenReq)> {
-        self.reqs.iter().filter(|(id, _)| self.is_planned(id))
+    /// The REQs of the plan.
+    fn planned(&self) -> impl Iterator<Item = &OpenReq> {
+        let planned = self.reqs.iter().filter(|(id, _)| self.is_planned(id));
+        planned.map(|(_, req)| req)
     }
 
     /// The next REQ to send. The control REQ comes first.
@@ -568,8 +570,8 @@ impl Requests {
 
     /// Adds the stored events that a REQ has missed to the spans.
     fn owe_missed(&mut self, req: &Arc<Req>, missed: Missed, now: Seconds) {
+        let only_public = self.access == Access::AnonymousPublicOnly;
         for (filter, req_filter) in req.filters.iter().enumerate() {
-            let only_public = self.access == Access::AnonymousPublicOnly;
             if only_public && req_filter.class == EventClass::Private {
                 continue;
             }
@@ -587,11 +589,10 @@ impl Requests {
             let ReqState::Sent { at } = req.state else {
                 continue;
             };
-            let is_notice_after = notice.is_some_and(|notice| notice >= at);
             if !has_timed_out(at, notice, now) {
                 continue;
             }
-            if is_notice_after {
+            if notice.is_some_and(|notice| notice >= at) {
                 refused.push(id.clone());
             } else {
                 self.commands.push(Command::Count(RelayReason::NoEose));
