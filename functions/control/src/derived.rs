@@ -117,7 +117,9 @@ async fn write(
     for row in rows {
         let is_newest = match row.state {
             SubscriptionState::Active => subscriptions::put(store, row).await?,
-            SubscriptionState::Removed => subscriptions::tombstone(store, row).await?,
+            SubscriptionState::Dormant { .. } | SubscriptionState::Removed => {
+                subscriptions::tombstone(store, row).await?
+            }
         };
         if !is_newest {
             return Ok(false);

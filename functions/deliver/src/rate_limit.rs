@@ -3,7 +3,7 @@
 use nostr_push_core::{
     Seconds, is_private_kind,
     message::{DeliveryMessage, Summary},
-    ports::{Admission, DelayQueue, PortResult, Rates},
+    ports::{DelayQueue, PortResult, RateAdmission, Rates},
 };
 
 use crate::outcome::DeliveryDropReason;
@@ -36,7 +36,7 @@ pub async fn drop_reason(
     let owner = message.owner();
     let event = &delivery.event;
     let window = now / RATE_WINDOW.0 * RATE_WINDOW.0;
-    let Admission::Full { first } = store.admit(&owner, window, &event.id, max_pushes).await?
+    let RateAdmission::Full { first } = store.admit(&owner, window, &event.id, max_pushes).await?
     else {
         return Ok(None);
     };

@@ -19,8 +19,8 @@ use nostr_push_core::{
     order::Order,
     owner::Owner,
     ports::{
-        Admission, Apps, ClaimResult, Claims, DelayQueue, Devices, IndexPage, IndexReader,
-        MuteLists, PortResult, Presences, PublishOutcome, Publisher, Push, Queue, Rates,
+        Apps, ClaimResult, Claims, DelayQueue, Devices, IndexPage, IndexReader, MuteLists,
+        PortResult, Presences, PublishOutcome, Publisher, Push, Queue, RateAdmission, Rates,
         Subscriptions,
     },
     presence::Presence,
@@ -159,8 +159,8 @@ impl Claims for DryRun<'_> {
 
 /// No minute has reached its limit: the explanation does not depend on the pushes of this minute.
 impl Rates for DryRun<'_> {
-    async fn admit(&self, _: &Owner, _: Seconds, _: &EventId, _: u32) -> PortResult<Admission> {
-        Ok(Admission::Admitted)
+    async fn admit(&self, _: &Owner, _: Seconds, _: &EventId, _: u32) -> PortResult<RateAdmission> {
+        Ok(RateAdmission::Admitted)
     }
 
     async fn overflow(&self, _: &Owner, _: Seconds) -> PortResult<()> {

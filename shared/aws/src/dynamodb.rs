@@ -2,6 +2,8 @@
 //! function may use is defined by its policy in `template.yaml`.
 
 mod apps;
+mod blocklist;
+mod budgets;
 mod claims;
 pub(crate) mod devices;
 mod filter_index;
@@ -11,8 +13,9 @@ mod rates;
 mod relays;
 mod settings;
 mod subscriptions;
+mod usage;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, hash::Hash, sync::Arc, time::Duration};
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
@@ -23,6 +26,7 @@ use aws_sdk_dynamodb::{
 use moka::future::Cache;
 use nostr_push_core::{
     app::App,
+    capacity::Usage,
     order::Order,
     ports::{PortResult, Unavailable},
 };
@@ -57,6 +61,8 @@ pub struct Store {
     client: Client,
     tables: Arc<Tables>,
     apps: Cache<String, Option<App>>,
+    blocked: Cache<(), Arc<BTreeSet<String>>>,
+    usage: Cache<(), Option<Usage>>,
 }
 
 /// The names of the tables.
@@ -92,10 +98,9 @@ impl Store {
                 settings: name("settings"),
                 subscriptions: name("subscriptions"),
             }),
-            apps: Cache::builder()
-                .max_capacity(10_000)
-                .time_to_live(Duration::from_secs(60))
-                .build(),
+            apps: cache(10_000),
+            blocked: cache(1),
+            usage: cache(1),
         }
     }
 
@@ -211,6 +216,18 @@ impl Store {
             why: format!("{} keys were not read", keys.len()),
         })
     }
+}
+
+/// A cache whose entries are up to 60 s old.
+fn cache<K, V>(capacity: u64) -> Cache<K, V>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    Cache::builder()
+        .max_capacity(capacity)
+        .time_to_live(Duration::from_secs(60))
+        .build()
 }
 
 /// Converts a row to a struct.

@@ -9,6 +9,7 @@ use strum::VariantArray;
 
 use crate::{
     Seconds,
+    admission::{Admission, MAX_POW_DIFFICULTY},
     filter::{BadFilter, Filter},
     presence,
 };
@@ -16,6 +17,14 @@ use crate::{
 /// The kinds for settings of dialect H without `kinds`, if the app has no default of its own:
 /// notes, messages, reposts, reactions, wraps and zaps.
 const DEFAULT_KINDS: [u16; 6] = [1, 4, 6, 7, 1059, 9735];
+
+/// The longest app id. Ids are parts of keys in DynamoDB, and names of SNS platform applications,
+/// which may have 256 characters
+/// (<https://docs.aws.amazon.com/sns/latest/api/API_CreatePlatformApplication.html>).
+pub const MAX_APP_ID_BYTES: usize = 200;
+
+/// The difficulty of the work of a new owner, by default. A phone needs about a second.
+const DEFAULT_POW_DIFFICULTY: u8 = 20;
 
 /// The most pushes per minute to one recipient, by default.
 const DEFAULT_MAX_PUSHES: u32 = 30;
@@ -91,6 +100,26 @@ pub struct App {
     pub app: String,
     /// The ARN of the SNS platform application per platform.
     pub platforms: BTreeMap<Platform, String>,
+    /// Who can become an owner.
+    #[serde(default)]
+    pub admission: Admission,
+    /// The difficulty of the work that [`Admission::Pow`] asks for, in zero bits; default 20. With
+    /// [`Admission::Open`]: the difficulty that is asked for while strangers use up their budget.
+    /// By default no work is asked for then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pow_difficulty: Option<u8>,
+    /// The key whose grants [`Admission::Grant`] accepts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant_key: Option<PublicKey>,
+    /// Pubkeys that [`Admission::Allow`] admits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed: Vec<PublicKey>,
+    /// Pubkeys whose follow lists decide whom [`Admission::Allow`] admits as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub follow_lists: Vec<PublicKey>,
+    /// The pubkeys on these lists, as `pushctl app follows` last read them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub followed: Vec<PublicKey>,
     /// Filter templates that become subscriptions of every owner with a device. `"$owner"` stands
     /// for the owner's pubkey.
     #[serde(default)]
@@ -135,6 +164,13 @@ impl App {
             app: app.to_owned(),
             ..Self::default()
         }
+    }
+
+    /// The difficulty of the work that a new owner must do.
+    pub fn pow_difficulty(&self) -> u8 {
+        self.pow_difficulty
+            .unwrap_or(DEFAULT_POW_DIFFICULTY)
+            .min(MAX_POW_DIFFICULTY)
     }
 
     /// The most pushes per minute to one recipient.

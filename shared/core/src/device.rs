@@ -212,6 +212,16 @@ pub struct Roster {
     pub devices: BTreeSet<String>,
     /// The order of the latest event that removed all of the owner's devices.
     pub removed_all: Option<Order>,
+    /// When the last active device ends. In the past if there is none. The matcher queues nothing
+    /// for an owner after this time.
+    pub active_until: Seconds,
+    /// `true` if an active device is proven ([`Registration::proven`]).
+    pub proven: bool,
+    /// When the filters last became dormant, because the last device ended.
+    pub dormant_at: Option<Seconds>,
+    /// The latest deletions of filters that were not stored: the beginning of the identity, and the
+    /// order of the deletion. They keep an older upsert that arrives later from taking effect.
+    pub deleted_filters: BTreeMap<String, Order>,
     /// When DynamoDB may drop the row.
     pub expires_at: Seconds,
     /// The number of writes so far.
@@ -225,6 +235,10 @@ impl Roster {
             owner,
             devices: BTreeSet::new(),
             removed_all: None,
+            active_until: Seconds(0),
+            proven: false,
+            dormant_at: None,
+            deleted_filters: BTreeMap::new(),
             expires_at: Seconds(0),
             version: 0,
         }

@@ -157,6 +157,14 @@ impl IndexKey {
         }
     }
 
+    /// The pubkey that the key is a mention of (`#p:<hex>`), if it is one.
+    pub fn mentions(&self) -> Option<&[u8; 32]> {
+        match self {
+            Self::Tag('p', TagValue::Hex(pubkey)) => Some(pubkey),
+            _ => None,
+        }
+    }
+
     pub(crate) fn borrowed(&self) -> KeyRef<'_> {
         match self {
             Self::Id(id) => KeyRef::Id(id),

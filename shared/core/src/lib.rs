@@ -9,6 +9,8 @@
 //! - [`filter`]: stored filters in canonical form, their identity, and exact matching
 //! - [`interest`]: the set of all index keys in use
 //! - [`app`]: the operator's configuration of a client application
+//! - [`admission`]: which pubkeys an app admits as owners
+//! - [`capacity`]: how much the stack may hold
 //! - [`owner`]: a pubkey under one app
 //! - [`relay_url`]: the URLs of relays in normal form, and their hashes
 //! - [`device`]: push tokens: rows, rosters, and the rules for registering and removing them
@@ -22,7 +24,9 @@
 //! - [`counter`]: the counters of a stage
 //! - [`ports`]: what a stage needs from outside, one small trait per capability
 
+pub mod admission;
 pub mod app;
+pub mod capacity;
 pub mod counter;
 pub mod device;
 pub mod device_store;

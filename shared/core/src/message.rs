@@ -34,6 +34,37 @@ pub struct ControlMessage {
     pub event: Box<RawValue>,
 }
 
+/// To control from a stage that finds an owner without an active device: the owner's filters must
+/// follow the owner's devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReconcileMessage {
+    /// The owner.
+    pub reconcile: Owner,
+}
+
+/// A message in the queue of control.
+#[derive(Debug)]
+pub enum ControlInput {
+    /// See [`ControlMessage`].
+    Event(ControlMessage),
+    /// See [`ReconcileMessage`].
+    Reconcile(ReconcileMessage),
+}
+
+impl ControlInput {
+    /// Reads a message of either kind.
+    ///
+    /// # Errors
+    /// The body is neither.
+    pub fn read(body: &str) -> Result<Self, DecodeError> {
+        match decode(body) {
+            Ok(event) => Ok(Self::Event(event)),
+            Err(DecodeError::Malformed) => decode(body).map(Self::Reconcile),
+            Err(newer) => Err(newer),
+        }
+    }
+}
+
 /// From the listener to the matcher: one verified content event that hits the interest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContentMessage {

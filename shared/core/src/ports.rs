@@ -1,13 +1,14 @@
 //! What a stage needs from outside, one small trait per capability. `nostr-push-aws` implements
 //! them with AWS, `nostr-push-testkit` in memory.
 
-use std::{future::Future, time::Duration};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use nostr::{event::EventId, key::PublicKey};
 
 use crate::{
     Millis, Seconds,
     app::App,
+    capacity::Usage,
     device::{Device, DeviceId, Roster},
     index_key::IndexKey,
     mute_list::MuteList,
@@ -45,6 +46,52 @@ pub type PortResult<T> = Result<T, Unavailable>;
 pub trait Apps: Send + Sync {
     /// The app, or `None` if it is not configured. The result may be up to 60 s old.
     fn app(&self, app: &str) -> impl Future<Output = PortResult<Option<App>>> + Send;
+}
+
+/// The pubkeys that the operator has blocked.
+pub trait Blocklist: Send + Sync {
+    /// Returns `true` if the pubkey is blocked. The result may be up to 60 s old.
+    fn is_blocked(&self, pubkey: &PublicKey) -> impl Future<Output = PortResult<bool>> + Send;
+}
+
+/// How much the stack holds, as the listener counts it.
+pub trait Usages: Send + Sync {
+    /// The last recorded usage. The result may be up to 60 s old. `None` if no listener has
+    /// recorded one.
+    fn usage(&self) -> impl Future<Output = PortResult<Option<Usage>>> + Send;
+    /// Records the usage.
+    fn record_usage(&self, usage: &Usage) -> impl Future<Output = PortResult<()>> + Send;
+}
+
+/// Budgets that all instances of a stage share.
+pub trait Budgets: Send + Sync {
+    /// Takes `units` from the budget named `budget` in the window that begins at `window`. Takes
+    /// nothing and returns `false` if less than that is left of `max`.
+    fn take(
+        &self,
+        budget: &str,
+        window: Seconds,
+        units: u64,
+        max: u64,
+    ) -> impl Future<Output = PortResult<bool>> + Send;
+}
+
+/// Whether owners have a device. Reads are consistent.
+pub trait Standings: Send + Sync {
+    /// The standing of each of these owners. Those without a roster are left out.
+    fn standings(
+        &self,
+        owners: &[Owner],
+    ) -> impl Future<Output = PortResult<BTreeMap<Owner, Standing>>> + Send;
+}
+
+/// What the matcher must know about a recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// See [`Roster::active_until`].
+    pub active_until: Seconds,
+    /// See [`Roster::proven`].
+    pub proven: bool,
 }
 
 /// Device rows and rosters. Reads are consistent.
@@ -140,7 +187,7 @@ pub trait Rates: Send + Sync {
         window: Seconds,
         event: &EventId,
         max: u32,
-    ) -> impl Future<Output = PortResult<Admission>> + Send;
+    ) -> impl Future<Output = PortResult<RateAdmission>> + Send;
     /// Counts an event that was not admitted.
     fn overflow(
         &self,
@@ -157,7 +204,7 @@ pub trait Rates: Send + Sync {
 
 /// The result of [`Rates::admit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
+pub enum RateAdmission {
     /// The event is one of the minute's pushes.
     Admitted,
     /// The minute has reached its limit.

@@ -16,6 +16,21 @@ pub const MAX_OWNER_RELAYS: usize = 10;
 /// The most index keys of one subscription.
 pub const MAX_INDEX_KEYS: usize = 1_000;
 
+/// The most index keys of all subscriptions of one (owner, app) together, without derived ones.
+pub const MAX_OWNER_INDEX_KEYS: usize = 10_000;
+
+/// The longest filter, in bytes of JSON.
+pub const MAX_FILTER_BYTES: usize = 128 * 1024;
+
+/// The most filters of one (owner, app) that may wait for the owner's first device.
+pub const MAX_WAITING_FILTERS: usize = 10;
+
+/// The most bytes of JSON of these filters together.
+pub const MAX_WAITING_BYTES: usize = 128 * 1024;
+
+/// How long a filter that came before the owner's first device waits for it.
+pub const MAX_WAIT_FOR_DEVICE: Seconds = Seconds::from_days(1);
+
 /// The most kinds of one filter. The listener names the kinds in each of its REQs, and relays limit
 /// the size of a REQ.
 pub const MAX_FILTER_KINDS: usize = 64;
@@ -40,6 +55,13 @@ pub const MUTE_LIST_PREFIX: &str = "mute_list:";
 pub enum SubscriptionState {
     /// In force until `valid_until`.
     Active,
+    /// The owner has no active device. The subscription has no index rows, and it comes into force
+    /// with a registration.
+    Dormant {
+        /// When the row is forgotten: [`MAX_WAIT_FOR_DEVICE`] after it came, if it has never been
+        /// in force, else `valid_until`.
+        until: Seconds,
+    },
     /// Removed. The row stays so that a relay cannot restore the subscription by replaying an older
     /// upsert.
     Removed,
@@ -59,7 +81,6 @@ pub struct Subscription {
     /// matches only subscriptions that name its relay.
     pub relays: Vec<String>,
     /// `true` if the owner had a proven device ([`Registration::proven`]) when the row was written.
-    /// `false` in a row that names no relays.
     ///
     /// [`Registration::proven`]: crate::device::Registration::proven
     pub proven: bool,
@@ -83,10 +104,22 @@ impl Subscription {
         self.state == SubscriptionState::Active && self.valid_until > now
     }
 
-    /// When DynamoDB may drop the row: once no older event can be accepted any more.
+    /// Returns `true` if a registration can bring the subscription into force at `now`.
+    pub fn is_dormant(&self, now: Seconds) -> bool {
+        matches!(self.state, SubscriptionState::Dormant { until } if until > now)
+            && self.valid_until > now
+    }
+
+    /// When DynamoDB may drop the row: once no older event can be accepted any more. A filter that
+    /// only waits for a device is forgotten earlier.
     pub fn expires_at(&self) -> Seconds {
         let changed = self.changed_at.to_seconds();
-        self.valid_until.max(changed + TOMBSTONE_TTL)
+        match self.state {
+            SubscriptionState::Dormant { until } => until,
+            SubscriptionState::Active | SubscriptionState::Removed => {
+                self.valid_until.max(changed + TOMBSTONE_TTL)
+            }
+        }
     }
 
     /// The hashes of the relays that the subscription names.
@@ -144,8 +177,16 @@ pub struct IndexRow {
 }
 
 impl IndexRow {
-    /// The sort key under the index key: `owner#identity`.
+    /// The sort key under the index key: `own#owner#identity` if the key is a mention of the owner,
+    /// else `sub#owner#identity`. So the addressee's own rows are read before those that strangers
+    /// have under the same key.
     pub fn sort_key(&self) -> String {
-        format!("{}#{}", self.owner, self.identity)
+        let prefix = if self.is_own() { "own" } else { "sub" };
+        format!("{prefix}#{}#{}", self.owner, self.identity)
+    }
+
+    /// Returns `true` if the index key is a mention of the owner.
+    pub fn is_own(&self) -> bool {
+        self.index_key.mentions() == Some(self.owner.pubkey.as_bytes())
     }
 }

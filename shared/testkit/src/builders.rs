@@ -70,6 +70,7 @@ pub fn roster(owner: &Owner, devices: &[&Device]) -> Roster {
             .iter()
             .map(|device| device.id.token_hash.clone())
             .collect(),
+        active_until: FAR_FUTURE,
         expires_at: FAR_FUTURE,
         ..Roster::new(owner.clone())
     }

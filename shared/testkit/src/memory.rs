@@ -11,16 +11,18 @@ use nostr::{event::EventId, key::PublicKey};
 use nostr_push_core::{
     Millis, Seconds,
     app::App,
+    capacity::Usage,
     device::{Device, DeviceId, Roster},
     index_key::IndexKey,
     mute_list::MuteList,
     order::Order,
     owner::Owner,
     ports::{
-        Admission, Apps, ChangeFeed, ClaimResult, Claims, DelayQueue, Devices, Endpoints,
+        Apps, Blocklist, Budgets, ChangeFeed, ClaimResult, Claims, DelayQueue, Devices, Endpoints,
         EnsuredEndpoint, FeedPage, FeedPosition, IndexPage, IndexReader, IndexWriter, Members,
         MuteLists, OwnerSettings, PortResult, Presences, PublishOutcome, Publisher, Push, Queue,
-        Rates, RelayCursor, Relays, RetryReason, Subscriptions, Unavailable,
+        RateAdmission, Rates, RelayCursor, Relays, RetryReason, Standing, Standings, Subscriptions,
+        Unavailable, Usages,
     },
     presence::Presence,
     settings::Settings,
@@ -38,6 +40,12 @@ pub struct Memory {
 pub struct MemoryState {
     /// Apps.
     pub apps: HashMap<String, App>,
+    /// Blocked pubkeys.
+    pub blocked: BTreeSet<PublicKey>,
+    /// What the stack holds.
+    pub usage: Option<Usage>,
+    /// What was taken from each budget in each window.
+    pub budgets: BTreeMap<(String, Seconds), u64>,
     /// Device rows.
     pub devices: BTreeMap<DeviceId, Device>,
     /// Rosters.
@@ -132,6 +140,52 @@ fn unavailable() -> Unavailable {
 impl Apps for Memory {
     async fn app(&self, app: &str) -> PortResult<Option<App>> {
         self.call(|state| state.apps.get(app).cloned())
+    }
+}
+
+impl Blocklist for Memory {
+    async fn is_blocked(&self, pubkey: &PublicKey) -> PortResult<bool> {
+        self.call(|state| state.blocked.contains(pubkey))
+    }
+}
+
+impl Usages for Memory {
+    async fn usage(&self) -> PortResult<Option<Usage>> {
+        self.call(|state| state.usage)
+    }
+
+    async fn record_usage(&self, usage: &Usage) -> PortResult<()> {
+        self.call(|state| state.usage = Some(*usage))
+    }
+}
+
+impl Budgets for Memory {
+    async fn take(&self, budget: &str, window: Seconds, units: u64, max: u64) -> PortResult<bool> {
+        self.call(|state| {
+            let taken = state
+                .budgets
+                .entry((budget.to_owned(), window))
+                .or_default();
+            let fits = *taken + units <= max;
+            *taken += if fits { units } else { 0 };
+            fits
+        })
+    }
+}
+
+impl Standings for Memory {
+    async fn standings(&self, owners: &[Owner]) -> PortResult<BTreeMap<Owner, Standing>> {
+        self.call(|state| {
+            let rosters = owners.iter().filter_map(|owner| state.rosters.get(owner));
+            let standing = |roster: &Roster| {
+                let standing = Standing {
+                    active_until: roster.active_until,
+                    proven: roster.proven,
+                };
+                (roster.owner.clone(), standing)
+            };
+            rosters.map(standing).collect()
+        })
     }
 }
 
@@ -329,14 +383,14 @@ impl Rates for Memory {
         window: Seconds,
         event: &EventId,
         max: u32,
-    ) -> PortResult<Admission> {
+    ) -> PortResult<RateAdmission> {
         self.call(|state| {
             let (events, overflow) = state.rates.entry((owner.clone(), window)).or_default();
             if events.len() < max as usize || events.contains(event) {
                 events.insert(*event);
-                Admission::Admitted
+                RateAdmission::Admitted
             } else {
-                Admission::Full {
+                RateAdmission::Full {
                     first: *overflow == 0,
                 }
             }

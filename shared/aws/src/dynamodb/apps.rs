@@ -5,7 +5,7 @@ use nostr_push_core::{
     ports::{Apps, PortResult},
 };
 
-use super::{Store, read, s, write};
+use super::{Store, blocklist::BLOCKED, read, s, write};
 use crate::clients::unavailable;
 
 const GET: &str = "dynamodb.apps.get";
@@ -79,7 +79,10 @@ impl Store {
             .send();
         let mut apps = Vec::new();
         while let Some(item) = pages.next().await {
-            apps.push(read(SCAN, item.map_err(unavailable(SCAN))?)?);
+            let item = item.map_err(unavailable(SCAN))?;
+            if item.get("app") != Some(&s(BLOCKED)) {
+                apps.push(read(SCAN, item)?);
+            }
         }
         Ok(apps)
     }

@@ -21,7 +21,7 @@ use nostr_push_core::{
     device::{Device, DeviceId, Registration, Roster},
     order::Order,
     owner::Owner,
-    ports::{Devices, PortResult, Unavailable},
+    ports::{Devices, PortResult, Standing, Standings, Unavailable},
 };
 use serde::{Deserialize, Serialize};
 
@@ -55,8 +55,44 @@ struct RosterRow {
     owner: Owner,
     devices: Vec<String>,
     removed_all: Option<Order>,
+    #[serde(default)]
+    active_until: Seconds,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    proven: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dormant_at: Option<Seconds>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    deleted_filters: BTreeMap<String, Order>,
     expires_at: Seconds,
     version: u64,
+}
+
+/// The attributes of a roster that the matcher reads.
+#[derive(Deserialize)]
+struct StandingRow {
+    owner: Owner,
+    #[serde(default)]
+    active_until: Seconds,
+    #[serde(default)]
+    proven: bool,
+}
+
+impl Standings for Store {
+    async fn standings(&self, owners: &[Owner]) -> PortResult<BTreeMap<Owner, Standing>> {
+        let keys = owners
+            .iter()
+            .map(|owner| Item::from([(KEY.to_owned(), s(roster_key(owner)))]))
+            .collect();
+        let rows: Vec<StandingRow> = self.batch_get(GET, &self.tables.devices, keys).await?;
+        let standing = |row: StandingRow| {
+            let standing = Standing {
+                active_until: row.active_until,
+                proven: row.proven,
+            };
+            (row.owner, standing)
+        };
+        Ok(rows.into_iter().map(standing).collect())
+    }
 }
 
 impl Devices for Store {
@@ -77,6 +113,10 @@ impl Devices for Store {
             owner: row.owner,
             devices: BTreeSet::from_iter(row.devices),
             removed_all: row.removed_all,
+            active_until: row.active_until,
+            proven: row.proven,
+            dormant_at: row.dormant_at,
+            deleted_filters: row.deleted_filters,
             expires_at: row.expires_at,
             version: row.version,
         }))
@@ -128,6 +168,10 @@ impl Devices for Store {
                 owner: roster.owner.clone(),
                 devices: roster.devices.iter().cloned().collect(),
                 removed_all: roster.removed_all,
+                active_until: roster.active_until,
+                proven: roster.proven,
+                dormant_at: roster.dormant_at,
+                deleted_filters: roster.deleted_filters.clone(),
                 expires_at: roster.expires_at,
                 version: roster.version + 1,
             };

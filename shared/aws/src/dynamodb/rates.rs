@@ -13,7 +13,7 @@ use nostr::event::EventId;
 use nostr_push_core::{
     Seconds,
     owner::Owner,
-    ports::{Admission, PortResult, Rates},
+    ports::{PortResult, RateAdmission, Rates},
 };
 use serde::Deserialize;
 
@@ -42,7 +42,7 @@ impl Rates for Store {
         window: Seconds,
         event: &EventId,
         max: u32,
-    ) -> PortResult<Admission> {
+    ) -> PortResult<RateAdmission> {
         // Eight bytes distinguish the events of a minute and keep the row within one write unit.
         let id = Blob::new(&event.as_bytes()[..8]);
         let request = self
@@ -63,14 +63,16 @@ impl Rates for Store {
             .send()
             .await;
         let Err(error) = result else {
-            return Ok(Admission::Admitted);
+            return Ok(RateAdmission::Admitted);
         };
         match error.as_service_error() {
-            Some(UpdateItemError::ConditionalCheckFailedException(failed)) => Ok(Admission::Full {
-                first: failed
-                    .item()
-                    .is_none_or(|row| !row.contains_key("overflow")),
-            }),
+            Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
+                Ok(RateAdmission::Full {
+                    first: failed
+                        .item()
+                        .is_none_or(|row| !row.contains_key("overflow")),
+                })
+            }
             _ => Err(unavailable(ADMIT)(error)),
         }
     }

@@ -1,5 +1,5 @@
-//! The tables with one kind of row: `apps`, `presence`, `settings`, `mute_lists`, `rates`, `relays`
-//! and `claims`.
+//! The tables without a file of their own: `apps`, `presence`, `settings`, `mute_lists`, `rates`,
+//! `relays` and `claims`.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,13 @@ use nostr::{event::EventId, key::Keys};
 use nostr_push_aws::dynamodb::Store;
 use nostr_push_core::{
     Millis, Seconds,
+    admission::Admission,
     app::{App, ContentDetail, Platform},
+    capacity::Usage,
     mute_list::MuteList,
     ports::{
-        Admission, Apps, ClaimResult, Claims, Members, MuteLists, OwnerSettings, Presences, Rates,
-        RelayCursor, Relays,
+        Apps, Blocklist, Budgets, ClaimResult, Claims, Members, MuteLists, OwnerSettings,
+        Presences, RateAdmission, Rates, RelayCursor, Relays, Usages,
     },
     presence::Presence,
     settings::Settings,
@@ -36,11 +38,58 @@ pub(crate) async fn app_is_read_as_written(store: &Store) {
         localized: true,
         max_pushes: Some(5),
         max_mentions: Some(20),
+        admission: Admission::Pow,
+        pow_difficulty: Some(24),
+        grant_key: Some(Keys::generate().public_key()),
+        allowed: vec![Keys::generate().public_key()],
+        follow_lists: vec![Keys::generate().public_key()],
+        followed: vec![Keys::generate().public_key()],
     };
     store.put_app(&app).await.unwrap();
     assert_eq!(store.app("demo").await.unwrap(), Some(app.clone()));
     assert_eq!(store.app("unknown").await.unwrap(), None);
+    store
+        .set_blocked(&Keys::generate().public_key(), true)
+        .await
+        .unwrap();
     assert_eq!(store.all_apps().await.unwrap(), [app]);
+}
+
+pub(crate) async fn pubkey_is_blocked_until_it_is_released(store: &Store) {
+    let pubkey = Keys::generate().public_key();
+    store.set_blocked(&pubkey, true).await.unwrap();
+    assert!(store.blocked().await.unwrap().contains(&pubkey.to_hex()));
+    assert!(store.is_blocked(&pubkey).await.unwrap());
+    store.set_blocked(&pubkey, false).await.unwrap();
+    assert!(!store.blocked().await.unwrap().contains(&pubkey.to_hex()));
+}
+
+pub(crate) async fn budget_is_never_exceeded(store: &Store) {
+    let take = async |window, units, max| {
+        let taken = store.take("test", Seconds(window), units, max).await;
+        taken.unwrap()
+    };
+    assert!(take(60, 7, 10).await);
+    assert!(!take(60, 4, 10).await, "only 3 are left");
+    assert!(take(60, 3, 10).await);
+    assert!(!take(60, 1, 10).await);
+    assert!(
+        take(120, 10, 10).await,
+        "the next window has its own budget"
+    );
+    assert!(!take(180, 11, 10).await, "more than the whole budget");
+}
+
+pub(crate) async fn usage_is_read_as_recorded(store: &Store) {
+    let usage = Usage {
+        owners: 1,
+        index_keys: 2,
+        subscriptions: 3,
+        index_rows: 4,
+        counted_at: Seconds(5),
+    };
+    store.record_usage(&usage).await.unwrap();
+    assert_eq!(store.usage().await.unwrap(), Some(usage));
 }
 
 pub(crate) async fn newest_presence_wins(store: &Store) {
@@ -128,21 +177,29 @@ pub(crate) async fn rate_limit_holds_under_concurrency(store: &Store) {
     let admissions = join_all((0..20).map(admit)).await;
     let admitted: Vec<u8> = (0..20)
         .zip(&admissions)
-        .filter(|(_, admission)| **admission == Admission::Admitted)
+        .filter(|(_, admission)| **admission == RateAdmission::Admitted)
         .map(|(n, _)| n)
         .collect();
     assert_eq!(admitted.len(), 5);
     let repeated = admit(admitted[0]).await;
-    assert_eq!(repeated, Admission::Admitted, "a repeat is admitted again");
-    assert_eq!(admit(99).await, Admission::Full { first: true });
+    assert_eq!(
+        repeated,
+        RateAdmission::Admitted,
+        "a repeat is admitted again"
+    );
+    assert_eq!(admit(99).await, RateAdmission::Full { first: true });
     for counted in join_all((0..3).map(|_| store.overflow(&owner, minute))).await {
         counted.unwrap();
     }
-    assert_eq!(admit(99).await, Admission::Full { first: false });
+    assert_eq!(admit(99).await, RateAdmission::Full { first: false });
     assert_eq!(store.overflowed(&owner, minute).await.unwrap(), 3);
     assert_eq!(store.overflowed(&owner, next_minute).await.unwrap(), 0);
     let next = store.admit(&owner, next_minute, &event(99), 5).await;
-    assert_eq!(next.unwrap(), Admission::Admitted, "minutes are separate");
+    assert_eq!(
+        next.unwrap(),
+        RateAdmission::Admitted,
+        "minutes are separate"
+    );
 }
 
 pub(crate) async fn cursors_only_grow(store: &Store) {
