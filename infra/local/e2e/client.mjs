@@ -141,14 +141,37 @@ export async function waitUntil(what, condition) {
   }
 }
 
+export const counter = async (name) => (await get('/counters'))[name] ?? 0
+
+/** The items of a table of the service under a partition key. */
+export async function itemsOf(table, key, value) {
+  const response = await fetch(process.env.NOSTR_PUSH_AWS, {
+    method: 'POST',
+    headers: {
+      'X-Amz-Target': 'DynamoDB_20120810.Query',
+      'X-Amz-Date': '20260101T000000Z',
+      'Content-Type': 'application/x-amz-json-1.0',
+      Authorization:
+        'AWS4-HMAC-SHA256 Credential=local/20260101/us-east-1/dynamodb/aws4_request, ' +
+        'SignedHeaders=host, Signature=0',
+    },
+    body: JSON.stringify({
+      TableName: `nostr-push-${table}`,
+      KeyConditionExpression: '#key = :value',
+      ExpressionAttributeNames: { '#key': key },
+      ExpressionAttributeValues: { ':value': { S: value } },
+      ConsistentRead: true,
+    }),
+  })
+  if (!response.ok) throw new Error(await response.text())
+  return (await response.json()).Items
+}
+
 /** Runs `action` and waits until a counter has increased by `n`. Returns the result of `action`. */
-export async function waitForCounter(counter, action, n = 1) {
-  const before = (await get('/counters'))[counter] ?? 0
+export async function waitForCounter(name, action, n = 1) {
+  const before = await counter(name)
   const result = await action()
-  await waitUntil(
-    `counter ${counter}`,
-    async () => ((await get('/counters'))[counter] ?? 0) >= before + n,
-  )
+  await waitUntil(`counter ${name}`, async () => (await counter(name)) >= before + n)
   return result
 }
 

@@ -28,6 +28,7 @@ use nostr::key::Keys;
 use nostr_push_aws::clients;
 use nostr_push_core::{
     Seconds,
+    admission::Admission,
     app::{App, ContentDetail},
 };
 use nostr_push_local::{
@@ -39,6 +40,9 @@ use nostr_push_local::{
 };
 use nostr_push_testkit::free_port;
 use tokio::{net::TcpStream, process::Command, time::sleep};
+
+/// The secret key that signs grants for the app `granted`.
+const GRANT_SECRET: &str = "2222222222222222222222222222222222222222222222222222222222222222";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pushes_reach_clients_of_both_dialects() {
@@ -65,7 +69,12 @@ async fn pushes_reach_clients_of_both_dialects() {
         .env("NOSTR_PUSH_RELAYS", relays.join(","))
         .env("NOSTR_PUSH_SERVICE", &stack.service_pubkey)
         .env("NOSTR_PUSH_OWNERS_RELAY", format!("ws://{owners}"))
-        .env("NOSTR_PUSH_STRICT_RELAY", format!("ws://{strict}"));
+        .env("NOSTR_PUSH_STRICT_RELAY", format!("ws://{strict}"))
+        .env(
+            "NOSTR_PUSH_AWS",
+            &stack.aws.environment()["AWS_ENDPOINT_URL"],
+        )
+        .env("NOSTR_PUSH_GRANT_SECRET", GRANT_SECRET);
     let result = match run(&mut test, "node --test").await {
         Ok(()) => tests_without_client(&mut stack, strict).await,
         Err(error) => Err(error.to_string()),
@@ -112,6 +121,7 @@ fn client_tests(tools: &Tools) -> Command {
         "heartbeats.test.mjs",
         "delivery.test.mjs",
         "limits.test.mjs",
+        "strangers.test.mjs",
     ]);
     test
 }
@@ -133,6 +143,20 @@ fn apps() -> Vec<App> {
             max_mentions: Some(5),
             content: ContentDetail::Minimal,
             ..App::named("second")
+        },
+        App {
+            admission: Admission::Pow,
+            pow_difficulty: Some(10),
+            ..App::named("work")
+        },
+        App {
+            admission: Admission::Grant,
+            grant_key: Some(Keys::parse(GRANT_SECRET).unwrap().public_key()),
+            ..App::named("granted")
+        },
+        App {
+            admission: Admission::Closed,
+            ..App::named("closed")
         },
     ]
 }
