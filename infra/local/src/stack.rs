@@ -31,6 +31,9 @@ use crate::{
 /// The functions of the stack.
 pub const FUNCTIONS: [&str; 4] = ["control", "matcher", "deliver", "feedback"];
 
+/// The app of events without an `app` tag. `samconfig.toml` has the same.
+const HEARTBEAT_APP: &str = "demo";
+
 /// The most bytes of each log in [`Stack::logs`].
 const MAX_LOG: usize = 20_000;
 
@@ -49,6 +52,9 @@ pub struct Options {
     pub data: PathBuf,
     /// The ports of the AWS endpoint, unless some are stored in `data`.
     pub ports: LocalPorts,
+    /// Parameters of the template and the listener's variables of the same meaning, by name. The
+    /// others have their defaults.
+    pub budgets: Vec<Budget>,
     /// The apps, each with APNs and FCM. `demo` should be one of them: it is the heartbeat app.
     pub apps: Vec<App>,
 }
@@ -63,9 +69,21 @@ impl Options {
             service_key: None,
             data: data.to_owned(),
             ports: LocalPorts::ANY,
+            budgets: Vec::new(),
             apps,
         }
     }
+}
+
+/// A parameter of the template that limits what strangers cost.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    /// The parameter of the template.
+    pub parameter: &'static str,
+    /// The variable of the listener, which `cargo local` starts itself.
+    pub variable: &'static str,
+    /// The value.
+    pub value: u64,
 }
 
 /// One process of the listener.
@@ -156,7 +174,7 @@ impl Stack {
         let data = options.data.canonicalize()?;
         let listener_binary = aws::build(tools).await?;
         let aws = Aws::start_metered(tools, &data, options.ports, meter).await?;
-        let outputs = Outputs(aws::deploy(tools, &aws).await?);
+        let outputs = Outputs(aws::deploy(tools, &aws, &options.budgets).await?);
         let config = clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await;
         let secret = outputs.get("ServiceKeySecret")?;
         let service_pubkey = service_key(&config, secret, options.service_key.as_ref()).await?;
@@ -176,6 +194,9 @@ impl Stack {
         // A copy, because a build cannot replace a program while it runs.
         fs::copy(listener_binary, &binary)?;
         let mut listener_command = listener_command(&binary, &aws, &outputs, &relays)?;
+        for budget in &options.budgets {
+            listener_command.env(budget.variable, budget.value.to_string());
+        }
         let logs = data.join("logs");
         let listener = ListenerProcess::start(&mut listener_command, "listener", &logs).await?;
 
@@ -358,6 +379,7 @@ fn listener_command(
         .env("CONTROL_QUEUE_URL", outputs.get("ControlQueueUrl")?)
         .env("EVENT_QUEUE_URL", outputs.get("EventQueueUrl")?)
         .env("SERVICE_KEY_SECRET", outputs.get("ServiceKeySecret")?)
+        .env("HEARTBEAT_APP", HEARTBEAT_APP)
         // Here, owners' relays are on this machine as well.
         .env("PRIVATE_RELAYS", "true");
     Ok(command)

@@ -1,6 +1,7 @@
 //! `pushctl cost`: the cost in dollars per month, from charges that were counted on the local stack
 //! and AWS's list prices. It sends no request to AWS. `docs/cost.md` explains the model.
 
+mod prices;
 mod table;
 mod usage;
 
@@ -8,57 +9,19 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use self::usage::{CountedUsage, Usage};
+#[cfg(test)]
+use self::prices::PRICES;
+use self::{
+    prices::{
+        ALARM, DASHBOARD, IPV4_HOUR, LAMBDA_GB_SECOND, LAMBDA_REQUEST, LOG_GB, METRIC, Price,
+        READ_UNIT, RECOVERY_GB_MONTH, SECRET, SNS_PUSH, SNS_REQUEST, SQS_REQUEST, TABLE_GB_MONTH,
+        TASK_GB_HOUR, VCPU_HOUR, WRITE_UNIT,
+    },
+    usage::{CountedUsage, Usage},
+};
 
 /// The region and the date of the prices.
 const PRICE_BASIS: &str = "us-east-1, arm64, as published in 2025";
-
-/// One of AWS's list prices, without free tiers.
-struct Price {
-    /// The price of `units` units.
-    dollars: f64,
-    units: u32,
-    /// What is charged.
-    #[cfg_attr(not(test), expect(dead_code, reason = "documentation"))]
-    unit: &'static str,
-    /// The page of <https://aws.amazon.com> with the price.
-    #[cfg_attr(not(test), expect(dead_code, reason = "documentation"))]
-    page: &'static str,
-}
-
-/// Defines the prices as constants, and a list of all of them.
-macro_rules! prices {
-    ($($name:ident: $dollars:literal for $units:literal $unit:literal on $page:literal,)*) => {
-        $(const $name: Price = Price {
-            dollars: $dollars,
-            units: $units,
-            unit: $unit,
-            page: $page,
-        };)*
-        #[cfg(test)]
-        const PRICES: &[Price] = &[$($name),*];
-    };
-}
-
-prices! {
-    SQS_REQUEST: 0.40 for 1_000_000 "sqs request" on "sqs/pricing",
-    LAMBDA_REQUEST: 0.20 for 1_000_000 "lambda request" on "lambda/pricing",
-    LAMBDA_GB_SECOND: 13.3334 for 1_000_000 "lambda GB-second" on "lambda/pricing",
-    READ_UNIT: 0.125 for 1_000_000 "dynamodb read unit" on "dynamodb/pricing/on-demand",
-    WRITE_UNIT: 0.625 for 1_000_000 "dynamodb write unit" on "dynamodb/pricing/on-demand",
-    TABLE_GB_MONTH: 0.25 for 1 "dynamodb GB-month" on "dynamodb/pricing/on-demand",
-    RECOVERY_GB_MONTH: 0.20 for 1 "dynamodb GB-month of recovery" on "dynamodb/pricing/on-demand",
-    SNS_REQUEST: 0.50 for 1_000_000 "sns request" on "sns/pricing",
-    SNS_PUSH: 0.50 for 1_000_000 "sns push" on "sns/pricing",
-    VCPU_HOUR: 0.032_38 for 1 "fargate vCPU-hour" on "fargate/pricing",
-    TASK_GB_HOUR: 0.003_56 for 1 "fargate GB-hour" on "fargate/pricing",
-    IPV4_HOUR: 0.005 for 1 "public IPv4 hour" on "vpc/pricing",
-    LOG_GB: 0.50 for 1 "log GB" on "cloudwatch/pricing",
-    METRIC: 0.30 for 1 "metric" on "cloudwatch/pricing",
-    ALARM: 0.10 for 1 "alarm" on "cloudwatch/pricing",
-    DASHBOARD: 3.00 for 1 "dashboard" on "cloudwatch/pricing",
-    SECRET: 0.40 for 1 "secret" on "secrets-manager/pricing",
-}
 
 const HOURS_PER_MONTH: f64 = 730.0;
 const DAYS_PER_MONTH: f64 = HOURS_PER_MONTH / 24.0;
@@ -128,8 +91,7 @@ impl Bill {
     /// Adds `n` units.
     fn add(&mut self, stage: &'static str, service: &'static str, price: &Price, n: f64) {
         if n > 0.0 {
-            let dollars = n * price.dollars / f64::from(price.units);
-            *self.lines.entry((stage, service)).or_default() += dollars;
+            *self.lines.entry((stage, service)).or_default() += price.of(n);
         }
     }
 
