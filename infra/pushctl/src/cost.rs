@@ -178,6 +178,31 @@ impl Bill {
     }
 }
 
+/// Estimates in dollars, for `pushctl owner top`.
+pub(crate) struct UnitCosts {
+    /// An event that is matched, and pushed to one device.
+    pub(crate) push: f64,
+    /// A write unit of DynamoDB.
+    pub(crate) write_unit: f64,
+    /// A byte that is stored for a day.
+    pub(crate) byte_day: f64,
+}
+
+impl UnitCosts {
+    pub(crate) fn load() -> Result<Self> {
+        let counted = CountedUsage::load()?;
+        let mut push = Bill::default();
+        push.add_usage(&counted.event, 1.0, 1.0);
+        push.add_usage(&counted.push, 1.0, 1.0);
+        let byte_month = (TABLE_GB_MONTH.dollars + RECOVERY_GB_MONTH.dollars) / 1e9;
+        Ok(Self {
+            push: push.total(),
+            write_unit: WRITE_UNIT.dollars / f64::from(WRITE_UNIT.units),
+            byte_day: byte_month / DAYS_PER_MONTH,
+        })
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments, json: bool) -> Result<()> {
     let bill = bill(arguments)?;
     if json {
