@@ -71,7 +71,7 @@ const CLAIM_DAYS: f64 = 4.0;
 const IDLE_POLLS: f64 = 5.0 * 3.0 * 60.0 * HOURS_PER_MONTH;
 
 /// The number of alarms in the template.
-const ALARMS: f64 = 21.0;
+const ALARMS: f64 = 23.0;
 
 /// The size of one listener task.
 const TASK_VCPUS: f64 = 0.25;
