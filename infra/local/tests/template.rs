@@ -323,11 +323,61 @@ async fn every_alarm_is_documented() {
 }
 
 #[tokio::test]
+async fn every_parameter_is_documented() {
+    let template = Template::main().await;
+    let operations = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    for (name, parameter) in template.0["Parameters"].as_object().unwrap() {
+        assert!(
+            operations.contains(&format!("`{name}`")),
+            "docs/operations.md does not describe {name}"
+        );
+        assert!(parameter["Description"].is_string(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn alarms_on_strangers_name_counters() {
+    let observability = Template::load("infra/observability.yaml").await;
+    let counters = std::fs::read_to_string(root().join("docs/local.md")).unwrap();
+    for name in ["AtCapacity", "OverBudget"] {
+        let alarm = observability.properties(name);
+        let values = alarm["Dimensions"].as_array().unwrap().iter();
+        let values: Vec<&str> = values.map(|d| d["Value"].as_str().unwrap()).collect();
+        let counter = format!("`{}`", values.join("."));
+        assert!(counters.contains(&counter), "{name}: there is no {counter}");
+        assert_eq!(alarm["TreatMissingData"], "notBreaching", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn budget_is_optional_and_notifies_at_three_levels() {
+    let observability = Template::load("infra/observability.yaml").await;
+    let template = Template::main().await;
+    assert_eq!(template.0["Parameters"]["MonthlyBudget"]["Default"], 0);
+    assert_eq!(
+        observability.0["Resources"]["Budget"]["Condition"],
+        "HasBudget"
+    );
+    let budget = observability.properties("Budget");
+    assert_eq!(budget["Budget"]["TimeUnit"], "MONTHLY");
+    let notifications = budget["NotificationsWithSubscribers"].as_array().unwrap();
+    let levels: Vec<u64> = notifications
+        .iter()
+        .map(|notification| {
+            let receivers = notification["Subscribers"].to_string();
+            assert!(receivers.contains("AlarmTopicArn") && receivers.contains("BudgetEmail"));
+            notification["Notification"]["Threshold"].as_u64().unwrap()
+        })
+        .collect();
+    assert_eq!(levels, [50, 80, 100]);
+}
+
+#[tokio::test]
 async fn dashboard_is_valid_json_with_all_widgets() {
     let observability = Template::load("infra/observability.yaml").await;
     let body = sub(&observability.properties("Dashboard")["DashboardBody"]);
     let body: Value = serde_json::from_str(body).unwrap();
-    assert_eq!(body["widgets"].as_array().unwrap().len(), 12);
+    assert_eq!(body["widgets"].as_array().unwrap().len(), 13);
 }
 
 #[tokio::test]

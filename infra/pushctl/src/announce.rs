@@ -6,6 +6,7 @@ use nostr::{
     event::{Event, EventBuilder, FinalizeEvent, Kind, Tag},
     key::Keys,
 };
+use nostr_push_core::{admission::Admission, app::App};
 use serde_json::{Value, json};
 
 use crate::{context::CommandContext, key::npub, relay};
@@ -42,7 +43,8 @@ pub(crate) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
         "the stack watches no relays: use --relay"
     );
     let listed = if watched.is_empty() { relays } else { &watched };
-    let events = events(&keys, &arguments, listed)?;
+    let apps = context.store.all_apps().await?;
+    let events = events(&keys, &arguments, listed, &apps)?;
     let mut results = Vec::new();
     for url in relays {
         for event in &events {
@@ -78,25 +80,73 @@ async fn publish(url: &str, event: &Event) -> Value {
 /// - kind 10002, the relay list (NIP-65,
 ///   <https://github.com/nostr-protocol/nips/blob/master/65.md>)
 /// - kind 31990, the handled kinds (NIP-89,
-///   <https://github.com/nostr-protocol/nips/blob/master/89.md>)
-fn events(keys: &Keys, arguments: &Arguments, relays: &[String]) -> Result<Vec<Event>> {
+///   <https://github.com/nostr-protocol/nips/blob/master/89.md>), and what each app asks of new
+///   owners
+fn events(
+    keys: &Keys,
+    arguments: &Arguments,
+    relays: &[String],
+    apps: &[App],
+) -> Result<Vec<Event>> {
     let mut profile = json!({"name": arguments.name, "about": arguments.about, "bot": true});
     if let Some(picture) = &arguments.picture {
         profile["picture"] = json!(picture);
     }
     let profile = profile.to_string();
-    let event = |kind: u16, tags: Vec<[String; 2]>, content: &str| -> Result<Event> {
+    let event = |kind: u16, tags: Vec<Vec<String>>, content: &str| -> Result<Event> {
         let tags = tags.into_iter().filter_map(|tag| Tag::parse(tag).ok());
         let builder = EventBuilder::new(Kind::from_u16(kind), content).tags(tags);
         Ok(builder.finalize(keys)?)
     };
-    let tag = |name: &str, value: String| [name.to_owned(), value];
+    let tag = |name: &str, value: String| vec![name.to_owned(), value];
     let relays = relays.iter().map(|url| tag("r", url.clone()));
     let kinds = HANDLED_KINDS.iter().map(|kind| tag("k", kind.to_string()));
     let handler = std::iter::once(tag("d", "nostr-push".to_owned())).chain(kinds);
+    let handler = handler.chain(apps.iter().flat_map(admission_tags));
     Ok(vec![
         event(0, Vec::new(), &profile)?,
         event(10_002, relays.collect(), "")?,
         event(31_990, handler.collect(), &profile)?,
     ])
+}
+
+/// The tags that tell clients what the app asks of new owners: `["admission", <app>, <mode>]` and,
+/// if it asks for work, `["pow", <app>, <difficulty>]`.
+fn admission_tags(app: &App) -> Vec<Vec<String>> {
+    let mode = match app.admission {
+        Admission::Open => "open",
+        Admission::Pow => "pow",
+        Admission::Grant => "grant",
+        Admission::Allow => "allow",
+        Admission::Closed => "closed",
+    };
+    let tag = |name: &str, value: &str| [name, &app.app, value].map(str::to_owned).to_vec();
+    let work = (app.admission == Admission::Pow).then(|| app.pow_difficulty().to_string());
+    let work = work.map(|difficulty| tag("pow", &difficulty));
+    std::iter::once(tag("admission", mode))
+        .chain(work)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_name_mode_and_difficulty_of_each_app() {
+        let tags = |admission, pow_difficulty| {
+            let app = App {
+                admission,
+                pow_difficulty,
+                ..App::named("demo")
+            };
+            let tags = admission_tags(&app).into_iter();
+            tags.map(|tag| tag.join(" ")).collect::<Vec<_>>()
+        };
+        // The listener announces it when an open app asks for work.
+        assert_eq!(tags(Admission::Open, Some(9)), ["admission demo open"]);
+        let pow = ["admission demo pow", "pow demo 20"];
+        assert_eq!(tags(Admission::Pow, None), pow);
+        assert_eq!(tags(Admission::Closed, None), ["admission demo closed"]);
+    }
 }

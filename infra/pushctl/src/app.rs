@@ -1,4 +1,10 @@
 //! `pushctl app`: the rows of `apps`, and their SNS platform applications.
+//!
+//! - [`follows`]: whom the follow lists of named pubkeys admit
+//! - [`grant`]: the tags that admit single pubkeys
+
+mod follows;
+mod grant;
 
 use std::{
     collections::HashMap,
@@ -7,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nostr_push_core::{
-    app::{App, Platform},
+    app::{App, MAX_APP_ID_BYTES, Platform},
     ports::Apps,
 };
 use serde_json::{Value, json};
@@ -25,26 +31,27 @@ const ENDPOINT_EVENTS: [&str; 3] = [
     "EventDeliveryFailure",
 ];
 
-/// The longest app id. The id is the name of the SNS platform applications, which may have 256
-/// characters
-/// (<https://docs.aws.amazon.com/sns/latest/api/API_CreatePlatformApplication.html>).
-const MAX_APP_ID: usize = 200;
-
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// Adds an app, or replaces the credentials of an existing app. Its devices are kept.
     Add(Add),
     /// Lists the apps.
     List,
-    /// Sets options of an app. VALUE is JSON or a single word; `null` restores the default.
+    /// Sets options of an app. VALUE is JSON or a single word; `null` restores the default. A list of
+    /// pubkeys is JSON, or `npub1…,npub1…`, or `@FILE` with one pubkey per line.
     Set {
         /// The app's id.
         app: String,
-        /// For example `max_pushes=20`, `content=minimal`,
+        /// For example `admission=pow`, `max_pushes=20`, `content=minimal`,
         /// `triggers=[{"kinds":[1],"#p":["$owner"]}]`.
         #[arg(required = true, value_name = "OPTION=VALUE")]
         options: Vec<String>,
     },
+    /// Reads the follow lists (kind 3) of the pubkeys in `follow_lists`, and admits those whom they
+    /// name. Meant to be run by cron.
+    Follows(follows::Arguments),
+    /// Prints a grant: the tag that admits a pubkey to an app with `admission=grant`.
+    Grant(grant::Arguments),
     /// Removes an app, its platform applications, and all their endpoints.
     Remove {
         /// The app's id.
@@ -87,6 +94,8 @@ pub(crate) async fn run(context: &CommandContext, command: Command) -> Result<()
         Command::Add(arguments) => add(context, arguments).await,
         Command::List => list(context).await,
         Command::Set { app, options } => set(context, &app, &options).await,
+        Command::Follows(arguments) => follows::run(context, &arguments).await,
+        Command::Grant(arguments) => grant::run(context, &arguments).await,
         Command::Remove { app, yes } => remove(context, &app, yes).await,
     }
 }
@@ -109,13 +118,17 @@ async fn list(context: &CommandContext) -> Result<()> {
 }
 
 async fn set(context: &CommandContext, app: &str, options: &[String]) -> Result<()> {
-    let changed = with_options(&context.app(app).await?, options)?;
+    let stored = context.app(app).await?;
+    let changed = with_options(&stored, options)?;
     context.store.put_app(&changed).await?;
     let options = Value::from(options_of(&changed));
     context.print(
         &json!(changed),
         format_args!("{app}: {options}; the functions use the options within a minute"),
     );
+    if !changed.follow_lists.is_empty() && changed.follow_lists != stored.follow_lists {
+        eprintln!("pushctl app follows {app} reads the follow lists");
+    }
     Ok(())
 }
 
@@ -139,8 +152,8 @@ async fn add(context: &CommandContext, arguments: Add) -> Result<()> {
     let id = &arguments.app;
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     ensure!(
-        (1..=MAX_APP_ID).contains(&id.len()) && id.chars().all(is_allowed),
-        "an app id has 1 to {MAX_APP_ID} letters, digits, dots, underscores and hyphens, because \
+        (1..=MAX_APP_ID_BYTES).contains(&id.len()) && id.chars().all(is_allowed),
+        "an app id has 1 to {MAX_APP_ID_BYTES} letters, digits, dots, underscores and hyphens, because \
          SNS allows no others"
     );
     let mut platforms = apns(&arguments)?;

@@ -34,7 +34,7 @@ const CLAIM_DAYS: f64 = 4.0;
 const IDLE_POLLS: f64 = 5.0 * 3.0 * 60.0 * HOURS_PER_MONTH;
 
 /// The number of alarms in the template.
-const ALARMS: f64 = 21.0;
+const ALARMS: f64 = 23.0;
 
 /// The size of one listener task.
 const TASK_VCPUS: f64 = 0.25;
@@ -137,6 +137,31 @@ impl Bill {
 
     fn total(&self) -> f64 {
         self.sum(|_, _| true)
+    }
+}
+
+/// Estimates in dollars, for `pushctl owner top`.
+pub(crate) struct UnitCosts {
+    /// An event that is matched, and pushed to one device.
+    pub(crate) push: f64,
+    /// A write unit of DynamoDB.
+    pub(crate) write_unit: f64,
+    /// A byte that is stored for a day.
+    pub(crate) byte_day: f64,
+}
+
+impl UnitCosts {
+    pub(crate) fn load() -> Result<Self> {
+        let counted = CountedUsage::load()?;
+        let mut push = Bill::default();
+        push.add_usage(&counted.event, 1.0, 1.0);
+        push.add_usage(&counted.push, 1.0, 1.0);
+        let byte_month = (TABLE_GB_MONTH.dollars + RECOVERY_GB_MONTH.dollars) / 1e9;
+        Ok(Self {
+            push: push.total(),
+            write_unit: WRITE_UNIT.dollars / f64::from(WRITE_UNIT.units),
+            byte_day: byte_month / DAYS_PER_MONTH,
+        })
     }
 }
 

@@ -8,7 +8,8 @@ use nostr_push_aws::clients;
 use nostr_push_core::{
     Seconds,
     app::{App, Platform},
-    ports::{RelayCursor, Relays, Unavailable},
+    capacity::{Caps, Usage},
+    ports::{RelayCursor, Relays, Unavailable, Usages},
 };
 use serde_json::{Value, json};
 
@@ -24,6 +25,9 @@ const PROBLEM_FOUND: u8 = 3;
 
 /// The maximum age of a relay's cursor. The listener stores one every 25 s.
 const MAX_CURSOR_AGE: Seconds = Seconds::from_minutes(5);
+
+/// How full the stack may be, in percent. New owners are refused from 100 on.
+const MAX_PERCENT: u64 = 89;
 
 /// The checks so far.
 #[derive(Default)]
@@ -94,6 +98,12 @@ pub(crate) async fn run(context: &CommandContext) -> Result<ExitCode> {
     if let Ok(deployed) = &deployed {
         let pubkey = pubkey.map(|pubkey| pubkey.to_hex()).unwrap_or_default();
         check_listener(context, &mut checks, deployed, &pubkey).await;
+        checks.add(
+            "capacity",
+            check_capacity(context, deployed).await,
+            "pushctl owner top --by keys shows who uses the most. Evict owners, close an app to new \
+             ones, or raise MaxOwners, MaxIndexKeys and MaxIndexRows and the task's memory.",
+        );
     }
     let failed = checks.failed();
     let results: Vec<Value> = checks.checks.iter().map(Check::json).collect();
@@ -232,10 +242,64 @@ async fn check_listener(
     }
 }
 
+/// Checks how full the stack is, by the listener's last count.
+async fn check_capacity(context: &CommandContext, deployed: &DeployedStack) -> Result<String> {
+    let cap = |name: &str| -> Result<u64> {
+        let value = deployed.parameter(name);
+        let value = value.ok_or_else(|| anyhow!("the stack has no {name}: deploy this version"))?;
+        Ok(value.parse()?)
+    };
+    let caps = Caps {
+        owners: cap("MaxOwners")?,
+        index_keys: cap("MaxIndexKeys")?,
+        index_rows: cap("MaxIndexRows")?,
+    };
+    match context.store.usage().await? {
+        Some(usage) => judge_usage(&usage, &caps),
+        None => Ok("the listener has not counted yet".to_owned()),
+    }
+}
+
+fn judge_usage(usage: &Usage, caps: &Caps) -> Result<String> {
+    let percent = usage.percent(caps);
+    let found = format!(
+        "{percent} % full: {} of {} owners, {} of {} index keys, {} of {} index rows",
+        usage.owners,
+        caps.owners,
+        usage.index_keys,
+        caps.index_keys,
+        usage.index_rows,
+        caps.index_rows
+    );
+    ensure!(percent <= MAX_PERCENT, found);
+    Ok(found)
+}
+
 fn check_cursor(cursor: Result<Option<RelayCursor>, Unavailable>, now: Seconds) -> Result<String> {
     let cursor = cursor.map_err(Error::from)?;
     let cursor = cursor.ok_or_else(|| anyhow!("never read"))?;
     let age = now - cursor.read_until;
     ensure!(age <= MAX_CURSOR_AGE, "read until {age} s ago");
     Ok(format!("read until {age} s ago"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capacity_fails_from_90_percent_on() {
+        let caps = Caps {
+            owners: 1_000,
+            index_keys: 1_000,
+            index_rows: 1_000,
+        };
+        let usage = |owners| Usage {
+            owners,
+            ..Usage::default()
+        };
+        assert!(judge_usage(&usage(899), &caps).is_ok());
+        let error = judge_usage(&usage(900), &caps).unwrap_err().to_string();
+        assert!(error.contains("90 % full: 900 of 1000 owners"), "{error}");
+    }
 }

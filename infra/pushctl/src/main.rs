@@ -3,7 +3,8 @@
 //!
 //! - [`context`]: what all commands need: the stack, its tables, SNS, and the output
 //! - [`app`], [`options`], [`key`], [`announce`]: setting up
-//! - [`owner`], [`explain`], [`dry_run`], [`send_test`]: why an owner gets a push, or none
+//! - [`explain`], [`dry_run`], [`send_test`]: why an owner gets a push, or none
+//! - [`owner`]: what owners have and cost, and removing them
 //! - [`doctor`], [`dlq`], [`reconcile`]: maintenance
 //! - [`relay`]: requests to a relay
 //! - [`cost`]: the cost per month
@@ -62,7 +63,7 @@ enum Command {
     /// Publishes the service's profile (kind 0), relay list (kind 10002) and the kinds that it
     /// handles (kind 31990, NIP-89).
     Announce(announce::Arguments),
-    /// Shows what is stored about a pubkey.
+    /// Shows, lists, blocks and removes owners.
     #[command(subcommand)]
     Owner(owner::Command),
     /// Explains who would receive an event, and what would happen at each step. Sends and writes

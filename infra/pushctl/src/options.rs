@@ -1,12 +1,24 @@
 //! The options of an app, as `OPTION=VALUE` sets them.
 
-use anyhow::{Context, Result, bail, ensure};
-use nostr::key::Keys;
-use nostr_push_core::{app::App, subscription::MAX_FILTER_KINDS};
-use serde_json::{Map, Value};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nostr::key::{Keys, PublicKey};
+use nostr_push_core::{
+    admission::{Admission, MAX_POW_DIFFICULTY},
+    app::App,
+    subscription::MAX_FILTER_KINDS,
+};
+use serde_json::{Map, Value, json};
 
-/// The names of the options: the fields of [`App`] except its id and platforms.
-const OPTIONS: [&str; 10] = [
+use crate::context::pubkey;
+
+/// The names of the options: the fields of [`App`] except its id, its platforms, and what
+/// `pushctl app follows` has read.
+const OPTIONS: [&str; 15] = [
+    "admission",
+    "pow_difficulty",
+    GRANT_KEY,
+    ALLOWED,
+    FOLLOW_LISTS,
     "triggers",
     "allow_broad_filters",
     "content",
@@ -19,7 +31,17 @@ const OPTIONS: [&str; 10] = [
     "token_prefixes",
 ];
 
-/// The options that differ from the defaults.
+const GRANT_KEY: &str = "grant_key";
+const ALLOWED: &str = "allowed";
+const FOLLOW_LISTS: &str = "follow_lists";
+
+/// The most pubkeys of one app. DynamoDB limits a row to 400 KB.
+pub(crate) const MAX_PUBKEYS: usize = 5_000;
+
+/// The most pubkeys of a list that are printed.
+const MAX_SHOWN: usize = 20;
+
+/// The options that differ from the defaults. In place of a long list of pubkeys: their number.
 pub(crate) fn options_of(app: &App) -> Map<String, Value> {
     let (Ok(Value::Object(app)), Ok(Value::Object(default))) = (
         serde_json::to_value(app),
@@ -30,6 +52,10 @@ pub(crate) fn options_of(app: &App) -> Map<String, Value> {
     app.into_iter()
         .filter(|(name, value)| {
             OPTIONS.contains(&name.as_str()) && default.get(name) != Some(value)
+        })
+        .map(|(name, value)| match value.as_array().map(Vec::len) {
+            Some(n) if name == ALLOWED && n > MAX_SHOWN => (name, format!("{n} pubkeys").into()),
+            _ => (name, value),
         })
         .collect()
 }
@@ -48,14 +74,24 @@ pub(crate) fn with_options(app: &App, options: &[String]) -> Result<App> {
             "there is no option {name}, only {}",
             OPTIONS.join(", ")
         );
-        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+        let value = match name {
+            GRANT_KEY => one_pubkey(value),
+            ALLOWED | FOLLOW_LISTS => pubkeys(value),
+            _ => Ok(serde_json::from_str(value).unwrap_or_else(|_| Value::from(value))),
+        };
+        let value = value.with_context(|| name.to_owned())?;
         if value.is_null() {
             fields.remove(name);
         } else {
             fields.insert(name.to_owned(), value);
         }
     }
-    let app: App = serde_json::from_value(fields.into()).context("a value has the wrong type")?;
+    let mut app: App =
+        serde_json::from_value(fields.into()).context("a value has the wrong type")?;
+    if app.follow_lists.is_empty() {
+        app.followed.clear();
+    }
+    check_admission(&app)?;
     // Otherwise control would apply none of the app's triggers.
     let triggers = app
         .triggers_for(Keys::generate().public_key())
@@ -70,12 +106,73 @@ pub(crate) fn with_options(app: &App, options: &[String]) -> Result<App> {
     Ok(app)
 }
 
+/// Checks the options that decide who becomes an owner.
+fn check_admission(app: &App) -> Result<()> {
+    ensure!(
+        app.pow_difficulty
+            .is_none_or(|difficulty| (1..=MAX_POW_DIFFICULTY).contains(&difficulty)),
+        "pow_difficulty is 1 to {MAX_POW_DIFFICULTY}"
+    );
+    ensure!(
+        app.admission != Admission::Grant || app.grant_key.is_some(),
+        "admission=grant needs grant_key"
+    );
+    ensure!(
+        app.admission != Admission::Allow
+            || !app.allowed.is_empty()
+            || !app.follow_lists.is_empty(),
+        "admission=allow needs allowed or follow_lists"
+    );
+    check_pubkeys(app, app.followed.len())
+}
+
+/// Checks that the app's row has room for all its pubkeys, of which `followed` are on follow lists.
+pub(crate) fn check_pubkeys(app: &App, followed: usize) -> Result<()> {
+    let all = app.allowed.len() + app.follow_lists.len() + followed;
+    ensure!(
+        all <= MAX_PUBKEYS,
+        "{all} pubkeys, but an app can have at most {MAX_PUBKEYS} in allowed and follow_lists and \
+         on these lists together. For more, use admission=grant"
+    );
+    Ok(())
+}
+
+/// The value of an option that is a pubkey, as hex.
+fn one_pubkey(text: &str) -> Result<Value> {
+    if text == "null" {
+        return Ok(Value::Null);
+    }
+    Ok(json!(parse_pubkey(text.trim_matches('"'))?))
+}
+
+/// The value of an option that is a list of pubkeys, as hex: a JSON array, pubkeys separated by
+/// commas, or `@` and the path of a file with one pubkey per line.
+fn pubkeys(text: &str) -> Result<Value> {
+    if text == "null" {
+        return Ok(Value::Null);
+    }
+    let words: Vec<String> = if let Some(file) = text.strip_prefix('@') {
+        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
+        text.split_whitespace().map(str::to_owned).collect()
+    } else if text.starts_with('[') {
+        serde_json::from_str(text).context("not a list of strings")?
+    } else {
+        text.split(',').map(|word| word.trim().to_owned()).collect()
+    };
+    let pubkeys: Result<Vec<PublicKey>> = words.iter().map(|word| parse_pubkey(word)).collect();
+    Ok(json!(pubkeys?))
+}
+
+fn parse_pubkey(text: &str) -> Result<PublicKey> {
+    pubkey(text).map_err(|problem| anyhow!("{text}: {problem}"))
+}
+
 #[cfg(test)]
 mod tests {
     use nostr_push_core::app::ContentDetail;
-    use serde_json::json;
 
     use super::*;
+    use crate::key::npub;
 
     fn set(app: &App, options: &[&str]) -> Result<App, String> {
         let options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
@@ -115,6 +212,16 @@ mod tests {
             ("triggers=[{\"ids\":[\"x\"]}]", "not all are filters"),
             (&default_kinds, "at most 64 kinds"),
             (&trigger, "at most 64 kinds"),
+            ("admission=everybody", "wrong type"),
+            ("admission=grant", "needs grant_key"),
+            ("admission=allow", "needs allowed or follow_lists"),
+            ("pow_difficulty=33", "1 to 32"),
+            ("pow_difficulty=0", "1 to 32"),
+            ("grant_key=npub1x", "neither 64 hex characters nor an npub"),
+            ("allowed=[1]", "not a list of strings"),
+            ("allowed=", "neither 64 hex characters nor an npub"),
+            ("allowed=@/nowhere", "cannot read /nowhere"),
+            ("followed=[]", "no option followed"),
         ] {
             let error = set(&App::named("demo"), &[bad]).unwrap_err();
             assert!(error.contains(message), "{bad}: {error}");
@@ -122,12 +229,53 @@ mod tests {
     }
 
     #[test]
+    fn pubkeys_are_hex_or_npub_and_stored_as_hex() {
+        let keys: Vec<PublicKey> = (0..3).map(|_| Keys::generate().public_key()).collect();
+        let [hex, other] = [keys[0].to_hex(), keys[2].to_hex()];
+        let npub = npub(&keys[1]);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("{hex}\n{npub}\n{other}\n")).unwrap();
+        for list in [
+            json!([hex, npub, other]).to_string(),
+            format!("{hex},{npub},{other}"),
+            format!("@{}", file.path().display()),
+        ] {
+            let app = set(&App::named("demo"), &[&format!("allowed={list}")]).unwrap();
+            assert_eq!(app.allowed, keys, "{list}");
+            assert!(!serde_json::to_string(&app).unwrap().contains("npub"));
+        }
+        let grant = ["admission=grant", &format!("grant_key={npub}")];
+        let app = set(&App::named("demo"), &grant).unwrap();
+        assert_eq!(app.grant_key, Some(keys[1]));
+        let reset = ["admission=null", "grant_key=null"];
+        assert_eq!(set(&app, &reset), Ok(App::named("demo")));
+    }
+
+    #[test]
+    fn pubkeys_of_an_app_are_limited_in_all() {
+        let key = Keys::generate().public_key();
+        let app = App {
+            follow_lists: vec![key],
+            followed: vec![key; MAX_PUBKEYS - 2],
+            ..App::named("demo")
+        };
+        let hex = key.to_hex();
+        assert!(set(&app, &[&format!("allowed={hex}")]).is_ok());
+        let error = set(&app, &[&format!("allowed={hex},{hex}")]).unwrap_err();
+        assert!(error.contains("5001 pubkeys"), "{error}");
+        let without = set(&app, &["follow_lists=null"]).unwrap();
+        assert_eq!(without.followed, [], "nobody is followed without a list");
+    }
+
+    #[test]
     fn every_option_is_a_field() {
+        let key = Keys::generate().public_key();
         let all = json!({
             "app": "x", "platforms": {}, "triggers": [], "allow_broad_filters": true,
             "content": "minimal", "localized": true, "max_pushes": 1, "max_mentions": 1,
             "presence_timeout": 1, "default_kinds": [1], "contacts_only": true,
-            "token_prefixes": ["x"],
+            "token_prefixes": ["x"], "admission": "grant", "pow_difficulty": 1, "grant_key": key,
+            "allowed": [key], "follow_lists": [key], "followed": [key],
         });
         let app: App = serde_json::from_value(all.clone()).unwrap();
         assert_eq!(serde_json::to_value(app).unwrap(), all);
@@ -137,7 +285,7 @@ mod tests {
             .keys()
             .map(String::as_str)
             .collect();
-        fields.retain(|name| !["app", "platforms"].contains(name));
+        fields.retain(|name| !["app", "platforms", "followed"].contains(name));
         assert_eq!(fields.len(), OPTIONS.len());
         assert!(fields.iter().all(|name| OPTIONS.contains(name)));
     }

@@ -1,4 +1,4 @@
-//! One request to a relay.
+//! Requests to a relay.
 
 use std::time::Duration;
 
@@ -35,11 +35,32 @@ pub(crate) async fn check(url: &str, service: &str) -> Result<()> {
     }
 }
 
+/// The stored events that match a filter, as the relay sends them. Only their signatures have been
+/// checked: the relay may send events that do not match.
+pub(crate) async fn stored(url: &str, filter: &Value) -> Result<Vec<Event>> {
+    let mut events = Vec::new();
+    let is_response = |message: &Value| {
+        if message[0] == "EVENT"
+            && let Ok(event) = serde_json::from_value::<Event>(message[2].clone())
+            && event.verify().is_ok()
+        {
+            events.push(event);
+        }
+        message[0] == "EOSE" || message[0] == "CLOSED"
+    };
+    let response = request(url, &json!(["REQ", "pushctl", filter]), is_response).await?;
+    if response[0] == "EOSE" {
+        Ok(events)
+    } else {
+        bail!("refused: {}", response[2].as_str().unwrap_or_default())
+    }
+}
+
 /// Sends one message, and waits for the response.
 async fn request(
     url: &str,
     message: &Value,
-    is_response: impl Fn(&Value) -> bool,
+    mut is_response: impl FnMut(&Value) -> bool,
 ) -> Result<Value> {
     let exchange = async {
         let (mut socket, _) = connect_async(url).await.context("cannot connect")?;

@@ -75,9 +75,12 @@ async fn every_command_works_on_the_local_stack() {
     adds_changes_and_removes_apps(&operator, data.path()).await;
     shows_the_key(&operator).await;
     announces_the_service(&operator).await;
+    decides_who_is_admitted(&operator, data.path()).await;
     let (alice, token) = shows_an_owner(&operator).await;
     explains_events(&operator, &alice).await;
     sends_a_test_push(&operator, &alice, &token).await;
+    blocks_pubkeys(&operator).await;
+    lists_and_evicts_owners(&operator, &alice).await;
     counts_shows_and_redrives_dead_letters(&operator).await;
     diagnoses_the_stack(&operator).await;
     let (code, ..) = operator.run(&["owner", "show", "nobody"]).await;
@@ -155,6 +158,11 @@ async fn announces_the_service(operator: &Operator<'_>) {
         let event: Event = serde_json::from_value(message[2].clone()).unwrap();
         event.verify().unwrap();
         kinds.push(event.kind.as_u16());
+        if event.kind.as_u16() == 31_990 {
+            let tags = serde_json::to_value(&event.tags).unwrap();
+            let admission = json!(["admission", "demo", "open"]);
+            assert!(tags.as_array().unwrap().contains(&admission), "{tags}");
+        }
     }
     kinds.sort_unstable();
     assert_eq!(kinds, [0, 10_002, 31_990]);
@@ -164,6 +172,75 @@ async fn announces_the_service(operator: &Operator<'_>) {
         let announce = ["announce", "--relay", relay];
         operator.fails(&announce, "no relay accepted").await;
     }
+}
+
+/// Sets each mode, makes a grant and reads a follow list. Restores the mode `open`.
+async fn decides_who_is_admitted(operator: &Operator<'_>, data: &Path) {
+    let relay = &operator.stack.relays[0];
+    let set = async |options: &[&str]| {
+        let set = [&["app", "set", "demo"], options].concat();
+        operator.succeeds(&set).await
+    };
+    let keys = Keys::generate();
+    let (hex, file) = (keys.public_key().to_hex(), data.join("grant.key"));
+    std::fs::write(&file, keys.secret_key().to_secret_hex()).unwrap();
+    let grant = ["app", "grant", "demo", &hex, "--key-file"];
+    let grant = [&grant[..], &[file.to_str().unwrap()]].concat();
+    operator.fails(&grant, "not the grant_key of demo").await;
+    let grant_key = format!("grant_key={hex}");
+    set(&["admission=grant", &grant_key]).await;
+    let tag = operator.succeeds(&grant).await;
+    assert_eq!(tag[0], "grant");
+    assert_eq!(tag[2].as_str().unwrap().len(), 128, "a signature in hex");
+
+    let follows = ["app", "follows", "demo", "--relay", relay];
+    operator.fails(&follows, "no follow_lists").await;
+    let lists = format!("follow_lists={hex}");
+    set(&["admission=allow", "grant_key=null", &lists]).await;
+    operator
+        .fails(&follows, "no relay has the follow list")
+        .await;
+    let list = event(&keys, 3, now().0, &[&["p", &hex]], "");
+    publish(relay, &list).await.unwrap();
+    let followed = operator.succeeds(&follows).await;
+    assert_eq!(followed, json!({"followed": 1, "added": 1, "removed": 0}));
+    let apps = operator.succeeds(&["app", "list"]).await;
+    assert_eq!(apps[0]["followed"], json!([hex]));
+    let open = set(&["admission=null", "follow_lists=null"]).await;
+    assert_eq!(open["followed"], Value::Null);
+}
+
+async fn blocks_pubkeys(operator: &Operator<'_>) {
+    let pubkey = Keys::generate().public_key().to_hex();
+    let is_blocked = async || {
+        let shown = operator.succeeds(&["owner", "show", &pubkey]).await;
+        let listed = operator.succeeds(&["owner", "blocked"]).await;
+        let listed = listed.as_array().unwrap().contains(&json!(pubkey));
+        assert_eq!(shown["blocked"], listed);
+        listed
+    };
+    assert!(!is_blocked().await);
+    operator.succeeds(&["owner", "block", &pubkey]).await;
+    assert!(is_blocked().await);
+    operator.succeeds(&["owner", "unblock", &pubkey]).await;
+    assert!(!is_blocked().await);
+}
+
+async fn lists_and_evicts_owners(operator: &Operator<'_>, alice: &Keys) {
+    let pubkey = alice.public_key().to_hex();
+    let top = operator.succeeds(&["owner", "top", "--by", "keys"]).await;
+    let mut owners = top["owners"].as_array().unwrap().iter();
+    let owner = owners.find(|owner| owner["pubkey"] == json!(pubkey));
+    assert_eq!(owner.unwrap()["filters"], 2, "{top}");
+    let evict = ["owner", "evict", &pubkey, "--app", "demo"];
+    operator.fails(&evict, "confirm with --yes").await;
+    let evict = [&evict[..], &["--yes"]].concat();
+    let removed = json!([{"app": "demo", "devices": 1, "filters": 1}]);
+    assert_eq!(operator.succeeds(&evict).await["removed"], removed);
+    let shown = operator.succeeds(&["owner", "show", &pubkey]).await;
+    let owner = &shown["apps"][0];
+    assert_eq!(owner["devices"][0]["state"], "removed", "{owner}");
+    assert_eq!(owner["subscriptions"], json!([]), "{owner}");
 }
 
 /// Registers a device and a filter, and shows their owner. Returns the owner and the token.

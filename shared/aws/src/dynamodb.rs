@@ -12,6 +12,7 @@ mod presence;
 mod rates;
 mod relays;
 mod settings;
+pub mod spending;
 mod subscriptions;
 mod usage;
 

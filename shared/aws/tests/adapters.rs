@@ -47,6 +47,7 @@ async fn adapters_keep_their_guarantees() {
     tables::app_is_read_as_written(&store).await;
     tables::pubkey_is_blocked_until_it_is_released(&store).await;
     tables::budget_is_never_exceeded(&store).await;
+    tables::spending_is_read_since_a_time(&store).await;
     tables::usage_is_read_as_recorded(&store).await;
     devices::both_rows_are_written_or_neither(&store).await;
     subscriptions::newest_row_wins(&store).await;

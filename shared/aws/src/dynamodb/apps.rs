@@ -1,11 +1,13 @@
 //! `apps`: key `app`. Holds platform applications and options. Reads go through a cache of 60 s.
 
+use aws_sdk_dynamodb::types::AttributeValue;
+use nostr::key::PublicKey;
 use nostr_push_core::{
     app::App,
     ports::{Apps, PortResult},
 };
 
-use super::{Store, blocklist::BLOCKED, read, s, write};
+use super::{Store, blocklist::BLOCKED, conditional, read, s, write};
 use crate::clients::unavailable;
 
 const GET: &str = "dynamodb.apps.get";
@@ -46,6 +48,25 @@ impl Store {
             .await
             .map_err(unavailable(PUT))
             .map(drop)
+    }
+
+    /// Stores the pubkeys that the app's follow lists name. Returns `false` if there is no such app.
+    /// The other attributes keep their values.
+    ///
+    /// # Errors
+    /// DynamoDB failed.
+    pub async fn set_followed(&self, app: &str, followed: &[PublicKey]) -> PortResult<bool> {
+        const UPDATE: &str = "dynamodb.apps.set_followed";
+        let followed = followed.iter().map(|pubkey| s(pubkey.to_hex())).collect();
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.tables.apps)
+            .key("app", s(app))
+            .update_expression("SET followed = :followed")
+            .condition_expression("attribute_exists(app)")
+            .expression_attribute_values(":followed", AttributeValue::L(followed));
+        conditional(UPDATE, request.send().await)
     }
 
     /// Removes an app. Functions may still see it for 60 s.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use nostr::{event::EventId, key::Keys};
-use nostr_push_aws::dynamodb::Store;
+use nostr_push_aws::dynamodb::{Store, spending::Spending};
 use nostr_push_core::{
     Millis, Seconds,
     admission::Admission,
@@ -52,7 +52,33 @@ pub(crate) async fn app_is_read_as_written(store: &Store) {
         .set_blocked(&Keys::generate().public_key(), true)
         .await
         .unwrap();
+    assert_eq!(store.all_apps().await.unwrap(), std::slice::from_ref(&app));
+    let app = App {
+        followed: vec![Keys::generate().public_key()],
+        ..app
+    };
+    assert!(store.set_followed("demo", &app.followed).await.unwrap());
+    let unknown = store.set_followed("unknown", &app.followed).await;
+    assert!(!unknown.unwrap(), "an app that was removed stays removed");
     assert_eq!(store.all_apps().await.unwrap(), [app]);
+}
+
+pub(crate) async fn spending_is_read_since_a_time(store: &Store) {
+    let (owner, since) = (new_owner(), Seconds(5_000_000_000));
+    for (window, id) in [(since - Seconds(60), 1), (since, 1), (since, 2)] {
+        let event = order(1, id).event_id;
+        store.admit(&owner, window, &event, 30).await.unwrap();
+    }
+    assert!(store.take("owner:x", since, 7, 10).await.unwrap());
+    let mut counted = Vec::new();
+    let spending = store.spending(since, |spending| counted.push(spending));
+    spending.await.unwrap();
+    assert_eq!(counted.len(), 2);
+    assert!(counted.contains(&Spending::Pushes { owner, pushes: 2 }));
+    assert!(counted.contains(&Spending::Budget {
+        name: "owner:x".to_owned(),
+        taken: 7,
+    }));
 }
 
 pub(crate) async fn pubkey_is_blocked_until_it_is_released(store: &Store) {
