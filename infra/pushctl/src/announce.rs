@@ -6,6 +6,7 @@ use nostr::{
     event::{Event, EventBuilder, FinalizeEvent, Kind, Tag},
     key::Keys,
 };
+use nostr_push_core::announcement::{SERVICE, announcement};
 use serde_json::{Value, json};
 
 use crate::{context::CommandContext, key::npub, relay};
@@ -92,11 +93,9 @@ fn events(keys: &Keys, arguments: &Arguments, relays: &[String]) -> Result<Vec<E
     };
     let tag = |name: &str, value: String| [name.to_owned(), value];
     let relays = relays.iter().map(|url| tag("r", url.clone()));
-    let kinds = HANDLED_KINDS.iter().map(|kind| tag("k", kind.to_string()));
-    let handler = std::iter::once(tag("d", "nostr-push".to_owned())).chain(kinds);
     Ok(vec![
         event(0, Vec::new(), &profile)?,
         event(10_002, relays.collect(), "")?,
-        event(31_990, handler.collect(), &profile)?,
+        announcement(SERVICE, &profile, &HANDLED_KINDS, &[]).finalize(keys)?,
     ])
 }

@@ -35,6 +35,19 @@ pub enum Admission {
     Closed,
 }
 
+impl Admission {
+    /// The name in options and announcements.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Pow => "pow",
+            Self::Grant => "grant",
+            Self::Allow => "allow",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 /// Returns `true` if the app admits the author of this event as a new owner.
 ///
 /// The signature need not have been verified, but the id must be right.

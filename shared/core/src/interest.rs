@@ -109,6 +109,10 @@ struct Entry {
     makes_known: bool,
 }
 
+// A million entries must fit into the listener's memory.
+const _: () = assert!(size_of::<Entry>() <= 88);
+const _: () = assert!(size_of::<KeyUse>() <= 72);
+
 /// Numbers of keys in [`Interest::keys`]. Most subscriptions have one key.
 #[derive(Debug)]
 enum Keys {

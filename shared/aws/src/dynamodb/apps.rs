@@ -1,8 +1,11 @@
 //! `apps`: key `app`. Holds platform applications and options. Reads go through a cache of 60 s.
 
+use std::collections::BTreeSet;
+
+use nostr::key::PublicKey;
 use nostr_push_core::{
     app::App,
-    ports::{Apps, PortResult},
+    ports::{AllApps, Apps, PortResult},
 };
 
 use super::{Store, blocklist::BLOCKED, read, s, write};
@@ -28,6 +31,18 @@ impl Apps for Store {
             .try_get_with_by_ref(app, load)
             .await
             .map_err(|error| (*error).clone())
+    }
+}
+
+impl AllApps for Store {
+    async fn all_apps(&self) -> PortResult<Vec<App>> {
+        Self::all_apps(self).await
+    }
+
+    async fn all_blocked(&self) -> PortResult<BTreeSet<PublicKey>> {
+        let blocked = self.blocked().await?;
+        let pubkeys = blocked.iter().map(|hex| PublicKey::from_hex(hex));
+        Ok(pubkeys.filter_map(Result::ok).collect())
     }
 }
 
