@@ -358,6 +358,8 @@ fn listener_command(
         .env("CONTROL_QUEUE_URL", outputs.get("ControlQueueUrl")?)
         .env("EVENT_QUEUE_URL", outputs.get("EventQueueUrl")?)
         .env("SERVICE_KEY_SECRET", outputs.get("ServiceKeySecret")?)
+        // As in samconfig.toml.
+        .env("HEARTBEAT_APP", "demo")
         // Here, owners' relays are on this machine as well.
         .env("PRIVATE_RELAYS", "true");
     Ok(command)
