@@ -199,7 +199,10 @@ impl Gate {
             hits: 0,
             live: true,
         };
-        check_new(seen, &id, forwarding)?;
+        if seen.contains(&id, forwarding) {
+            self.control_room.offer_copy(incoming);
+            return Err(DropReason::Duplicate);
+        }
         let class = self.class_of(incoming.event.pubkey.as_bytes());
         self.admission().check(
             &incoming.event,

@@ -283,6 +283,37 @@ impl<T> WaitingRoom<T> {
         Offer::Waits { dropped }
     }
 
+    /// A copy of an event that may wait has come through another relay. If the bucket of that relay
+    /// allows the event, and fewer pubkeys wait in its line, the event waits there.
+    pub fn offer_copy(
+        &mut self,
+        pubkey: &[u8; 32],
+        is_same: impl Fn(&T) -> bool,
+        relay: &Arc<str>,
+        now: Millis,
+    ) {
+        let Some(backlog) = self.backlogs.get(pubkey) else {
+            return;
+        };
+        let position = backlog.events.iter().position(|(_, e)| is_same(&e.event));
+        let Some((position, (_, event))) = position.and_then(|n| Some((n, backlog.events.get(n)?)))
+        else {
+            return;
+        };
+        let waiting = |relay: &Arc<str>| {
+            let line = Line::Strangers(Arc::clone(relay));
+            self.turns.get(&line).map_or(0, BTreeSet::len)
+        };
+        if waiting(relay) >= waiting(&event.relay) || !self.relay_has(relay, event, now) {
+            return;
+        }
+        self.leave_place(pubkey);
+        if let Some(backlog) = self.backlogs.get_mut(pubkey) {
+            backlog.events[position].1.relay = Arc::clone(relay);
+        }
+        self.take_place(pubkey, now);
+    }
+
     /// The next event whose turn it is. Call [`WaitingRoom::has_left`] once it has entered the
     /// buffer.
     pub fn release(&mut self, now: Millis) -> Option<T> {
@@ -346,17 +377,15 @@ impl<T> WaitingRoom<T> {
         since
     }
 
-    /// Returns `true` while strangers use up their budget: from when it is below a tenth of its
-    /// burst until it is above a half.
+    /// Returns `true` while strangers use up their budget, or that of one relay: from when it is
+    /// below a tenth of its burst until it is above a half.
     pub fn is_scarce(&mut self, now: Millis) -> bool {
-        let rate = self.rates.all_strangers;
-        let level = self.all_strangers.level(rate, now);
-        let least = if self.is_scarce {
-            rate.burst / 2
-        } else {
-            rate.burst / 10
-        };
-        self.is_scarce = level < least;
+        let part = if self.is_scarce { 2 } else { 10 };
+        let is_low = |bucket: &TokenBucket, rate: Rate| bucket.level(rate, now) < rate.burst / part;
+        let of_relay = self.rates.strangers_of_relay;
+        let mut relays = self.relays.iter();
+        self.is_scarce = is_low(&self.all_strangers, self.rates.all_strangers)
+            || relays.any(|(_, bucket)| is_low(bucket, of_relay));
         self.is_scarce
     }
 
@@ -384,12 +413,15 @@ impl<T> WaitingRoom<T> {
         let Place::Line(line, turn) = place else {
             return false;
         };
+        // Otherwise small events would use up the bytes for which a larger one waits.
+        let is_first = |(first, _): (Turn, [u8; 32])| *turn < first;
         let is_next = match line {
             Line::Proven => true,
-            Line::Known => self.first_turn(line).is_none_or(|(first, _)| *turn < first),
+            Line::Known => self.first_turn(line).is_none_or(is_first),
             Line::Strangers(_) => {
                 let next = self.next_strangers(now);
-                next.is_none_or(|(first, _)| *turn < first)
+                self.first_turn(line).is_none_or(is_first)
+                    && next.is_none_or(|(first, _)| *turn < first)
             }
         };
         is_next && self.shared_buckets_have(line, arrival, now)

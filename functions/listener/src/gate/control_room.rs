@@ -88,6 +88,21 @@ impl ControlRoom {
         (offered, dropped)
     }
 
+    /// A copy of an event has come that was forwarded or waits.
+    pub(super) fn offer_copy(&self, incoming: &IncomingEvent<'_>) {
+        let mut room = self.room();
+        if room.is_empty() {
+            return;
+        }
+        let (id, pubkey) = (
+            incoming.event.id.as_bytes(),
+            incoming.event.pubkey.as_bytes(),
+        );
+        let relay = incoming.relay.url.as_str().into();
+        let is_same = |event: &WaitingControl| event.id == *id;
+        room.offer_copy(pubkey, is_same, &relay, incoming.received_at);
+    }
+
     /// Waits until an event waits.
     pub async fn something_waits(&self) {
         while self.room().is_empty() {

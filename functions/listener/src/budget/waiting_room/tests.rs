@@ -42,13 +42,14 @@ fn is_forwarded(offer: &Offer<usize>) -> bool {
     matches!(offer, Offer::Forward(_))
 }
 
-/// Strangers who use up their budgets, and fill the room.
+/// Strangers who use up their budgets through several relays, and fill the room.
 fn exhaust_strangers(room: &mut WaitingRoom<usize>, now: Millis) {
     for n in 0..1_000 {
-        room.offer(
-            arrival(n, 10_000 + n, OwnerClass::Stranger, 60_000, now),
-            now,
-        );
+        let event = Arrival {
+            relay: relay((n % 4) as u8),
+            ..arrival(1_000 + n, 10_000 + n, OwnerClass::Stranger, 60_000, now)
+        };
+        room.offer(event, now);
     }
     assert!(room.is_scarce(now));
 }
@@ -106,9 +107,9 @@ fn newcomer_goes_before_a_hundred_who_have_used_up_their_budgets() {
         }
     }
     let now = NOW + Millis(1_000);
-    room.offer(arrival(7, 999, OwnerClass::Stranger, 1_500, now), now);
+    room.offer(arrival(777, 999, OwnerClass::Stranger, 2_500, now), now);
     let now = now + Millis(1_000);
-    assert_eq!(room.release(now), Some(7));
+    assert_eq!(room.release(now), Some(777));
 }
 
 #[test]
@@ -125,22 +126,24 @@ fn strangers_of_one_relay_leave_half_of_the_budget_to_others() {
 }
 
 #[test]
-fn full_room_drops_the_last_events_of_the_pubkey_with_the_most() {
+fn full_room_drops_the_last_event_of_the_pubkey_with_the_most() {
     let mut room = room();
-    exhaust_strangers(&mut room, NOW);
-    for n in 0..5 {
-        room.offer(
-            arrival(5_000 + n, 1, OwnerClass::Stranger, 60_000, NOW),
-            NOW,
-        );
+    for n in 0..8 {
+        room.offer(arrival(n, 1, OwnerClass::Stranger, 60_000, NOW), NOW);
     }
-    let Offer::Waits { dropped } =
-        room.offer(arrival(9_000, 2, OwnerClass::Stranger, 2_000, NOW), NOW)
-    else {
-        panic!("dropped")
-    };
-    assert_eq!(dropped.len(), 1);
-    assert!(dropped[0] >= 140, "it was not among the first");
+    exhaust_strangers(&mut room, NOW);
+    let one_event = 60_000 + OVERHEAD_BYTES;
+    let waiting = room.backlogs[&key(1)].bytes;
+    assert_eq!(
+        waiting, one_event,
+        "others have displaced three of its four events"
+    );
+    let newcomer = arrival(9_000, 2, OwnerClass::Stranger, 40_000, NOW);
+    let offer = room.offer(newcomer, NOW);
+    assert!(matches!(offer, Offer::Waits { dropped } if dropped.len() == 1));
+    let large = arrival(9_001, 3, OwnerClass::Stranger, 60_000, NOW);
+    let offer = room.offer(large, NOW);
+    assert!(matches!(offer, Offer::Dropped { dropped } if dropped == [9_001]));
 }
 
 #[test]
@@ -172,20 +175,35 @@ fn event_counts_as_waiting_until_it_is_in_the_buffer() {
     let mut room = room();
     exhaust_strangers(&mut room, NOW);
     let elsewhere = Arrival {
-        relay: relay(1),
+        relay: relay(9),
         ..arrival(7, 999, OwnerClass::Stranger, 2_000, NOW + Millis(5))
     };
     room.offer(elsewhere, NOW + Millis(5));
     let waiting_since = |room: &WaitingRoom<usize>, n| room.waiting_since().get(&relay(n)).copied();
     assert_eq!(waiting_since(&room, 0), Some(NOW));
-    assert_eq!(waiting_since(&room, 1), Some(NOW + Millis(5)));
+    assert_eq!(waiting_since(&room, 9), Some(NOW + Millis(5)));
     let mut now = NOW;
     while room.release(now) != Some(7) {
         now += Millis(1_000);
     }
-    assert_eq!(waiting_since(&room, 1), Some(NOW + Millis(5)));
+    assert_eq!(waiting_since(&room, 9), Some(NOW + Millis(5)));
     room.has_left();
-    assert_eq!(waiting_since(&room, 1), None);
+    assert_eq!(waiting_since(&room, 9), None);
+}
+
+#[test]
+fn copy_through_another_relay_moves_an_event_to_its_line() {
+    let mut room = room();
+    for n in 0..300 {
+        room.offer(arrival(n, 100 + n, OwnerClass::Stranger, 60_000, NOW), NOW);
+    }
+    assert!(room.is_scarce(NOW), "of one relay as well");
+    let newcomer = arrival(777, 1, OwnerClass::Stranger, 2_000, NOW);
+    assert!(!is_forwarded(&room.offer(newcomer, NOW)));
+    assert_eq!(room.release(NOW), None);
+    room.offer_copy(&key(1), |event| *event == 777, &relay(1), NOW);
+    assert_eq!(room.release(NOW), Some(777));
+    assert!(room.backlogs.values().all(|backlog| backlog.bytes > 0));
 }
 
 #[test]
