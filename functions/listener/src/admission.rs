@@ -25,6 +25,8 @@ use crate::{
     announcement::{Announcements, Announcer},
     counter::DropReason,
     gate::Gate,
+    options::Options,
+    relay_context::RelayContext,
 };
 
 /// The kind of control events that may have no `app` tag.
@@ -133,8 +135,25 @@ fn extra_difficulty(app: &App, is_scarce: bool) -> Option<u8> {
 }
 
 /// Reads the apps every minute, and announces when open apps begin or cease to ask for work. Never
-/// returns.
-pub async fn follow_apps(
+/// ends.
+pub fn follow_apps<A: AllApps>(
+    source: A,
+    context: &RelayContext,
+    options: &Options,
+    announcements: Announcements,
+) -> impl Future<Output = ()> + use<A> {
+    // The rest of the context would keep the buffers open.
+    follow(
+        source,
+        Arc::clone(&context.gate),
+        options.heartbeat_app.clone(),
+        context.keys.clone(),
+        announcements,
+        context.clock,
+    )
+}
+
+async fn follow(
     source: impl AllApps,
     gate: Arc<Gate>,
     heartbeat_app: Option<String>,

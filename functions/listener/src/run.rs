@@ -95,7 +95,7 @@ where
         let (service, interest) = (self.keys.public_key(), Arc::clone(&view.interest));
         let context = RelayContext {
             gate: Arc::new(Gate::new(service, interest, &self.options.budgets)),
-            keys: self.keys.clone(),
+            keys: self.keys,
             interest: Arc::clone(&view.interest),
             mute_list_owners: Arc::clone(&view.mute_list_owners),
             plans: Arc::new(Plans::default()),
@@ -115,20 +115,9 @@ where
         forwarding.spawn(forward(content_receiver, ports.content, on_content));
         let mut polling = JoinSet::new();
         polling.spawn(feed.poll(jitter(&self.options.member)));
-        polling.spawn(follow_apps(
-            ports.store.clone(),
-            Arc::clone(&context.gate),
-            self.options.heartbeat_app.clone(),
-            self.keys,
-            announcements,
-            ports.clock,
-        ));
-        forwarding.spawn(release_waiting(
-            Arc::clone(&context.gate),
-            context.control.clone(),
-            ports.clock,
-            shutdown.clone(),
-        ));
+        let store = ports.store.clone();
+        polling.spawn(follow_apps(store, &context, &self.options, announcements));
+        forwarding.spawn(release_waiting(context.clone(), shutdown.clone()));
         let mut watcher = RelayWatcher::new(self.options, ports.store, view, &context);
 
         let ended = tokio::select! {

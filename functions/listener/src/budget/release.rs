@@ -1,11 +1,11 @@
 //! Forwards the control events that wait when it is their turn.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use nostr_push_core::{Millis, message::ControlMessage};
+use nostr_push_core::Millis;
 use tokio::time::sleep;
 
-use crate::{forward::BufferSender, gate::Gate, shutdown::Shutdown};
+use crate::{relay_context::RelayContext, shutdown::Shutdown};
 
 /// How often the room is searched for events whose turn it is.
 const RELEASE_INTERVAL: Duration = Duration::from_millis(200);
@@ -16,12 +16,8 @@ const RECLASSIFY_INTERVAL: Millis = Millis(1_000);
 
 /// Forwards waiting events until a stop is requested. What waits then stays at the relays: the
 /// cursor does not pass it.
-pub async fn release_waiting(
-    gate: Arc<Gate>,
-    buffer: BufferSender<ControlMessage>,
-    clock: fn() -> Millis,
-    mut shutdown: Shutdown,
-) {
+pub async fn release_waiting(context: RelayContext, mut shutdown: Shutdown) {
+    let RelayContext { gate, clock, .. } = &context;
     let mut classified_at = Millis(0);
     loop {
         let wait = async {
@@ -40,7 +36,7 @@ pub async fn release_waiting(
         }
         while let Some(message) = gate.control_room().release(clock()) {
             let bytes = message.event.get().len();
-            buffer.send(message, bytes).await;
+            context.control.send(message, bytes).await;
             gate.control_room().has_left();
         }
         if shutdown.is_stop_requested() {

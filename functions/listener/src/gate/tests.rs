@@ -449,7 +449,7 @@ fn open_app_asks_for_work_while_strangers_use_up_their_budget() {
     owners.exhaust_strangers();
     assert_eq!(asks(5), Some(4));
     let stranger = Keys::generate();
-    let mined = (0_u32..)
+    let mined = (0..1_000)
         .map(|n| owners.control(&stranger, 1, &[demo, &["nonce", &n.to_string(), "4"]], "x"))
         .find(|event| has_work(event, 4))
         .unwrap();

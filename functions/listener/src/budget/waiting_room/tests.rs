@@ -6,7 +6,7 @@ use super::*;
 
 const NOW: Millis = Millis(1_000_000);
 
-fn relay(n: u8) -> Arc<str> {
+fn relay(n: usize) -> Arc<str> {
     format!("wss://r{n}").into()
 }
 
@@ -46,7 +46,7 @@ fn is_forwarded(offer: &Offer<usize>) -> bool {
 fn exhaust_strangers(room: &mut WaitingRoom<usize>, now: Millis) {
     for n in 0..1_000 {
         let event = Arrival {
-            relay: relay((n % 4) as u8),
+            relay: relay(n % 4),
             ..arrival(1_000 + n, 10_000 + n, OwnerClass::Stranger, 60_000, now)
         };
         room.offer(event, now);
@@ -238,7 +238,7 @@ enum Step {
     Arrive {
         pubkey: usize,
         class: OwnerClass,
-        relay: u8,
+        relay: usize,
         bytes: u64,
     },
     Pass {
@@ -255,13 +255,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         OwnerClass::Proven,
     ]);
     let bytes = prop_oneof![400..3_000u64, 200_000..262_144u64];
-    let arrive =
-        (0..12usize, class, 0..3u8, bytes).prop_map(|(pubkey, class, relay, bytes)| Step::Arrive {
+    let arrive = (0..12usize, class, 0..3usize, bytes).prop_map(|(pubkey, class, relay, bytes)| {
+        Step::Arrive {
             pubkey,
             class,
             relay,
             bytes,
-        });
+        }
+    });
     let pass =
         (0..200_000u64, 0..5usize).prop_map(|(millis, releases)| Step::Pass { millis, releases });
     prop::collection::vec(prop_oneof![4 => arrive, 1 => pass], 0..300)
