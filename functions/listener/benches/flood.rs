@@ -7,6 +7,7 @@
 //! instead.
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
@@ -18,12 +19,22 @@ use std::{
 };
 
 use anyhow::Context;
-use listener::{Listener, Options, Ports, counter::ListenerCounter, shutdown::Shutdown};
-use nostr::{event::Event, key::Keys};
+use listener::{
+    Listener, Options, Ports, budget::Budgets, counter::ListenerCounter, shutdown::Shutdown,
+};
+use nostr::{
+    event::Event,
+    key::{Keys, PublicKey},
+};
 use nostr_push_core::{
     Millis, Seconds,
+    app::App,
+    capacity::Usage,
     message::{ContentMessage, ControlMessage, encode},
-    ports::{ChangeFeed, FeedPage, FeedPosition, Members, PortResult, Queue, RelayCursor, Relays},
+    ports::{
+        AllApps, ChangeFeed, FeedPage, FeedPosition, Members, PortResult, Queue, RelayCursor,
+        Relays, Usages,
+    },
 };
 use nostr_push_testkit::{event, owner, subscription};
 use serde_json::json;
@@ -174,7 +185,8 @@ fn listener(url: String) -> Listener<MemoryPorts, MemoryPorts, MemoryPorts, Memo
         relays: vec![url],
         max_owners_relays: 0,
         allow_private: true,
-        max_control_events: u32::MAX,
+        budgets: Budgets::unlimited(),
+        heartbeat_app: None,
         member: "one".to_owned(),
     };
     Listener::new(Keys::generate(), options, ports)
@@ -468,6 +480,26 @@ impl Relays for MemoryPorts {
         _now: Seconds,
     ) -> PortResult<()> {
         Ok(())
+    }
+}
+
+impl Usages for MemoryPorts {
+    async fn usage(&self) -> PortResult<Option<Usage>> {
+        Ok(None)
+    }
+
+    async fn record_usage(&self, _usage: &Usage) -> PortResult<()> {
+        Ok(())
+    }
+}
+
+impl AllApps for MemoryPorts {
+    async fn all_apps(&self) -> PortResult<Vec<App>> {
+        Ok(Vec::new())
+    }
+
+    async fn all_blocked(&self) -> PortResult<BTreeSet<PublicKey>> {
+        Ok(BTreeSet::new())
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use listener::{
+    budget::Budgets,
     gate::{Gate, IncomingEvent, Verdict, parse_event},
     relay_message::RelayMessage,
     watched_relay::{RelaySource, WatchedRelay},
@@ -57,7 +58,7 @@ fn main() {
         let gate = Gate::new(
             service.public_key(),
             Arc::new(RwLock::new(Interest::default())),
-            u32::MAX,
+            &Budgets::unlimited(),
         );
         let started = Instant::now();
         let copies = frames

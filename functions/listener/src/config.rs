@@ -1,9 +1,19 @@
 //! The environment of the listener.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::{
+    convert::Infallible,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+};
 
 use nostr_push_aws::environment::{BadEnvironment, Environment};
 use nostr_push_core::message::MAX_RELAY_URL_BYTES;
+
+use crate::budget::{
+    Budgets, DEFAULT_CONTROL_EVENTS,
+    waiting_room::{
+        ControlRates, DEFAULT_NEWCOMER_BYTES_PER_SECOND, DEFAULT_STRANGER_BYTES_PER_SECOND,
+    },
+};
 
 /// The default address of the health interface.
 const DEFAULT_HEALTH_ADDRESS: SocketAddr =
@@ -17,8 +27,16 @@ pub struct Config {
     /// `OWNERS_RELAYS`, default 200: the most relays of owners that are watched in addition, by all
     /// tasks together. With 0, none are.
     pub max_owners_relays: usize,
-    /// `CONTROL_EVENTS_PER_MINUTE`, default 60: the most control events per minute from one pubkey.
-    pub max_control_events: u32,
+    /// What may be used:
+    ///
+    /// - `CONTROL_EVENTS_PER_MINUTE`, default 60: the most control events per minute from one
+    ///   pubkey
+    /// - `STRANGER_BYTES_PER_SECOND`, default 2,048: control events of all pubkeys without a device
+    /// - `NEWCOMER_BYTES_PER_SECOND`, default 4,096: control events of all owners with a device
+    ///   that is not proven
+    pub budgets: Budgets,
+    /// `HEARTBEAT_APP`: the app of dialect H events without an `app` tag.
+    pub heartbeat_app: Option<String>,
     /// `PRIVATE_RELAYS`, default `false`: if `true`, owners' relays may have private addresses and
     /// no TLS. Only for a developer's machine.
     pub allow_private: bool,
@@ -51,6 +69,19 @@ impl Config {
     /// Every variable that is missing or bad.
     pub fn from_env() -> Result<Self, BadEnvironment> {
         let mut env = Environment::default();
+        let strangers = env.number(
+            "STRANGER_BYTES_PER_SECOND",
+            DEFAULT_STRANGER_BYTES_PER_SECOND,
+        );
+        let newcomers = env.number(
+            "NEWCOMER_BYTES_PER_SECOND",
+            DEFAULT_NEWCOMER_BYTES_PER_SECOND,
+        );
+        let max_control_events = env.optional(
+            "CONTROL_EVENTS_PER_MINUTE",
+            DEFAULT_CONTROL_EVENTS,
+            str::parse,
+        );
         let config = Self {
             relays: env
                 .required("RELAYS")
@@ -60,7 +91,14 @@ impl Config {
                 .collect(),
             max_owners_relays: usize::try_from(env.number("OWNERS_RELAYS", 200))
                 .unwrap_or(usize::MAX),
-            max_control_events: env.optional("CONTROL_EVENTS_PER_MINUTE", 60, str::parse),
+            budgets: Budgets {
+                max_control_events,
+                control: ControlRates::new(strangers, newcomers),
+                ..Budgets::default()
+            },
+            heartbeat_app: env.optional("HEARTBEAT_APP", None, |app| {
+                Ok::<_, Infallible>(Some(app.to_owned()))
+            }),
             allow_private: env.optional("PRIVATE_RELAYS", false, str::parse),
             health: env.optional("HEALTH_ADDRESS", DEFAULT_HEALTH_ADDRESS, str::parse),
             table_prefix: env.required("TABLE_PREFIX"),

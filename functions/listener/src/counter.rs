@@ -37,6 +37,10 @@ pub enum DropReason {
     Duplicate,
     /// The pubkey has sent too many control events in a minute.
     RateLimited,
+    /// The app does not admit the pubkey, or the operator has blocked it.
+    NotAdmitted,
+    /// Too many bytes of control events, or too many content events.
+    OverBudget,
     /// The id or the signature is wrong.
     BadSignature,
     /// The JSON is not an event.
@@ -137,9 +141,12 @@ impl MessageKind {
 }
 
 impl DropReason {
-    /// Returns `true` if the signature was checked before the event was dropped.
+    /// Returns `true` if the signature may have been checked before the event was dropped.
     pub fn was_verified(self) -> bool {
-        matches!(self, Self::RateLimited | Self::BadSignature)
+        matches!(
+            self,
+            Self::RateLimited | Self::OverBudget | Self::BadSignature
+        )
     }
 
     /// The reason in counters.
@@ -148,6 +155,8 @@ impl DropReason {
             Self::NoInterest => "no_interest",
             Self::Duplicate => "duplicate",
             Self::RateLimited => "rate_limited",
+            Self::NotAdmitted => "not_admitted",
+            Self::OverBudget => "over_budget",
             Self::BadSignature => "bad_signature",
             Self::Malformed => "malformed",
             Self::TooLarge => "too_large",

@@ -18,6 +18,7 @@ use std::{
 use futures_util::{StreamExt, future::join_all, stream};
 use nostr_push_core::{
     Millis, Seconds,
+    capacity::Usage,
     interest::Interest,
     ports::{ChangeFeed, FeedPage, FeedPosition, Unavailable},
     subscription::{MUTE_LIST_PREFIX, Subscription},
@@ -398,6 +399,12 @@ impl<F: ChangeFeed> Reader<F> {
 }
 
 impl FeedView {
+    /// What the stack holds.
+    pub fn usage(&self, now: Seconds) -> Usage {
+        let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
+        interest.usage(now)
+    }
+
     /// Applies one row. Returns `true` if it changed anything. The locks are taken for each row, so
     /// that the hot path never waits for more than one row.
     fn apply(&self, row: &Subscription, now: Millis) -> bool {

@@ -1,23 +1,32 @@
 //! The hot path: decides what happens to each event of a relay. The cheap checks come first:
 //! looking up the event in the interest costs much less than checking a signature.
 
+mod control_room;
+
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use nostr::{event::Event, key::PublicKey};
 use nostr_push_core::{
     Millis, Seconds,
-    index_key::IndexKey,
-    interest::Interest,
+    announcement::AnnouncedApp,
+    interest::{Hit, Interest, OwnerClass},
     message::{ContentMessage, ControlMessage, MAX_EVENT_BYTES, MAX_TAGS},
     tags::tag_values,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub use self::control_room::ControlRoom;
+use self::control_room::Offered;
 use crate::{
+    admission::AdmissionRules,
+    budget::{Budgets, content::ContentBudget},
     counter::DropReason,
     rate::RateLimiter,
     seen::{Forwarding, SeenEvents},
@@ -54,8 +63,18 @@ pub struct IncomingEvent<'a> {
 pub enum Verdict {
     /// It is sent to the control queue.
     Control(ControlMessage),
+    /// It is a control event that waits for its budget.
+    Waits {
+        /// The number of other events that no longer wait.
+        dropped: u64,
+    },
     /// It is sent to the event queue.
     Content(Box<ContentMessage>),
+    /// It is a control event without budget. It is dropped, and perhaps others that waited.
+    OverBudget {
+        /// The number of events that are dropped.
+        events: u64,
+    },
     /// It is dropped.
     Drop(DropReason),
 }
@@ -113,13 +132,17 @@ pub struct Gate {
     /// relays do not push the others out.
     seen_from_owners_relays: SeenEvents,
     hasher: RandomState,
+    admission: RwLock<Arc<AdmissionRules>>,
     control_rate: RateLimiter,
+    control_room: ControlRoom,
+    /// `true` while strangers use up their budget.
+    is_scarce: AtomicBool,
+    content_budget: Mutex<ContentBudget>,
 }
 
 impl Gate {
-    /// A gate for the service with this pubkey. It admits at most `control_events` live control
-    /// events per minute from each pubkey.
-    pub fn new(service: PublicKey, interest: Arc<RwLock<Interest>>, control_events: u32) -> Self {
+    /// A gate for the service with this pubkey, which admits everybody.
+    pub fn new(service: PublicKey, interest: Arc<RwLock<Interest>>, budgets: &Budgets) -> Self {
         Self {
             service: service.to_hex(),
             interest,
@@ -127,8 +150,33 @@ impl Gate {
             seen_controls: SeenEvents::default(),
             seen_from_owners_relays: SeenEvents::default(),
             hasher: RandomState::new(),
-            control_rate: RateLimiter::new(control_events),
+            admission: RwLock::default(),
+            control_rate: RateLimiter::new(budgets.max_control_events),
+            control_room: ControlRoom::new(budgets.control),
+            is_scarce: AtomicBool::new(false),
+            content_budget: Mutex::new(ContentBudget::new(budgets.content)),
         }
+    }
+
+    /// Sets who may become an owner.
+    pub fn set_admission(&self, rules: AdmissionRules) {
+        let mut admission = self
+            .admission
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *admission = Arc::new(rules);
+    }
+
+    /// The apps that may ask new owners for work, with whether they do so now.
+    pub fn announced_apps(&self, now: Millis) -> Vec<AnnouncedApp> {
+        let is_scarce = self.control_room.is_scarce(now);
+        self.is_scarce.store(is_scarce, Ordering::SeqCst);
+        self.admission().announced(is_scarce)
+    }
+
+    /// The control events that wait for their budget.
+    pub fn control_room(&self) -> &ControlRoom {
+        &self.control_room
     }
 
     /// Decides what happens to one event.
@@ -145,17 +193,24 @@ impl Gate {
 
     fn classify_control(&self, incoming: &IncomingEvent<'_>) -> Result<Verdict, DropReason> {
         let is_ephemeral = incoming.event.kind.is_ephemeral();
-        let seen = if is_ephemeral {
-            &self.seen
-        } else {
-            &self.seen_controls
-        };
+        let seen = self.seen_controls(is_ephemeral);
         let id = *incoming.event.id.as_bytes();
         let forwarding = Forwarding {
             hits: 0,
             live: true,
         };
-        verify_new(seen, id, &incoming.event, forwarding)?;
+        if seen.contains(&id, forwarding) {
+            self.control_room.offer_copy(incoming);
+            return Err(DropReason::Duplicate);
+        }
+        let class = self.class_of(incoming.event.pubkey.as_bytes());
+        self.admission().check(
+            &incoming.event,
+            class,
+            self.is_scarce.load(Ordering::SeqCst),
+            incoming.received_at.to_seconds(),
+        )?;
+        verify(&incoming.event)?;
         // Backfill is not limited: it was published over a longer time and arrives at once. No
         // relay stores ephemeral events.
         let is_limited = !incoming.backfill || is_ephemeral;
@@ -168,58 +223,109 @@ impl Gate {
             return Err(DropReason::RateLimited);
         }
         record(seen, id, forwarding)?;
-        Ok(Verdict::Control(ControlMessage {
-            relay: incoming.relay.url.clone(),
-            received_at: incoming.received_at,
-            event: incoming.json.to_owned(),
-        }))
+        let (offered, dropped) = self.control_room.offer(incoming, class);
+        // They are not duplicates when they come again.
+        for event in &dropped {
+            self.seen_controls(event.is_ephemeral).remove(&event.id);
+        }
+        let events = dropped.len() as u64;
+        Ok(match offered {
+            Offered::Forward(message) => Verdict::Control(message),
+            Offered::Waits => Verdict::Waits { dropped: events },
+            Offered::Dropped => Verdict::OverBudget { events },
+        })
     }
 
     fn classify_content(&self, incoming: IncomingEvent<'_>) -> Result<Verdict, DropReason> {
         let id = *incoming.event.id.as_bytes();
         let live = !incoming.backfill;
         let from_owners_relay = incoming.relay.source != RelaySource::Operator;
-        let hits = {
+        let (mut hits, proven_owners) = {
             let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
-            let mut hits = interest.hits(&incoming.event);
+            let mut hits = interest.hits_of_all(&incoming.event);
             if from_owners_relay && !hits.is_empty() {
                 let to_all = self.forwarding(&hits, live);
-                if self.seen.contains(&id, to_all) {
-                    return Err(DropReason::Duplicate);
-                }
+                check_new(&self.seen, &id, to_all)?;
                 let relay = incoming.relay.hash.as_ref();
                 hits = relay.map_or_else(Vec::new, |relay| {
                     interest.hits_through(&incoming.event, relay)
                 });
             }
-            hits
+            (hits, interest.proven_owners())
         };
         if hits.is_empty() {
             return Err(DropReason::NoInterest);
         }
-        let forwarding = self.forwarding(&hits, live);
         let (seen, key) = if from_owners_relay {
             let key = self.key_from(&incoming.relay.url, id);
             (&self.seen_from_owners_relays, key)
         } else {
             (&self.seen, id)
         };
-        verify_new(seen, key, &incoming.event, forwarding)?;
-        record(seen, key, forwarding)?;
+        check_new(seen, &key, self.forwarding(&hits, live))?;
+        let now = incoming.received_at;
+        self.content_budget()
+            .retain_affordable(&mut hits, proven_owners, now);
+        if hits.is_empty() {
+            return Err(DropReason::OverBudget);
+        }
+        check_new(seen, &key, self.forwarding(&hits, live))?;
+        verify(&incoming.event)?;
+        let hits = {
+            // While the lock is held, no copy from another relay is paid for as well.
+            let mut budget = self.content_budget();
+            budget.retain_affordable(&mut hits, proven_owners, now);
+            check_new(seen, &key, self.forwarding(&hits, live))?;
+            budget.spend(&mut hits, proven_owners, now);
+            if hits.is_empty() {
+                return Err(DropReason::OverBudget);
+            }
+            // A copy that finds more budget later hits more keys, so it is no duplicate.
+            record(seen, key, self.forwarding(&hits, live))?;
+            hits
+        };
         Ok(Verdict::Content(Box::new(ContentMessage {
             relay: incoming.relay.url.clone(),
             received_at: incoming.received_at,
             backfill: incoming.backfill,
             from_owners_relay,
-            hits,
+            hits: hits.into_iter().map(|hit| hit.key).collect(),
             position: None,
             event: incoming.event,
         })))
     }
 
-    fn forwarding(&self, hits: &[IndexKey], live: bool) -> Forwarding {
+    /// Whether the pubkey has a device.
+    pub fn class_of(&self, pubkey: &[u8; 32]) -> OwnerClass {
+        let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
+        interest.class_of(pubkey)
+    }
+
+    fn seen_controls(&self, is_ephemeral: bool) -> &SeenEvents {
+        if is_ephemeral {
+            &self.seen
+        } else {
+            &self.seen_controls
+        }
+    }
+
+    fn admission(&self) -> Arc<AdmissionRules> {
+        let admission = self
+            .admission
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&admission)
+    }
+
+    fn content_budget(&self) -> MutexGuard<'_, ContentBudget> {
+        self.content_budget
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forwarding(&self, hits: &[Hit], live: bool) -> Forwarding {
         // The order of the keys makes no difference.
-        let hashes = hits.iter().map(|key| self.hasher.hash_one(key));
+        let hashes = hits.iter().map(|hit| self.hasher.hash_one(&hit.key));
         Forwarding {
             hits: hashes.fold(0, |sum, hash| sum ^ hash),
             live,
@@ -241,16 +347,17 @@ impl Gate {
     }
 }
 
-/// Checks that the event is new and that its id and signature are right.
-fn verify_new(
-    seen: &SeenEvents,
-    key: [u8; 32],
-    event: &Event,
-    forwarding: Forwarding,
-) -> Result<(), DropReason> {
-    if seen.contains(&key, forwarding) {
-        return Err(DropReason::Duplicate);
+/// Checks that no earlier forwarding covers this one.
+fn check_new(seen: &SeenEvents, key: &[u8; 32], forwarding: Forwarding) -> Result<(), DropReason> {
+    if seen.contains(key, forwarding) {
+        Err(DropReason::Duplicate)
+    } else {
+        Ok(())
     }
+}
+
+/// Checks that id and signature are right.
+fn verify(event: &Event) -> Result<(), DropReason> {
     event.verify().map_err(|_| DropReason::BadSignature)
 }
 

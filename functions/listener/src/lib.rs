@@ -17,7 +17,9 @@
 //! - [`relay_message`]: one message from a relay
 //! - [`gate`]: the hot path: decides what happens to each event
 //! - [`seen`]: removes duplicates across relays
+//! - [`admission`]: which pubkeys may become owners, before the signature is checked
 //! - [`rate`]: limits the control events of each pubkey
+//! - [`budget`]: who may cost how much, and the control events that wait for their budget
 //! - [`event_budget`]: limits the events of a relay that only owners named
 //! - [`forward`]: the bounded buffers before the queues
 //!
@@ -28,6 +30,8 @@
 //! - [`relay_watcher`]: which relays this task watches
 //! - [`members`]: how several tasks share the relays
 //! - [`checkpoint`]: when the relays' cursors are stored
+//! - [`usage`]: records what the stack holds
+//! - [`announcement`]: announces the work that is asked of new owners
 //! - [`run`](Listener): the whole listener, until a stop is requested
 //! - [`options`], [`ports`], [`error`]: what the listener gets, and why it fails
 //! - [`shutdown`]: how tasks are stopped
@@ -36,6 +40,9 @@
 //! - [`config`]: the environment
 
 pub mod address;
+pub mod admission;
+pub mod announcement;
+pub mod budget;
 pub mod checkpoint;
 pub mod config;
 pub mod counter;
@@ -67,6 +74,7 @@ pub mod seen;
 pub mod session;
 pub mod shutdown;
 pub mod socket;
+pub mod usage;
 pub mod watched_relay;
 
 mod run;

@@ -66,7 +66,8 @@ async fn main() -> anyhow::Result<()> {
         relays: config.relays,
         max_owners_relays: config.max_owners_relays,
         allow_private: config.allow_private,
-        max_control_events: config.max_control_events,
+        budgets: config.budgets,
+        heartbeat_app: config.heartbeat_app,
         member,
     };
     let listener = Listener::new(keys, options, ports);

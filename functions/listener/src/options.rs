@@ -1,5 +1,7 @@
 //! The options of a listener.
 
+use crate::budget::Budgets;
+
 /// The options of a listener.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -10,8 +12,10 @@ pub struct Options {
     /// If `true`, owners' relays may have private addresses and no TLS. Only for a developer's
     /// machine.
     pub allow_private: bool,
-    /// The most live control events per minute from one pubkey.
-    pub max_control_events: u32,
+    /// Who may cost how much.
+    pub budgets: Budgets,
+    /// The app of dialect H events without an `app` tag.
+    pub heartbeat_app: Option<String>,
     /// The name of this task. It is unique among the listener's tasks.
     pub member: String,
 }

@@ -35,6 +35,8 @@ pub fn points(reason: DropReason) -> u32 {
         DropReason::NoInterest
         | DropReason::Duplicate
         | DropReason::RateLimited
+        | DropReason::NotAdmitted
+        | DropReason::OverBudget
         | DropReason::Malformed
         | DropReason::TooLarge => 0,
         DropReason::Unrequested => 2,

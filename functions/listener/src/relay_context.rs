@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, RwLock};
 
-use nostr::key::Keys;
+use nostr::{event::Event, key::Keys};
 use nostr_push_core::{
     Millis, Seconds,
     interest::Interest,
@@ -35,6 +35,8 @@ pub struct RelayContext {
     pub plans: Arc<Plans>,
     /// Notifies when the interest changes.
     pub changes: watch::Receiver<u64>,
+    /// What the operator's relays must publish.
+    pub announcement: watch::Receiver<Option<Arc<Event>>>,
     /// The buffer before the control queue.
     pub control: BufferSender<ControlMessage>,
     /// The buffer before the event queue.
@@ -56,6 +58,11 @@ impl RelayContext {
     /// Counts a dropped event or frame.
     pub fn count_dropped(&self, reason: DropReason) {
         (self.count)(ListenerCounter::Dropped(reason), 1);
+    }
+
+    /// Counts control events without budget.
+    pub fn count_over_budget(&self, events: u64) {
+        (self.count)(ListenerCounter::Dropped(DropReason::OverBudget), events);
     }
 
     /// Counts what happened to a connection.

@@ -8,7 +8,7 @@ use std::{
 
 use nostr_push_core::{
     Seconds,
-    ports::{Members, Relays},
+    ports::{Members, Relays, Usages},
 };
 use tokio::{
     task::JoinSet,
@@ -23,6 +23,7 @@ use crate::{
     relay,
     relay_context::RelayContext,
     shutdown::{Shutdown, StopHandle},
+    usage::UsageRecorder,
     watched_relay::{RelaySource, WatchedRelay},
 };
 
@@ -41,6 +42,7 @@ pub struct RelayWatcher<S> {
     relays: BTreeMap<String, (Arc<WatchedRelay>, StopHandle)>,
     tasks: JoinSet<()>,
     checkpoints: Checkpoints<S>,
+    usage: UsageRecorder,
 }
 
 /// The owners' relays that have a slot.
@@ -52,18 +54,23 @@ struct ChosenRelays {
     relays: Vec<String>,
 }
 
-impl<S: Relays + Members + Clone> RelayWatcher<S> {
+impl<S: Relays + Members + Usages + Clone> RelayWatcher<S> {
     /// A watcher that has not connected to any relay.
     pub fn new(options: Options, store: S, view: FeedView, context: &RelayContext) -> Self {
         Self {
             membership: Membership::new(store.clone(), options.member.clone()),
-            checkpoints: Checkpoints::new(store.clone(), context.health.buffers.to_vec()),
+            checkpoints: Checkpoints::new(
+                store.clone(),
+                Arc::clone(&context.gate),
+                context.health.buffers.to_vec(),
+            ),
             options,
             view,
             owners_relays: None,
             store,
             relays: BTreeMap::new(),
             tasks: JoinSet::new(),
+            usage: UsageRecorder::default(),
         }
     }
 
@@ -83,6 +90,8 @@ impl<S: Relays + Members + Clone> RelayWatcher<S> {
             self.update(context, now).await;
             let relays = self.relays.values().map(|(relay, _)| relay);
             self.checkpoints.update(relays, now).await;
+            let usage = self.usage.record_if_due(&self.store, &self.view, now);
+            usage.await;
         }
     }
 

@@ -41,11 +41,20 @@ pub struct RequestedRelays {
     allow_private: bool,
     /// The active subscriptions with relays of each owner.
     owners: HashMap<Id, Vec<RelayRequest>>,
-    /// Subscriptions whose relays were removed: their order, and when the entry is dropped. Until
-    /// then, an older row that is read late cannot restore the relays.
-    removed: HashMap<(Id, Id), (Order, Seconds)>,
+    /// Subscriptions whose relays were removed, also because they are dormant. Until the entry is
+    /// dropped, an older row that is read late cannot restore the relays.
+    removed: HashMap<(Id, Id), RemovedRequest>,
     urls: Urls,
     version: u64,
+}
+
+/// The row that removed the relays of a subscription.
+#[derive(Debug)]
+struct RemovedRequest {
+    order: Order,
+    changed_at: Millis,
+    /// When the entry is dropped.
+    dropped_at: Seconds,
 }
 
 /// 128 bits of the SHA-256 of an owner or of a subscription's identity.
@@ -57,7 +66,7 @@ struct RelayRequest {
     identity: Id,
     order: Order,
     /// See [`Subscription::changed_at`]. Of two rows with the same order, the later one may differ
-    /// in `proven`.
+    /// in `proven` and in its state.
     changed_at: Millis,
     valid_until: Seconds,
     proven: bool,
@@ -76,6 +85,14 @@ impl RelayRequest {
         let is_same_event = row.order == self.order;
         row.order.supersedes(&self.order)
             || (is_same_event && (self.is_cut || row.changed_at > self.changed_at))
+    }
+}
+
+impl RemovedRequest {
+    /// Returns `true` if the row must be applied.
+    fn is_outdated_by(&self, row: &Subscription) -> bool {
+        row.order.supersedes(&self.order)
+            || (row.order == self.order && row.changed_at > self.changed_at)
     }
 }
 
@@ -99,7 +116,7 @@ impl RequestedRelays {
         let position = requests.iter().position(|r| r.identity == identity);
         let stored = position.and_then(|position| requests.get(position));
         let removed = self.removed.get(&(owner, identity));
-        let is_removed = removed.is_some_and(|(order, _)| !row.order.supersedes(order));
+        let is_removed = removed.is_some_and(|removed| !removed.is_outdated_by(row));
         if is_removed || stored.is_some_and(|stored| !stored.is_outdated_by(row)) {
             if requests.is_empty() {
                 self.owners.remove(&owner);
@@ -117,7 +134,11 @@ impl RequestedRelays {
             requests.push(request);
             limit_relays(requests, &mut self.urls);
         } else if earlier.is_some() || removed.is_some() {
-            let entry = (row.order, now + REMOVED_ENTRY_TTL);
+            let entry = RemovedRequest {
+                order: row.order,
+                changed_at: row.changed_at,
+                dropped_at: now + REMOVED_ENTRY_TTL,
+            };
             self.removed.insert((owner, identity), entry);
         }
         self.urls
@@ -145,7 +166,7 @@ impl RequestedRelays {
             });
             !requests.is_empty()
         });
-        self.removed.retain(|_, (_, end)| *end > now);
+        self.removed.retain(|_, removed| removed.dropped_at > now);
         self.version += u64::from(changed);
     }
 
@@ -489,6 +510,42 @@ mod tests {
         // Entries of removed requests do not stay.
         requested.expire(NOW + REMOVED_ENTRY_TTL);
         assert!(requested.removed.is_empty());
+    }
+
+    #[test]
+    fn relays_of_dormant_rows_do_not_count_until_the_row_is_active_again() {
+        let (mut requested, alice) = (RequestedRelays::new(false), new_owner());
+        let active = row(&alice, 1, &["wss://a.example"]);
+        let dormant = Subscription {
+            state: SubscriptionState::Dormant { until: FAR_FUTURE },
+            changed_at: Millis(1),
+            ..active.clone()
+        };
+        assert!(!requested.apply(&dormant, NOW));
+        assert!(requested.apply(
+            &Subscription {
+                changed_at: Millis(2),
+                ..active.clone()
+            },
+            NOW
+        ));
+        assert!(requested.apply(
+            &Subscription {
+                changed_at: Millis(3),
+                ..dormant
+            },
+            NOW
+        ));
+        assert!(!requested.apply(&active, NOW), "a row that is read late");
+        assert!(requested.most_requested(&[], 9).is_empty());
+        assert!(requested.apply(
+            &Subscription {
+                changed_at: Millis(4),
+                ..active
+            },
+            NOW
+        ));
+        assert_eq!(requested.most_requested(&[], 9), ["wss://a.example"]);
     }
 
     #[test]

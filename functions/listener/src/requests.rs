@@ -52,6 +52,9 @@ const MAX_OWED_BYTES: usize = 8 * 1024 * 1024;
 /// event may have been published during the interruption and signed long before it.
 const SWEEP_INTERVAL: Seconds = Seconds::from_days(1);
 
+/// How often they are requested again after some had no budget. The ones that had are duplicates.
+const SWEEP_INTERVAL_AFTER_DROPS: Seconds = Seconds::from_hours(1);
+
 /// The subscription id of the REQ for control events.
 pub const CONTROL_ID: &str = "control";
 
@@ -75,6 +78,8 @@ pub enum Command {
     /// Answer this challenge (NIP-42,
     /// <https://github.com/nostr-protocol/nips/blob/master/42.md>).
     Authenticate(String),
+    /// The control events of the last week are about to be requested again.
+    BeginSweep,
     /// All control events of the last week, as of this time, have been received.
     RecordSweep(Seconds),
     /// The stored mute lists of the new owners up to this position have been received.
@@ -139,6 +144,8 @@ pub struct Requests {
     debts: Vec<Debt>,
     pages: Pages,
     sweep: Sweep,
+    /// `true` if control events had no budget since the last sweep began.
+    has_dropped_controls: bool,
     access: Access,
     /// The position up to which mute lists are among the spans, if it has not been reported.
     mute_lists_position: Option<usize>,
@@ -170,6 +177,7 @@ impl Requests {
                 Some(_) => Sweep::Needed,
                 None => Sweep::ByFirstRead(now.unix),
             },
+            has_dropped_controls: false,
             access,
             mute_lists_position: None,
             is_caught_up: false,
@@ -355,6 +363,11 @@ impl Requests {
         self.send_due(now);
         self.advance(now);
         self.take_commands()
+    }
+
+    /// Control events of the relay had no budget. They must be requested again.
+    pub fn on_dropped_controls(&mut self) {
+        self.has_dropped_controls = true;
     }
 
     /// Returns `true` if everything that reached the relay so far, and that the plan requests, has
@@ -607,16 +620,25 @@ impl Requests {
         }
     }
 
-    /// After an interruption, requests the control events of the last week once a day.
+    /// Requests the control events of the last week: once a day after an interruption, and once an
+    /// hour after some had no budget.
     fn sweep_if_due(&mut self, now: Seconds) {
         let control = self.reqs.get(CONTROL_ID);
         let Some(control) = control.filter(|control| control.is_live()) else {
             return;
         };
-        if self.sweep != Sweep::Needed || self.resume.swept_at + SWEEP_INTERVAL > now {
+        let interval = match self.sweep {
+            Sweep::ByFirstRead(_) => return,
+            _ if self.has_dropped_controls => SWEEP_INTERVAL_AFTER_DROPS,
+            Sweep::Needed => SWEEP_INTERVAL,
+            Sweep::Unneeded => return,
+        };
+        if self.pages.owes_sweep() || self.resume.swept_at + interval > now {
             return;
         }
         self.sweep = Sweep::Unneeded;
+        self.has_dropped_controls = false;
+        self.commands.push(Command::BeginSweep);
         let since = Some(now - MAX_CONTROL_AGE);
         let span = Span::new(Arc::clone(&control.req), 0, since, Purpose::Sweep(now));
         self.pages.owe(span);

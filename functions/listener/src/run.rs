@@ -9,7 +9,7 @@ use std::{
 use nostr::key::Keys;
 use nostr_push_core::{
     message::{ContentMessage, ControlMessage},
-    ports::{ChangeFeed, Members, Queue, Relays},
+    ports::{AllApps, ChangeFeed, Members, Queue, Relays, Usages},
 };
 use tokio::{
     task::{JoinError, JoinSet},
@@ -17,6 +17,9 @@ use tokio::{
 };
 
 use crate::{
+    admission::follow_apps,
+    announcement::Announcements,
+    budget::release::release_waiting,
     counter::{Count, ListenerCounter, MessageKind},
     error::ListenerError,
     feed::Feed,
@@ -50,7 +53,7 @@ pub struct Listener<F, S, Q, R> {
 impl<F, S, Q, R> Listener<F, S, Q, R>
 where
     F: ChangeFeed + 'static,
-    S: Relays + Members + Clone + 'static,
+    S: Relays + Members + Usages + AllApps + Clone + 'static,
     Q: Queue<ControlMessage> + 'static,
     R: Queue<ContentMessage> + 'static,
 {
@@ -88,18 +91,16 @@ where
             return Ok(());
         }
         let view = feed.view();
+        let announcements = Announcements::new(None);
         let (service, interest) = (self.keys.public_key(), Arc::clone(&view.interest));
         let context = RelayContext {
-            gate: Arc::new(Gate::new(
-                service,
-                interest,
-                self.options.max_control_events,
-            )),
+            gate: Arc::new(Gate::new(service, interest, &self.options.budgets)),
             keys: self.keys,
             interest: Arc::clone(&view.interest),
             mute_list_owners: Arc::clone(&view.mute_list_owners),
             plans: Arc::new(Plans::default()),
             changes: feed.changes(),
+            announcement: announcements.subscribe(),
             control: control_sender,
             content: content_sender,
             health: Arc::clone(&health),
@@ -114,6 +115,9 @@ where
         forwarding.spawn(forward(content_receiver, ports.content, on_content));
         let mut polling = JoinSet::new();
         polling.spawn(feed.poll(jitter(&self.options.member)));
+        let store = ports.store.clone();
+        polling.spawn(follow_apps(store, &context, &self.options, announcements));
+        forwarding.spawn(release_waiting(context.clone(), shutdown.clone()));
         let mut watcher = RelayWatcher::new(self.options, ports.store, view, &context);
 
         let ended = tokio::select! {

@@ -65,6 +65,11 @@ impl SeenEvents {
         true
     }
 
+    /// Forgets an event that was recorded and is not forwarded after all.
+    pub fn remove(&self, id: &[u8; 32]) {
+        self.lock().pop(id);
+    }
+
     fn lock(&self) -> MutexGuard<'_, LruCache<[u8; 32], Forwarding>> {
         // Nothing can panic while the lock is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

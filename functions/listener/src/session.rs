@@ -10,9 +10,14 @@ mod authentication;
 mod incoming;
 mod reading_time;
 
-use std::{sync::PoisonError, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
+use nostr::event::Event;
+use serde_json::json;
 use tokio::{
     sync::watch,
     task::{unconstrained, yield_now},
@@ -268,6 +273,10 @@ impl Session<'_> {
                 Command::Send(message) => self.socket.send_text(&message).await?,
                 Command::Count(reason) => self.context.count_relay(reason),
                 Command::Authenticate(challenge) => self.authenticate(&challenge).await?,
+                Command::BeginSweep => {
+                    let dropped = self.relay.dropped_controls();
+                    dropped.store(false, Ordering::SeqCst);
+                }
                 Command::RecordSweep(at) => self.relay.record_sweep(at),
                 Command::RecordMuteLists(position) => self.relay.record_mute_lists(position),
                 Command::Disconnect => return Err(SessionEnd::TooFarBehind),
@@ -312,7 +321,25 @@ impl Session<'_> {
             self.socket.ping().await?;
             self.time.record_ping();
         }
+        if self.relay.dropped_controls().load(Ordering::SeqCst) {
+            self.requests.on_dropped_controls();
+        }
         let commands = self.requests.on_tick(self.now());
-        self.execute(commands).await
+        self.execute(commands).await?;
+        self.announce().await
+    }
+
+    /// Publishes the service's announcement, if the operator named the relay.
+    async fn announce(&mut self) -> Result<(), SessionEnd> {
+        if self.relay.source != RelaySource::Operator {
+            return Ok(());
+        }
+        let announcement = self.context.announcement.borrow().clone();
+        let is_new = |event: &Arc<Event>| self.relay.record_announcement(event.created_at.into());
+        if let Some(event) = announcement.filter(is_new) {
+            let message = json!(["EVENT", *event]).to_string();
+            self.socket.send_text(&message).await?;
+        }
+        Ok(())
     }
 }

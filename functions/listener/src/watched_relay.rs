@@ -2,8 +2,8 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -56,6 +56,10 @@ pub struct WatchedRelay {
     budget: Option<Mutex<EventBudget>>,
     /// The number of new owners whose mute lists were returned.
     mute_lists_returned: AtomicUsize,
+    /// `true` if control events of the relay had no budget and must be requested again.
+    has_dropped_controls: Arc<AtomicBool>,
+    /// The `created_at` of the announcement that was sent to the relay.
+    announced_at: AtomicU64,
     status: Mutex<String>,
 }
 
@@ -72,6 +76,8 @@ impl WatchedRelay {
             watched_since: now,
             budget: is_owners.then(|| Mutex::new(EventBudget::new(Instant::now()))),
             mute_lists_returned: AtomicUsize::default(),
+            has_dropped_controls: Arc::default(),
+            announced_at: AtomicU64::default(),
             status: Mutex::default(),
         }
     }
@@ -117,6 +123,18 @@ impl WatchedRelay {
     /// Records that the control events of the last week, as of this time, have been received.
     pub fn record_sweep(&self, at: Seconds) {
         self.swept_at.fetch_max(at.0, Ordering::SeqCst);
+    }
+
+    /// The mark that control events of the relay had no budget and must be requested again.
+    pub fn dropped_controls(&self) -> &Arc<AtomicBool> {
+        &self.has_dropped_controls
+    }
+
+    /// Records that an announcement of this time is sent to the relay. Returns `false` if it was
+    /// sent before.
+    pub fn record_announcement(&self, created_at: Seconds) -> bool {
+        let before = self.announced_at.fetch_max(created_at.0, Ordering::SeqCst);
+        before < created_at.0
     }
 
     /// Spends one event of the relay's budget, which hits so many index keys. Returns how long the

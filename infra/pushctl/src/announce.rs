@@ -6,7 +6,11 @@ use nostr::{
     event::{Event, EventBuilder, FinalizeEvent, Kind, Tag},
     key::Keys,
 };
-use nostr_push_core::{admission::Admission, app::App};
+use nostr_push_core::{
+    admission::Admission,
+    announcement::{AnnouncedApp, SERVICE, announcement},
+    app::App,
+};
 use serde_json::{Value, json};
 
 use crate::{context::CommandContext, key::npub, relay};
@@ -93,6 +97,7 @@ fn events(
         profile["picture"] = json!(picture);
     }
     let profile = profile.to_string();
+    let apps: Vec<AnnouncedApp> = apps.iter().map(announced).collect();
     let event = |kind: u16, tags: Vec<Vec<String>>, content: &str| -> Result<Event> {
         let tags = tags.into_iter().filter_map(|tag| Tag::parse(tag).ok());
         let builder = EventBuilder::new(Kind::from_u16(kind), content).tags(tags);
@@ -100,32 +105,20 @@ fn events(
     };
     let tag = |name: &str, value: String| vec![name.to_owned(), value];
     let relays = relays.iter().map(|url| tag("r", url.clone()));
-    let kinds = HANDLED_KINDS.iter().map(|kind| tag("k", kind.to_string()));
-    let handler = std::iter::once(tag("d", "nostr-push".to_owned())).chain(kinds);
-    let handler = handler.chain(apps.iter().flat_map(admission_tags));
     Ok(vec![
         event(0, Vec::new(), &profile)?,
         event(10_002, relays.collect(), "")?,
-        event(31_990, handler.collect(), &profile)?,
+        announcement(SERVICE, &profile, &HANDLED_KINDS, &apps).finalize(keys)?,
     ])
 }
 
-/// The tags that tell clients what the app asks of new owners: `["admission", <app>, <mode>]` and,
-/// if it asks for work, `["pow", <app>, <difficulty>]`.
-fn admission_tags(app: &App) -> Vec<Vec<String>> {
-    let mode = match app.admission {
-        Admission::Open => "open",
-        Admission::Pow => "pow",
-        Admission::Grant => "grant",
-        Admission::Allow => "allow",
-        Admission::Closed => "closed",
-    };
-    let tag = |name: &str, value: &str| [name, &app.app, value].map(str::to_owned).to_vec();
-    let work = (app.admission == Admission::Pow).then(|| app.pow_difficulty().to_string());
-    let work = work.map(|difficulty| tag("pow", &difficulty));
-    std::iter::once(tag("admission", mode))
-        .chain(work)
-        .collect()
+/// What clients are told about an app. The listener tells them when an open app asks for work.
+fn announced(app: &App) -> AnnouncedApp {
+    AnnouncedApp {
+        app: app.app.clone(),
+        admission: app.admission.as_str().to_owned(),
+        difficulty: (app.admission == Admission::Pow).then(|| app.pow_difficulty()),
+    }
 }
 
 #[cfg(test)]
@@ -133,20 +126,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tags_name_mode_and_difficulty_of_each_app() {
-        let tags = |admission, pow_difficulty| {
+    fn only_apps_that_always_ask_for_work_have_a_difficulty() {
+        let difficulty = |admission| {
             let app = App {
                 admission,
-                pow_difficulty,
+                pow_difficulty: Some(9),
                 ..App::named("demo")
             };
-            let tags = admission_tags(&app).into_iter();
-            tags.map(|tag| tag.join(" ")).collect::<Vec<_>>()
+            announced(&app).difficulty
         };
-        // The listener announces it when an open app asks for work.
-        assert_eq!(tags(Admission::Open, Some(9)), ["admission demo open"]);
-        let pow = ["admission demo pow", "pow demo 20"];
-        assert_eq!(tags(Admission::Pow, None), pow);
-        assert_eq!(tags(Admission::Closed, None), ["admission demo closed"]);
+        assert_eq!(difficulty(Admission::Open), None);
+        assert_eq!(difficulty(Admission::Pow), Some(9));
+        assert_eq!(difficulty(Admission::Closed), None);
     }
 }

@@ -35,6 +35,19 @@ pub enum Admission {
     Closed,
 }
 
+impl Admission {
+    /// The name in options and announcements.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Pow => "pow",
+            Self::Grant => "grant",
+            Self::Allow => "allow",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 /// Returns `true` if the app admits the author of this event as a new owner.
 ///
 /// The signature need not have been verified, but the id must be right.
@@ -181,7 +194,7 @@ mod tests {
     fn work_needs_zero_bits_and_a_commitment() {
         let keys = Keys::generate();
         let mined = |target: &str| {
-            (0_u32..)
+            (0..100_000)
                 .map(|n| event(&keys, 3079, 900, &[&["nonce", &n.to_string(), target]], ""))
                 .find(|event| get_leading_zero_bits(event.id.as_bytes()) >= 8)
                 .unwrap()

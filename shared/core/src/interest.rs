@@ -6,6 +6,7 @@
 //! identity, and equal lists of kinds are shared.
 
 mod named_relays;
+mod owners;
 
 use std::{collections::HashSet, hash::BuildHasher, sync::Arc};
 
@@ -15,9 +16,14 @@ use nostr::event::Event;
 use sha2::{Digest, Sha256};
 use slab::Slab;
 
-use self::named_relays::{NamedRelays, RelayLists};
+pub use self::owners::OwnerClass;
+use self::{
+    named_relays::{NamedRelays, RelayLists},
+    owners::{KnownOwners, makes_known},
+};
 use crate::{
-    MUTE_LIST_KIND, Seconds,
+    MUTE_LIST_KIND, Millis, Seconds,
+    capacity::Usage,
     index_key::{IndexKey, KeyRef, keys_of},
     relay_url::RelayHash,
     subscription::Subscription,
@@ -30,7 +36,8 @@ const REMOVED_ENTRY_TTL: Seconds = Seconds::from_minutes(10);
 /// The index keys and kinds in use, with the number of subscriptions that use each.
 ///
 /// It is built from the rows of the change feed. They may come in any order and repeatedly: the row
-/// with the later order wins.
+/// with the later order wins, and of rows with the same order the one that was changed later.
+/// Dormant rows count like removed ones.
 #[derive(Debug, Default)]
 pub struct Interest {
     entries: Slab<Entry>,
@@ -45,8 +52,24 @@ pub struct Interest {
     mute_lists: u32,
     kind_lists: HashSet<Arc<[u16]>>,
     relay_lists: RelayLists,
+    owners: KnownOwners,
+    /// The number of active subscriptions.
+    subscriptions: u64,
+    /// The number of uses of all keys.
+    uses: u64,
     hasher: RandomState,
     version: u64,
+}
+
+/// An index key of an event that is in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hit {
+    /// The key.
+    pub key: IndexKey,
+    /// `true` if a proven owner uses the key.
+    pub proven: bool,
+    /// `true` if the key is a mention of a proven owner.
+    pub mentions_proven: bool,
 }
 
 /// An index key and the number of subscriptions that use it.
@@ -54,6 +77,8 @@ pub struct Interest {
 struct KeyUse {
     key: IndexKey,
     uses: u32,
+    /// How many of these subscriptions are those of proven owners.
+    proven_uses: u32,
     /// See [`Interest::key_id`].
     id: u64,
     /// The relays that its subscriptions name, or have named. They are forgotten with the key.
@@ -69,13 +94,24 @@ struct Entry {
     id: EntryId,
     /// The order: its time and the first bytes of its event id.
     order: (Seconds, u64),
+    /// See [`Subscription::changed_at`].
+    changed_at: Millis,
     valid_until: Seconds,
     /// Empty if the subscription is removed. The entry stays for a while, so that an older row that
     /// is read late cannot restore the keys.
     keys: Keys,
     /// `None` means every kind.
     kinds: Option<Arc<[u16]>>,
+    /// `true` if the owner is proven.
+    proven: bool,
+    /// `true` if the owner is known by this subscription. Its key is then that of the owner's mute
+    /// list.
+    makes_known: bool,
 }
+
+// A million entries must fit into the listener's memory.
+const _: () = assert!(size_of::<Entry>() <= 88);
+const _: () = assert!(size_of::<KeyUse>() <= 72);
 
 /// Numbers of keys in [`Interest::keys`]. Most subscriptions have one key.
 #[derive(Debug)]
@@ -99,23 +135,12 @@ impl Interest {
         let id = entry_id(row);
         let active = row.is_active(now);
         let number = self.find(id);
-        if let Some(entry) = number.and_then(|number| self.entries.get_mut(number as usize)) {
-            let order = order_of(row);
-            let supersedes =
-                order.0 > entry.order.0 || (order.0 == entry.order.0 && order.1 < entry.order.1);
-            if !supersedes {
+        if let Some(entry) = number.and_then(|number| self.entries.get(number as usize)) {
+            if !supersedes(row, entry) {
                 return false;
             }
             if active && !entry.keys.as_slice().is_empty() {
-                // An identity stands for one filter, so only the lifetime and the relays can be
-                // new.
-                entry.order = order;
-                entry.valid_until = row.valid_until;
-                let relays = row.relay_hashes();
-                for key in entry.keys.as_slice().iter().filter(|_| !relays.is_empty()) {
-                    let named = &mut self.keys[*key as usize].relays;
-                    *named = self.relay_lists.add(*named, &relays);
-                }
+                self.renew(number.unwrap_or_default(), row);
                 return false;
             }
         }
@@ -133,6 +158,35 @@ impl Interest {
             None => self.insert(new),
         }
         self.version != before
+    }
+
+    /// A later row of an active subscription. An identity stands for one filter, so only the
+    /// lifetime, the relays and whether the owner is proven can be new.
+    fn renew(&mut self, number: u32, row: &Subscription) {
+        let entry = &mut self.entries[number as usize];
+        entry.order = order_of(row);
+        entry.changed_at = row.changed_at;
+        entry.valid_until = row.valid_until;
+        let was_proven = std::mem::replace(&mut entry.proven, row.proven);
+        let is_other = was_proven != row.proven;
+        if is_other && entry.makes_known {
+            let pubkey = row.owner.pubkey.as_bytes();
+            self.owners.remove(pubkey, was_proven);
+            self.owners.add(*pubkey, row.proven);
+        }
+        let relays = row.relay_hashes();
+        if !is_other && relays.is_empty() {
+            return;
+        }
+        for key in entry.keys.as_slice() {
+            let used = &mut self.keys[*key as usize];
+            if is_other && row.proven {
+                used.proven_uses += 1;
+            } else if is_other {
+                used.proven_uses -= 1;
+            }
+            used.relays = self.relay_lists.add(used.relays, &relays);
+        }
     }
 
     /// Removes the subscriptions that have ended among `count` entries from number `from` on.
@@ -162,10 +216,17 @@ impl Interest {
     /// The entry of an active subscription. Counts its keys and kinds as used.
     fn new_entry(&mut self, row: &Subscription, id: EntryId) -> Entry {
         let keys = row.filter.index_keys();
+        let makes_known = makes_known(row, &keys);
+        if makes_known {
+            self.owners.add(*row.owner.pubkey.as_bytes(), row.proven);
+        }
+        self.subscriptions += u64::from(!keys.is_empty());
         let is_of_mute_lists = matches!(keys.first(), Some(IndexKey::MuteList(_)));
         let relays = row.relay_hashes();
         let keys = keys.into_iter();
-        let mut numbers: Vec<u32> = keys.map(|key| self.use_key(key, &relays)).collect();
+        let mut numbers: Vec<u32> = keys
+            .map(|key| self.use_key(key, &relays, row.proven))
+            .collect();
         let keys = if numbers.len() == 1 {
             Keys::One(numbers.remove(0))
         } else {
@@ -193,9 +254,12 @@ impl Interest {
         Entry {
             id,
             order: order_of(row),
+            changed_at: row.changed_at,
             valid_until: row.valid_until,
             keys,
             kinds,
+            proven: row.proven,
+            makes_known,
         }
     }
 
@@ -204,8 +268,18 @@ impl Interest {
         if entry.keys.as_slice().is_empty() {
             return;
         }
+        self.subscriptions -= 1;
+        if entry.makes_known
+            && let [key] = entry.keys.as_slice()
+            && let Some(KeyUse {
+                key: IndexKey::MuteList(pubkey),
+                ..
+            }) = self.keys.get(*key as usize)
+        {
+            self.owners.remove(pubkey, entry.proven);
+        }
         for number in entry.keys.as_slice() {
-            self.release_key(*number);
+            self.release_key(*number, entry.proven);
         }
         let Some(kinds) = &entry.kinds else {
             self.any_kind -= 1;
@@ -259,7 +333,8 @@ impl Interest {
         });
     }
 
-    fn use_key(&mut self, key: IndexKey, relays: &[RelayHash]) -> u32 {
+    fn use_key(&mut self, key: IndexKey, relays: &[RelayHash], proven: bool) -> u32 {
+        self.uses += 1;
         let hash = self.hasher.hash_one(&key);
         if let Some(number) = self.by_key.find(hash, |n| {
             self.keys
@@ -268,6 +343,7 @@ impl Interest {
         }) {
             let entry = &mut self.keys[*number as usize];
             entry.uses += 1;
+            entry.proven_uses += u32::from(proven);
             entry.relays = self.relay_lists.add(entry.relays, relays);
             return *number;
         }
@@ -276,6 +352,7 @@ impl Interest {
         let number = number(self.keys.insert(KeyUse {
             key,
             uses: 1,
+            proven_uses: u32::from(proven),
             // The version grows with every key that comes into use.
             id: self.version,
             relays,
@@ -289,9 +366,11 @@ impl Interest {
         number
     }
 
-    fn release_key(&mut self, number: u32) {
+    fn release_key(&mut self, number: u32, proven: bool) {
+        self.uses -= 1;
         let entry = &mut self.keys[number as usize];
         entry.uses -= 1;
+        entry.proven_uses -= u32::from(proven);
         if entry.uses == 0 {
             let KeyUse { key, relays, .. } = self.keys.remove(number as usize);
             self.relay_lists.release(relays);
@@ -307,20 +386,26 @@ impl Interest {
     /// The event's index keys that are in use, each once. Empty if no subscription can match
     /// the event.
     pub fn hits(&self, event: &Event) -> Vec<IndexKey> {
+        let hits = self.hits_where(event, |_| true).into_iter();
+        hits.map(|hit| hit.key).collect()
+    }
+
+    /// The same as [`Interest::hits`], with what the budgets need to know of each key.
+    pub fn hits_of_all(&self, event: &Event) -> Vec<Hit> {
         self.hits_where(event, |_| true)
     }
 
     /// The event's index keys that are in use by subscriptions that name this relay, each once. A
     /// key may be among them though its subscriptions no longer name the relay: the matcher
     /// decides. Mute lists are their authors' own, whichever relay brings them.
-    pub fn hits_through(&self, event: &Event, relay: &RelayHash) -> Vec<IndexKey> {
+    pub fn hits_through(&self, event: &Event, relay: &RelayHash) -> Vec<Hit> {
         self.hits_where(event, |used| {
             matches!(used.key, IndexKey::MuteList(_))
                 || self.relay_lists.contains(used.relays, relay)
         })
     }
 
-    fn hits_where(&self, event: &Event, condition: impl Fn(&KeyUse) -> bool) -> Vec<IndexKey> {
+    fn hits_where(&self, event: &Event, condition: impl Fn(&KeyUse) -> bool) -> Vec<Hit> {
         // The numbers of the keys, because an event can hit thousands of them, many repeatedly.
         let mut hits: Vec<u32> = Vec::new();
         let kind = event.kind.as_u16();
@@ -338,8 +423,36 @@ impl Interest {
         hits.dedup();
         let keys = hits.into_iter();
         keys.filter_map(|number| self.keys.get(number as usize))
-            .map(|used| used.key.clone())
+            .map(|used| Hit {
+                key: used.key.clone(),
+                proven: used.proven_uses > 0,
+                mentions_proven: used
+                    .key
+                    .mentions()
+                    .is_some_and(|pubkey| self.class_of(pubkey) == OwnerClass::Proven),
+            })
             .collect()
+    }
+
+    /// Whether the pubkey has a device.
+    pub fn class_of(&self, pubkey: &[u8; 32]) -> OwnerClass {
+        self.owners.class(pubkey)
+    }
+
+    /// The number of proven owners. An owner counts once for each app.
+    pub fn proven_owners(&self) -> u64 {
+        self.owners.proven()
+    }
+
+    /// What the stack holds.
+    pub fn usage(&self, now: Seconds) -> Usage {
+        Usage {
+            owners: self.owners.owners(),
+            index_keys: self.keys.len() as u64,
+            subscriptions: self.subscriptions,
+            index_rows: self.uses,
+            counted_at: now,
+        }
     }
 
     fn wants_kind(&self, kind: u16) -> bool {
@@ -411,9 +524,22 @@ fn removed_entry(row: &Subscription, id: EntryId, now: Seconds) -> Entry {
     Entry {
         id,
         order: order_of(row),
+        changed_at: row.changed_at,
         valid_until: now + REMOVED_ENTRY_TTL,
         keys,
         kinds: None,
+        proven: false,
+        makes_known: false,
+    }
+}
+
+/// Returns `true` if the row wins over the entry of the same subscription.
+fn supersedes(row: &Subscription, entry: &Entry) -> bool {
+    let order = order_of(row);
+    if order == entry.order {
+        row.changed_at > entry.changed_at
+    } else {
+        order.0 > entry.order.0 || (order.0 == entry.order.0 && order.1 < entry.order.1)
     }
 }
 

@@ -10,6 +10,7 @@
 //! - [`interest`]: the set of all index keys in use
 //! - [`app`]: the operator's configuration of a client application
 //! - [`admission`]: which pubkeys an app admits as owners
+//! - [`announcement`]: the handler information that tells clients how to become owners
 //! - [`capacity`]: how much the stack may hold
 //! - [`owner`]: a pubkey under one app
 //! - [`relay_url`]: the URLs of relays in normal form, and their hashes
@@ -25,6 +26,7 @@
 //! - [`ports`]: what a stage needs from outside, one small trait per capability
 
 pub mod admission;
+pub mod announcement;
 pub mod app;
 pub mod capacity;
 pub mod counter;

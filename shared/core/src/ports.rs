@@ -1,7 +1,11 @@
 //! What a stage needs from outside, one small trait per capability. `nostr-push-aws` implements
 //! them with AWS, `nostr-push-testkit` in memory.
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    time::Duration,
+};
 
 use nostr::{event::EventId, key::PublicKey};
 
@@ -46,6 +50,14 @@ pub type PortResult<T> = Result<T, Unavailable>;
 pub trait Apps: Send + Sync {
     /// The app, or `None` if it is not configured. The result may be up to 60 s old.
     fn app(&self, app: &str) -> impl Future<Output = PortResult<Option<App>>> + Send;
+}
+
+/// All apps and all blocked pubkeys. The listener keeps them in memory.
+pub trait AllApps: Send + Sync {
+    /// All apps.
+    fn all_apps(&self) -> impl Future<Output = PortResult<Vec<App>>> + Send;
+    /// The pubkeys that the operator has blocked.
+    fn all_blocked(&self) -> impl Future<Output = PortResult<BTreeSet<PublicKey>>> + Send;
 }
 
 /// The pubkeys that the operator has blocked.

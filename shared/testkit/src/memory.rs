@@ -18,11 +18,11 @@ use nostr_push_core::{
     order::Order,
     owner::Owner,
     ports::{
-        Apps, Blocklist, Budgets, ChangeFeed, ClaimResult, Claims, DelayQueue, Devices, Endpoints,
-        EnsuredEndpoint, FeedPage, FeedPosition, IndexPage, IndexReader, IndexWriter, Members,
-        MuteLists, OwnerSettings, PortResult, Presences, PublishOutcome, Publisher, Push, Queue,
-        RateAdmission, Rates, RelayCursor, Relays, RetryReason, Standing, Standings, Subscriptions,
-        Unavailable, Usages,
+        AllApps, Apps, Blocklist, Budgets, ChangeFeed, ClaimResult, Claims, DelayQueue, Devices,
+        Endpoints, EnsuredEndpoint, FeedPage, FeedPosition, IndexPage, IndexReader, IndexWriter,
+        Members, MuteLists, OwnerSettings, PortResult, Presences, PublishOutcome, Publisher, Push,
+        Queue, RateAdmission, Rates, RelayCursor, Relays, RetryReason, Standing, Standings,
+        Subscriptions, Unavailable, Usages,
     },
     presence::Presence,
     settings::Settings,
@@ -140,6 +140,16 @@ fn unavailable() -> Unavailable {
 impl Apps for Memory {
     async fn app(&self, app: &str) -> PortResult<Option<App>> {
         self.call(|state| state.apps.get(app).cloned())
+    }
+}
+
+impl AllApps for Memory {
+    async fn all_apps(&self) -> PortResult<Vec<App>> {
+        self.call(|state| state.apps.values().cloned().collect())
+    }
+
+    async fn all_blocked(&self) -> PortResult<BTreeSet<PublicKey>> {
+        self.call(|state| state.blocked.clone())
     }
 }
 

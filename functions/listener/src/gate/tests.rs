@@ -1,9 +1,11 @@
 use nostr::key::Keys;
 use nostr_push_core::{
     Seconds,
+    admission::{Admission, has_work},
+    app::App,
     order::Order,
     ports::RelayCursor,
-    subscription::{Subscription, SubscriptionState},
+    subscription::{MUTE_LIST_PREFIX, Subscription, SubscriptionState},
 };
 use nostr_push_testkit::{event, owner, subscription};
 use serde_json::{json, value::to_raw_value};
@@ -13,12 +15,17 @@ use super::*;
 /// The outcomes of [`classify`].
 const CONTROL: Result<&str, DropReason> = Ok("control");
 const CONTENT: Result<&str, DropReason> = Ok("content");
+const WAITS: Result<&str, DropReason> = Ok("waits");
 
 fn gate(service: &Keys, filter: &serde_json::Value) -> Gate {
     let row = subscription(&owner(service.public_key()), filter);
     let mut interest = Interest::default();
     assert!(interest.apply(&row, Seconds(1)));
-    Gate::new(service.public_key(), Arc::new(RwLock::new(interest)), 60)
+    Gate::new(
+        service.public_key(),
+        Arc::new(RwLock::new(interest)),
+        &Budgets::default(),
+    )
 }
 
 fn relay(url: &str, source: RelaySource) -> WatchedRelay {
@@ -63,6 +70,8 @@ fn outcome(verdict: &Verdict) -> Result<&'static str, DropReason> {
     match verdict {
         Verdict::Control(_) => CONTROL,
         Verdict::Content(_) => CONTENT,
+        Verdict::Waits { .. } => WAITS,
+        Verdict::OverBudget { .. } => Err(DropReason::OverBudget),
         Verdict::Drop(reason) => Err(*reason),
     }
 }
@@ -286,4 +295,249 @@ fn reads_time_of_events_that_are_too_large() {
     let refused = parse_event(&to_raw_value(&empty_tag).unwrap()).unwrap_err();
     assert_eq!(refused.reason, DropReason::Malformed);
     assert_eq!(refused.created_at, Some(Seconds(77)));
+}
+
+/// A gate with one proven owner, who mentions nobody, and with one other owner.
+struct Owners {
+    service: Keys,
+    proven: Keys,
+    known: Keys,
+    gate: Gate,
+}
+
+impl Owners {
+    fn new() -> Self {
+        let [service, proven, known] = [(); 3].map(|()| Keys::generate());
+        let gate = gate(&service, &json!({"kinds": [1], "#t": ["unused"]}));
+        let owners = Self {
+            service,
+            proven,
+            known,
+            gate,
+        };
+        for (keys, is_proven) in [(&owners.proven, true), (&owners.known, false)] {
+            let pubkey = keys.public_key();
+            let list = json!({"kinds": [10_000], "authors": [pubkey]});
+            let row = subscription(&owner(pubkey), &list);
+            let identity = format!("{MUTE_LIST_PREFIX}{}", row.identity);
+            owners.apply(&Subscription {
+                identity,
+                proven: is_proven,
+                ..row
+            });
+        }
+        owners
+    }
+
+    fn apply(&self, row: &Subscription) {
+        self.gate.interest.write().unwrap().apply(row, Seconds(1));
+    }
+
+    fn subscribe(&self, keys: &Keys, filter: &serde_json::Value, proven: bool) {
+        self.apply(&Subscription {
+            proven,
+            ..subscription(&owner(keys.public_key()), filter)
+        });
+    }
+
+    /// A control event to the service.
+    fn control(&self, keys: &Keys, n: u64, tags: &[&[&str]], content: &str) -> Event {
+        let service = self.service.public_key().to_hex();
+        let p = ["p", &service];
+        let all = [&[&p[..]], tags].concat();
+        event(keys, 3081, n, &all, content)
+    }
+
+    fn send(&self, event: &Event, now: u64) -> Result<&'static str, DropReason> {
+        classify(&self.gate, &to_raw_value(event).unwrap(), false, now)
+    }
+
+    fn admit(&self, app: App, blocked: &[&Keys]) {
+        let blocked = blocked.iter().map(|keys| keys.public_key()).collect();
+        let rules = AdmissionRules::new(vec![app], blocked, Some("demo".to_owned()));
+        self.gate.set_admission(rules);
+    }
+
+    /// Strangers use up the budget of the relay.
+    fn exhaust_strangers(&self) {
+        let content = "x".repeat(200_000);
+        for n in 0..60 {
+            let event = self.control(&Keys::generate(), n, &[], &content);
+            assert!(self.send(&event, 5).is_ok());
+        }
+        self.gate.announced_apps(Millis(5));
+    }
+}
+
+#[test]
+fn app_decides_about_strangers_before_the_signature_and_not_about_owners() {
+    let owners = Owners::new();
+    owners.admit(
+        App {
+            admission: Admission::Closed,
+            ..App::named("demo")
+        },
+        &[],
+    );
+    let demo: &[&str] = &["app", "demo"];
+    let stranger = Keys::generate();
+    let register = owners.control(&stranger, 1, &[demo], "x");
+    assert_eq!(owners.send(&register, 5), Err(DropReason::NotAdmitted));
+    let mut forged = register.clone();
+    forged.sig = owners.control(&stranger, 2, &[], "x").sig;
+    assert_eq!(owners.send(&forged, 5), Err(DropReason::NotAdmitted));
+    forged.content = "y".to_owned();
+    assert_eq!(
+        owners.send(&forged, 5),
+        Err(DropReason::BadSignature),
+        "the id is wrong"
+    );
+    for keys in [&owners.known, &owners.proven] {
+        assert_eq!(
+            owners.send(&owners.control(keys, 1, &[demo], "x"), 5),
+            CONTROL
+        );
+    }
+    // Control decides about these.
+    let other: &[&str] = &["app", "other"];
+    for tags in [&[][..], &[other], &[demo, demo]] {
+        assert_eq!(
+            owners.send(&owners.control(&stranger, 3, tags, "x"), 5),
+            CONTROL
+        );
+    }
+    let service = owners.service.public_key().to_hex();
+    let heartbeat = event(&stranger, 22456, 1, &[&["p", &service]], "x");
+    assert_eq!(
+        owners.send(&heartbeat, 5),
+        Err(DropReason::NotAdmitted),
+        "it is of the heartbeat app"
+    );
+    owners.admit(App::named("demo"), &[]);
+    assert_eq!(
+        owners.send(&register, 5),
+        CONTROL,
+        "it was not recorded as seen"
+    );
+}
+
+#[test]
+fn blocked_pubkeys_are_dropped_even_if_they_are_owners() {
+    let owners = Owners::new();
+    owners.admit(App::named("demo"), &[&owners.proven]);
+    let event = owners.control(&owners.proven, 1, &[], "x");
+    assert_eq!(owners.send(&event, 5), Err(DropReason::NotAdmitted));
+    let event = owners.control(&owners.known, 1, &[], "x");
+    assert_eq!(owners.send(&event, 5), CONTROL);
+}
+
+#[test]
+fn open_app_asks_for_work_while_strangers_use_up_their_budget() {
+    let owners = Owners::new();
+    owners.admit(
+        App {
+            pow_difficulty: Some(4),
+            ..App::named("demo")
+        },
+        &[],
+    );
+    let demo: &[&str] = &["app", "demo"];
+    let asks = |now| owners.gate.announced_apps(Millis(now))[0].difficulty;
+    assert_eq!(asks(5), None);
+    let idle = owners.control(&Keys::generate(), 1, &[demo], "x");
+    assert_eq!(owners.send(&idle, 5), CONTROL);
+    owners.exhaust_strangers();
+    assert_eq!(asks(5), Some(4));
+    let stranger = Keys::generate();
+    let mined = (0..1_000)
+        .map(|n| owners.control(&stranger, 1, &[demo, &["nonce", &n.to_string(), "4"]], "x"))
+        .find(|event| has_work(event, 4))
+        .unwrap();
+    let lazy = owners.control(&stranger, 2, &[demo], "x");
+    assert_eq!(owners.send(&lazy, 6), Err(DropReason::NotAdmitted));
+    assert_eq!(owners.send(&mined, 6), WAITS);
+    let known = owners.control(&owners.known, 1, &[demo], "x");
+    assert_eq!(owners.send(&known, 6), CONTROL);
+    let day = 5 + 86_400_000;
+    while owners.gate.control_room().release(Millis(day)).is_some() {}
+    assert_eq!(asks(2 * day), None);
+    assert_eq!(owners.send(&lazy, 2 * day), CONTROL);
+}
+
+#[test]
+fn control_event_without_budget_waits_and_is_no_duplicate_once_dropped() {
+    let owners = Owners::new();
+    let stranger = Keys::generate();
+    let content = "x".repeat(200_000);
+    let of = |n| owners.control(&stranger, n, &[], &content);
+    assert_eq!(owners.send(&of(1), 5), CONTROL);
+    assert_eq!(owners.send(&of(2), 5), WAITS);
+    assert_eq!(owners.send(&of(2), 5), Err(DropReason::Duplicate));
+    assert_eq!(owners.send(&of(3), 5), WAITS);
+    let relay = relay("ws://r", RelaySource::Operator);
+    let json = to_raw_value(&of(4)).unwrap();
+    let send = |now| outcome(&verdict_from(&relay, &owners.gate, &json, false, now));
+    assert_eq!(send(5), Err(DropReason::OverBudget));
+    assert!(
+        relay.dropped_controls().load(Ordering::SeqCst),
+        "it is requested again"
+    );
+    assert_eq!(
+        owners.send(&owners.control(&owners.known, 1, &[], "x"), 5),
+        CONTROL
+    );
+    let room = owners.gate.control_room();
+    let released = std::iter::from_fn(|| room.release(Millis(5_000_000)));
+    let released: Vec<String> = released.map(|m| m.event.get().to_owned()).collect();
+    assert_eq!(released.len(), 1, "its own bucket refills slowly");
+    assert!(released[0].contains(&of(2).id.to_hex()));
+    assert_eq!(send(5_000_001), WAITS);
+}
+
+#[test]
+fn hits_without_budget_are_taken_out() {
+    let owners = Owners::new();
+    let stranger = Keys::generate();
+    owners.subscribe(&owners.known, &json!({"kinds": [1], "#t": ["a"]}), false);
+    owners.subscribe(
+        &owners.proven,
+        &json!({"kinds": [1], "#e": ["ab".repeat(32)]}),
+        true,
+    );
+    let note = |n, tags: &[&[&str]]| event(&stranger, 1, n, tags, "x");
+    let tag: &[&str] = &["t", "a"];
+    assert!((0..1_000).all(|n| owners.send(&note(n, &[tag]), 5) == CONTENT));
+    let unpaid = note(1_000, &[tag]);
+    assert_eq!(owners.send(&unpaid, 5), Err(DropReason::OverBudget));
+    let hex = "ab".repeat(32);
+    let both = to_raw_value(&note(1_001, &[tag, &["e", &hex]])).unwrap();
+    let hits = |now| match verdict(&owners.gate, &both, false, now) {
+        Verdict::Content(content) => content.hits.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(hits(5), 1);
+    let again = |now| classify(&owners.gate, &both, false, now);
+    assert_eq!(again(6), Err(DropReason::Duplicate));
+    let later = 5 + 60_000;
+    assert_eq!(hits(later), 2, "a copy is forwarded once there is budget");
+    assert_eq!(again(later), Err(DropReason::Duplicate));
+    assert_eq!(owners.send(&unpaid, later), CONTENT);
+}
+
+#[test]
+fn forged_and_repeated_events_spend_nothing() {
+    let owners = Owners::new();
+    let list = event(&owners.proven, 10_000, 1, &[], "");
+    let mut forged = list.clone();
+    for n in 0..50 {
+        forged.content = n.to_string();
+        assert_eq!(owners.send(&forged, 5), Err(DropReason::BadSignature));
+    }
+    assert_eq!(owners.send(&list, 5), CONTENT);
+    for _ in 0..50 {
+        assert_eq!(owners.send(&list, 5), Err(DropReason::Duplicate));
+    }
+    let newer = |n| event(&owners.proven, 10_000, n, &[], "");
+    assert!((2..11).all(|n| owners.send(&newer(n), 5) == CONTENT));
+    assert_eq!(owners.send(&newer(11), 5), Err(DropReason::OverBudget));
 }

@@ -165,6 +165,13 @@ impl Pages {
         page.chain(&self.spans).any(|span| span.purpose == purpose)
     }
 
+    /// Returns `true` while the control events of the last week are being requested.
+    pub(super) fn owes_sweep(&self) -> bool {
+        let page = self.page.iter().map(|page| &page.span);
+        page.chain(&self.spans)
+            .any(|span| matches!(span.purpose, Purpose::Sweep(_)))
+    }
+
     /// Adds a span. One for the same filter that has not begun is extended instead.
     pub(super) fn owe(&mut self, span: Span) {
         let mut spans = self.spans.iter_mut();

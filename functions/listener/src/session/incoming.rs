@@ -119,6 +119,9 @@ impl Session<'_> {
             Verdict::Control(message) => {
                 self.context.control.send(message, json.get().len()).await;
             }
+            Verdict::Waits { dropped: events } | Verdict::OverBudget { events } => {
+                self.context.count_over_budget(events);
+            }
             Verdict::Content(message) => {
                 hits = message.hits.len();
                 self.context.content.send(*message, json.get().len()).await;

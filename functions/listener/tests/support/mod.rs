@@ -24,18 +24,24 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use listener::{
     Listener, ListenerError, Options, Ports,
+    budget::{Budgets, content::ContentRates},
     counter::{DropReason, ListenerCounter, RelayReason},
     health::Health,
     shutdown::{Shutdown, StopHandle},
 };
-use nostr::{event::Event, key::Keys};
+use nostr::{
+    event::Event,
+    key::{Keys, PublicKey},
+};
 use nostr_push_core::{
     Millis, Seconds,
+    app::App,
+    capacity::Usage,
     message::{ContentMessage, ControlMessage},
     order::Order,
     ports::{
-        ChangeFeed, FeedPage, FeedPosition, Members, PortResult, Queue, RelayCursor, Relays,
-        Unavailable,
+        AllApps, ChangeFeed, FeedPage, FeedPosition, Members, PortResult, Queue, RelayCursor,
+        Relays, Unavailable, Usages,
     },
     subscription::{MUTE_LIST_PREFIX, Subscription, SubscriptionState},
 };
@@ -96,6 +102,26 @@ impl Relays for MemoryPorts {
         now: Seconds,
     ) -> PortResult<()> {
         self.store.checkpoint(relay, cursor, status, now).await
+    }
+}
+
+impl Usages for MemoryPorts {
+    async fn usage(&self) -> PortResult<Option<Usage>> {
+        self.store.usage().await
+    }
+
+    async fn record_usage(&self, usage: &Usage) -> PortResult<()> {
+        self.store.record_usage(usage).await
+    }
+}
+
+impl AllApps for MemoryPorts {
+    async fn all_apps(&self) -> PortResult<Vec<App>> {
+        self.store.all_apps().await
+    }
+
+    async fn all_blocked(&self) -> PortResult<BTreeSet<PublicKey>> {
+        self.store.all_blocked().await
     }
 }
 
@@ -363,7 +389,12 @@ pub fn start_as(
         relays,
         max_owners_relays: 200,
         allow_private,
-        max_control_events: 60,
+        // Some tests send more content events than the default budgets allow.
+        budgets: Budgets {
+            content: ContentRates::unlimited(),
+            ..Budgets::default()
+        },
+        heartbeat_app: None,
         member: member.to_owned(),
     };
     let listener = Listener::new(service.clone(), options, listener_ports);

@@ -1,10 +1,12 @@
 //! `apps`: key `app`. Holds platform applications and options. Reads go through a cache of 60 s.
 
+use std::collections::BTreeSet;
+
 use aws_sdk_dynamodb::types::AttributeValue;
 use nostr::key::PublicKey;
 use nostr_push_core::{
     app::App,
-    ports::{Apps, PortResult},
+    ports::{AllApps, Apps, PortResult},
 };
 
 use super::{Store, blocklist::BLOCKED, conditional, read, s, write};
@@ -30,6 +32,18 @@ impl Apps for Store {
             .try_get_with_by_ref(app, load)
             .await
             .map_err(|error| (*error).clone())
+    }
+}
+
+impl AllApps for Store {
+    async fn all_apps(&self) -> PortResult<Vec<App>> {
+        Self::all_apps(self).await
+    }
+
+    async fn all_blocked(&self) -> PortResult<BTreeSet<PublicKey>> {
+        let blocked = self.blocked().await?;
+        let pubkeys = blocked.iter().map(|hex| PublicKey::from_hex(hex));
+        Ok(pubkeys.filter_map(Result::ok).collect())
     }
 }
 

@@ -242,6 +242,36 @@ fn control_event_signed_long_ago_and_missed_is_found_by_the_daily_sweep() {
 }
 
 #[test]
+fn control_events_without_budget_are_requested_again_within_an_hour() {
+    let mut world = connected();
+    let sweeps = |world: &World| requested(world, "page").len();
+    let before = sweeps(&world);
+    let on_dropped_controls = |world: &mut World| {
+        let requests = world.requests.as_mut();
+        requests.expect("connected").on_dropped_controls();
+    };
+    on_dropped_controls(&mut world);
+    world.tick(60);
+    world.deliver(1_000);
+    assert_eq!(sweeps(&world), before, "the first read was a moment ago");
+    world.now.unix += Seconds::from_hours(1);
+    world.tick(4);
+    world.deliver(1_000);
+    assert_eq!(sweeps(&world), before + 1);
+    // A flood does not cause more of them.
+    for _ in 0..50 {
+        on_dropped_controls(&mut world);
+        world.tick(60);
+        world.deliver(1_000);
+    }
+    assert_eq!(sweeps(&world), before + 1);
+    world.now.unix += Seconds::from_minutes(10);
+    world.tick(4);
+    world.deliver(1_000);
+    assert_eq!(sweeps(&world), before + 2);
+}
+
+#[test]
 fn pages_are_paced_and_never_given_up() {
     let limits = Limits {
         page: 1,

@@ -249,7 +249,7 @@ impl World {
                 Command::Send(message) => self.relay.receive(&message),
                 Command::Count(reason) => self.counted.push(reason),
                 Command::RecordSweep(at) => self.resume.swept_at = at,
-                Command::RecordMuteLists(_) | Command::Authenticate(_) => {}
+                Command::BeginSweep | Command::RecordMuteLists(_) | Command::Authenticate(_) => {}
                 Command::Disconnect => panic!("too far behind"),
             }
         }

@@ -1,0 +1,194 @@
+//! Which pubkeys may become owners, checked before the signature. Control checks the same again:
+//! here it keeps events that cannot have an effect from using up budgets and queues.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use nostr::{
+    event::Event,
+    key::{Keys, PublicKey},
+};
+use nostr_push_core::{
+    Millis, Seconds,
+    admission::{Admission, admits, has_work},
+    announcement::AnnouncedApp,
+    app::App,
+    interest::OwnerClass,
+    ports::{AllApps, PortResult},
+    tags::tag_values,
+};
+
+use crate::{
+    announcement::{Announcements, Announcer},
+    counter::DropReason,
+    gate::Gate,
+    options::Options,
+    relay_context::RelayContext,
+};
+
+/// The kind of control events that may have no `app` tag.
+const DIALECT_H_KIND: u16 = 22_456;
+
+/// How often the apps are read.
+const READ_INTERVAL: Millis = Seconds::from_minutes(1).to_millis();
+
+/// How often the listener checks whether strangers use up their budget.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The apps and the blocked pubkeys, as last read.
+#[derive(Debug, Default)]
+pub struct AdmissionRules {
+    apps: HashMap<String, App>,
+    blocked: BTreeSet<PublicKey>,
+    /// The app of dialect H events without an `app` tag.
+    heartbeat_app: Option<String>,
+}
+
+impl AdmissionRules {
+    /// The rules of these apps.
+    pub fn new(
+        apps: Vec<App>,
+        blocked: BTreeSet<PublicKey>,
+        heartbeat_app: Option<String>,
+    ) -> Self {
+        let apps = apps.into_iter().map(|app| (app.app.clone(), app));
+        Self {
+            apps: apps.collect(),
+            blocked,
+            heartbeat_app,
+        }
+    }
+
+    /// Checks whether the author of a control event may be an owner. The signature need not have
+    /// been verified. If `is_scarce`, strangers use up their budget.
+    ///
+    /// An event of an unknown app passes: control refuses it.
+    ///
+    /// # Errors
+    /// Why the event is dropped.
+    pub fn check(
+        &self,
+        event: &Event,
+        class: OwnerClass,
+        is_scarce: bool,
+        now: Seconds,
+    ) -> Result<(), DropReason> {
+        if self.blocked.contains(&event.pubkey) {
+            return Err(DropReason::NotAdmitted);
+        }
+        if class != OwnerClass::Stranger {
+            return Ok(());
+        }
+        let Some(app) = self.app_of(event).and_then(|app| self.apps.get(app)) else {
+            return Ok(());
+        };
+        let difficulty = extra_difficulty(app, is_scarce);
+        if app.admission == Admission::Open && difficulty.is_none() {
+            return Ok(());
+        }
+        // The work is in the id, so the id must be right.
+        if !event.verify_id() {
+            Err(DropReason::BadSignature)
+        } else if admits(app, event, now)
+            && difficulty.is_none_or(|difficulty| has_work(event, difficulty))
+        {
+            Ok(())
+        } else {
+            Err(DropReason::NotAdmitted)
+        }
+    }
+
+    /// The app of a control event. `None` if that is not certain.
+    fn app_of<'a>(&'a self, event: &'a Event) -> Option<&'a str> {
+        let mut apps = tag_values(event, "app");
+        match (apps.next(), apps.next()) {
+            (Some(app), None) => Some(app),
+            (None, None) if event.kind.as_u16() == DIALECT_H_KIND => self.heartbeat_app.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The apps that are open to everybody, and that ask for work while strangers use up their
+    /// budget.
+    pub fn announced(&self, is_scarce: bool) -> Vec<AnnouncedApp> {
+        let apps = self.apps.values();
+        let mut announced: Vec<AnnouncedApp> = apps
+            .filter(|app| extra_difficulty(app, true).is_some())
+            .map(|app| AnnouncedApp {
+                app: app.app.clone(),
+                admission: app.admission.as_str().to_owned(),
+                difficulty: extra_difficulty(app, is_scarce),
+            })
+            .collect();
+        announced.sort_unstable_by(|a, b| a.app.cmp(&b.app));
+        announced
+    }
+}
+
+/// The difficulty of the work that an open app asks for while strangers use up their budget.
+fn extra_difficulty(app: &App, is_scarce: bool) -> Option<u8> {
+    let asks = is_scarce && app.admission == Admission::Open && app.pow_difficulty.is_some();
+    asks.then(|| app.pow_difficulty())
+}
+
+/// Reads the apps every minute, and announces when open apps begin or cease to ask for work. Never
+/// ends.
+pub fn follow_apps<A: AllApps>(
+    source: A,
+    context: &RelayContext,
+    options: &Options,
+    announcements: Announcements,
+) -> impl Future<Output = ()> + use<A> {
+    // The rest of the context would keep the buffers open.
+    follow(
+        source,
+        Arc::clone(&context.gate),
+        options.heartbeat_app.clone(),
+        context.keys.clone(),
+        announcements,
+        context.clock,
+    )
+}
+
+async fn follow(
+    source: impl AllApps,
+    gate: Arc<Gate>,
+    heartbeat_app: Option<String>,
+    keys: Keys,
+    announcements: Announcements,
+    clock: fn() -> Millis,
+) {
+    let mut read_at: Option<Millis> = None;
+    let mut announcer = Announcer::default();
+    loop {
+        let now = clock();
+        if read_at.is_none_or(|read_at| read_at + READ_INTERVAL <= now) {
+            match read(&source, heartbeat_app.clone()).await {
+                Ok(rules) => {
+                    gate.set_admission(rules);
+                    read_at = Some(now);
+                }
+                Err(error) => tracing::warn!(
+                    stage = "listener",
+                    dependency = error.dependency,
+                    "apps not read: {error}"
+                ),
+            }
+        }
+        let apps = gate.announced_apps(now);
+        if read_at.is_some()
+            && let Some(event) = announcer.announce(apps, &keys, now)
+        {
+            announcements.send_replace(Some(Arc::new(event)));
+        }
+        tokio::time::sleep(CHECK_INTERVAL).await;
+    }
+}
+
+async fn read(source: &impl AllApps, heartbeat_app: Option<String>) -> PortResult<AdmissionRules> {
+    let (apps, blocked) = (source.all_apps().await?, source.all_blocked().await?);
+    Ok(AdmissionRules::new(apps, blocked, heartbeat_app))
+}
