@@ -1,5 +1,5 @@
-//! The listener's budgets against a real relay: nothing that waits is lost, known owners do not wait,
-//! and the operator's relays learn what is asked of new owners.
+//! The listener's budgets against a real relay: nothing that waits is lost, known owners do not
+//! wait, and the operator's relays learn what is asked of new owners.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

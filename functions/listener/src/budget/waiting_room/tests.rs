@@ -370,7 +370,8 @@ proptest! {
         }
         let mut now = NOW + Millis(pause);
         let mut turns = BTreeSet::new();
-        let mut is_out = is_forwarded(&room.offer(arrival(2, 1, OwnerClass::Stranger, bytes, now), now));
+        let newcomer = arrival(2, 1, OwnerClass::Stranger, bytes, now);
+        let mut is_out = is_forwarded(&room.offer(newcomer, now));
         // More events of others come after it.
         for n in 0..40 {
             room.offer(arrival(1, 100 + n, OwnerClass::Stranger, 5_000, now), now);
