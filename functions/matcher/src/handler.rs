@@ -98,10 +98,7 @@ async fn find_recipients<'a, S: IndexReader + Subscriptions>(
     now: Seconds,
 ) -> PortResult<(Recipients<'a>, Option<FanOutPosition>)> {
     let mut found = Recipients::new(content, now);
-    let mut position = content.position.clone().unwrap_or(FanOutPosition {
-        hit: 0,
-        after: None,
-    });
+    let mut position = content.position.clone().unwrap_or_default();
     while let Some(key) = content.hits.get(position.hit) {
         let page = store.page(key, position.after.as_deref()).await?;
         let subscriptions = subscriptions_of_large_filters(store, &page).await?;
@@ -162,6 +159,7 @@ fn deliveries(
             relay: content.relay.clone(),
             received_at: content.received_at,
             cut,
+            mentions: None,
             waited: false,
             event: event.clone(),
         }))

@@ -14,7 +14,7 @@ use nostr_push_core::{
     app::App,
     device::{Device, DeviceId, Roster},
     index_key::IndexKey,
-    message::{ContentMessage, DeliveryMessage},
+    message::{ContentMessage, DeliveryMessage, ReconcileMessage},
     mute_list::MuteList,
     order::Order,
     owner::Owner,
@@ -195,6 +195,12 @@ impl Queue<DeliveryMessage> for DryRun<'_> {
 impl Queue<ContentMessage> for DryRun<'_> {
     async fn send(&self, messages: &[ContentMessage]) -> PortResult<()> {
         self.sent().rest = messages.last().cloned();
+        Ok(())
+    }
+}
+
+impl Queue<ReconcileMessage> for DryRun<'_> {
+    async fn send(&self, _: &[ReconcileMessage]) -> PortResult<()> {
         Ok(())
     }
 }
