@@ -128,7 +128,7 @@ fn reconciles(memory: &Memory) -> usize {
     let messages = sent
         .iter()
         .map(|body| message::decode::<ReconcileMessage>(body));
-    messages.filter(Result::is_ok).count()
+    messages.flatten().count()
 }
 
 fn state_of(memory: &Memory, name: &str) -> DeviceState {

@@ -90,8 +90,7 @@ async fn number_of_reads_depends_on_the_hits_alone() {
 /// The rest of the fan-out among the messages that were sent after the first `before`.
 fn rest(fixture: &Fixture, before: usize) -> Option<ContentMessage> {
     let sent = &fixture.memory.state().sent[before..];
-    let messages = sent.iter().map(|body| message::decode(body));
-    messages.filter_map(Result::ok).next()
+    sent.iter().find_map(|body| message::decode(body).ok())
 }
 
 /// Handles the event and each rest of its fan-out, with a clock that advances by a millisecond
@@ -278,7 +277,7 @@ proptest! {
                 app: delivery.app,
                 pubkey: delivery.recipient,
             });
-            assert_eq!(BTreeSet::from_iter(reached), expected);
+            assert_eq!(reached.collect::<BTreeSet<_>>(), expected);
         });
     }
 }
