@@ -206,8 +206,7 @@ async fn handle_event(
     Ok(time)
 }
 
-/// Stores the rosters of the owners of the filters with these numbers. They are proven, so there are
-/// no writes.
+/// Stores the rosters of the owners of these filters. They are proven, so nothing is written.
 fn load_rosters(database: &Database, filters: Range<usize>) -> anyhow::Result<()> {
     let roster = |n: usize| {
         let owner = format!("demo#{:064x}", n + 1);

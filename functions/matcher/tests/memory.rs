@@ -171,8 +171,8 @@ impl Queue<ContentMessage> for Encoded {
     }
 }
 
-/// The message of the largest event that the queue admits: it mentions more than 1,000 owners, has 2,000 tags
-/// and 256 KiB.
+/// The message of the largest event that the queue admits: it mentions more than 1,000 owners, has
+/// 2,000 tags and 256 KiB.
 fn worst_message(author: &Keys, n: usize) -> String {
     let people: Vec<String> = (0..PEOPLE)
         .map(|_| Keys::generate().public_key().to_hex())
