@@ -90,6 +90,7 @@ fn delivery(memory: &Memory, n: usize) -> DeliveryMessage {
         relay: "wss://relay.example".to_owned(),
         received_at: now,
         cut: false,
+        mentions: None,
         waited: false,
         event: event(&Keys::generate(), 1, now.to_seconds().0, &[], "hello"),
     }))

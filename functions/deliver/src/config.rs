@@ -10,6 +10,8 @@ pub struct Config {
     pub table_prefix: String,
     /// `DELIVERY_QUEUE_URL`: the queue of this stage.
     pub delivery_queue: String,
+    /// `CONTROL_QUEUE_URL`: the queue of control.
+    pub control_queue: String,
     /// `CLAIM_LEASE_SECONDS`, default 60: how long an attempt holds a claim. It must be longer than
     /// the function's timeout.
     pub lease: Seconds,
@@ -25,6 +27,7 @@ impl Config {
         let config = Self {
             table_prefix: env.required("TABLE_PREFIX"),
             delivery_queue: env.required("DELIVERY_QUEUE_URL"),
+            control_queue: env.required("CONTROL_QUEUE_URL"),
             lease: Seconds(env.number("CLAIM_LEASE_SECONDS", 60)),
         };
         env.finish(config)

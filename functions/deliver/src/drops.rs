@@ -1,9 +1,7 @@
 //! Events that must not notify their recipient.
 
-use std::collections::BTreeSet;
-
 use nostr_push_core::{
-    Seconds,
+    MAX_DELIVERY_AGE, Seconds,
     app::App,
     device::{Device, Registration},
     message::DeliveryMessage,
@@ -13,14 +11,13 @@ use nostr_push_core::{
 
 use crate::{
     outcome::DeliveryDropReason,
-    tags::tags_named,
     zap::{self, Zap},
 };
 
-/// The reason to drop the event, if there is one: it has expired (NIP-40,
+/// The reason to drop the message, if there is one. It is too old: the claim of an earlier copy may
+/// have gone. Or the event has expired (NIP-40,
 /// <https://github.com/nostr-protocol/nips/blob/master/40.md>), or the recipient has muted it
-/// (NIP-51, <https://github.com/nostr-protocol/nips/blob/master/51.md>). Summaries are not
-/// dropped here.
+/// (NIP-51, <https://github.com/nostr-protocol/nips/blob/master/51.md>).
 ///
 /// # Errors
 /// The store failed.
@@ -29,6 +26,9 @@ pub async fn drop_reason(
     message: &DeliveryMessage,
     now: Seconds,
 ) -> PortResult<Option<DeliveryDropReason>> {
+    if message.received_at().to_seconds() + MAX_DELIVERY_AGE < now {
+        return Ok(Some(DeliveryDropReason::TooOld));
+    }
     let DeliveryMessage::Event(delivery) = message else {
         return Ok(None);
     };
@@ -52,15 +52,13 @@ pub fn within_mention_limit<'a>(
     message: &DeliveryMessage,
     app: &App,
 ) -> Vec<(&'a Device, &'a Registration)> {
-    let mentioned: BTreeSet<&String> = match message {
-        DeliveryMessage::Event(delivery) => tags_named(&delivery.event, "p")
-            .filter_map(|tag| tag.get(1))
-            .collect(),
-        DeliveryMessage::Summary(_) => BTreeSet::new(),
+    let mentions = match message {
+        DeliveryMessage::Event(delivery) => delivery.mentions(),
+        DeliveryMessage::Summary(_) => 0,
     };
     let max = |registration: &Registration| registration.max_mentions.or(app.max_mentions);
     let allows = |(_, registration): &(&Device, &Registration)| {
-        max(registration).is_none_or(|max| mentioned.len() <= usize::from(max))
+        max(registration).is_none_or(|max| mentions <= usize::from(max))
     };
     devices.iter().copied().filter(allows).collect()
 }

@@ -10,10 +10,10 @@
 use futures_util::future::join_all;
 use nostr_push_core::{
     device_store::owner_devices,
-    message::DeliveryMessage,
+    message::{DeliveryMessage, ReconcileMessage},
     ports::{
         Apps, ClaimResult, Claims, DelayQueue, Devices, MuteLists, PortResult, Presences,
-        Publisher, Rates,
+        Publisher, Queue, Rates,
     },
     presence::PresenceDecision,
 };
@@ -31,6 +31,10 @@ use crate::{
 pub trait DeliveryStore: Apps + Devices + Presences + Claims + MuteLists + Rates {}
 impl<S: Apps + Devices + Presences + Claims + MuteLists + Rates> DeliveryStore for S {}
 
+/// The queues to which a delivery can lead: that of this stage, and that of control.
+pub trait DeliveryQueues: DelayQueue<DeliveryMessage> + Queue<ReconcileMessage> {}
+impl<Q: DelayQueue<DeliveryMessage> + Queue<ReconcileMessage>> DeliveryQueues for Q {}
+
 /// Delivers one event, or the summary of several, to one recipient.
 ///
 /// # Errors
@@ -38,14 +42,14 @@ impl<S: Apps + Devices + Presences + Claims + MuteLists + Rates> DeliveryStore f
 pub async fn handle<S, P, Q>(
     store: &S,
     sns: &P,
-    queue: &Q,
+    queues: &Q,
     message: &DeliveryMessage,
     attempt: &Attempt,
 ) -> PortResult<DeliveryOutcome>
 where
     S: DeliveryStore,
     P: Publisher,
-    Q: DelayQueue<DeliveryMessage>,
+    Q: DeliveryQueues,
 {
     let now = attempt.now.to_seconds();
     let owner = message.owner();
@@ -57,7 +61,7 @@ where
     }
     let presence = waiting::decide(store, message, app.presence_timeout(), attempt.now).await?;
     if let PresenceDecision::Wait(time) = presence {
-        let delay = waiting::postpone(queue, message, time).await?;
+        let delay = waiting::postpone(queues, message, time).await?;
         return Ok(DeliveryOutcome::Waiting(delay));
     }
     let claim = Claim::new(message, attempt);
@@ -74,10 +78,18 @@ where
         Some(DeliveryDropReason::AppOpen)
     } else {
         targets
-            .drop_reason(store, queue, message, &app, now)
+            .drop_reason(store, queues, message, &app, now)
             .await?
     };
     if let Some(reason) = drop_reason {
+        if reason == DeliveryDropReason::NoDevice {
+            // The matcher read a roster that is out of date. Control brings the filters in line
+            // with the devices. This is sent before the claim is completed, so a failure leads to
+            // another attempt.
+            queues
+                .send(&[ReconcileMessage { reconcile: owner }])
+                .await?;
+        }
         // The claim is completed, so that a copy from a relay's store is not pushed later.
         claim.release(store, true).await?;
         return Ok(DeliveryOutcome::Dropped(reason));
@@ -86,7 +98,7 @@ where
     let publishes = targets
         .devices
         .into_iter()
-        .map(|device| push::publish(store, sns, &claim, device, &pushes, now));
+        .map(|device| push::publish(store, sns, queues, &claim, device, &pushes, now));
     let outcomes: PortResult<_> = join_all(publishes).await.into_iter().collect();
     let outcome = DeliveryOutcome::of_devices(outcomes?);
     let completed = matches!(outcome, DeliveryOutcome::Completed(_));

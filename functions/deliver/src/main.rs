@@ -1,5 +1,7 @@
 //! The deliver Lambda. This file only wires.
 
+use std::time::Duration;
+
 use deliver::{claim::Attempt, config::Config, handler, report};
 use nostr_push_aws::{
     batch::{self, Record, Retry},
@@ -9,7 +11,30 @@ use nostr_push_aws::{
     sqs::{Queue, Visibility},
     telemetry::Telemetry,
 };
-use nostr_push_core::{Seconds, message::DeliveryMessage};
+use nostr_push_core::{
+    Seconds,
+    message::{DeliveryMessage, ReconcileMessage},
+    ports::{self, DelayQueue, PortResult},
+};
+
+/// The two queues to which deliver sends.
+struct Queues {
+    /// The queue of this stage, for deliveries that wait.
+    deliveries: Queue<DeliveryMessage>,
+    control: Queue<ReconcileMessage>,
+}
+
+impl DelayQueue<DeliveryMessage> for Queues {
+    async fn send_after(&self, message: &DeliveryMessage, delay: Duration) -> PortResult<()> {
+        self.deliveries.send_after(message, delay).await
+    }
+}
+
+impl ports::Queue<ReconcileMessage> for Queues {
+    async fn send(&self, messages: &[ReconcileMessage]) -> PortResult<()> {
+        self.control.send(messages).await
+    }
+}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
@@ -20,7 +45,10 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let dependencies = Dependencies {
         store: Store::new(&aws, &config.table_prefix),
         sns: Sns::new(&aws),
-        queue: Queue::new(&aws, config.delivery_queue),
+        queues: Queues {
+            deliveries: Queue::new(&aws, config.delivery_queue),
+            control: Queue::new(&aws, config.control_queue),
+        },
         lease: config.lease,
     };
     let dependencies = &dependencies;
@@ -34,8 +62,7 @@ async fn main() -> Result<(), lambda_runtime::Error> {
 struct Dependencies {
     store: Store,
     sns: Sns,
-    /// The queue of this stage, for deliveries that wait.
-    queue: Queue<DeliveryMessage>,
+    queues: Queues,
     lease: Seconds,
 }
 
@@ -49,11 +76,11 @@ async fn handle(
     let Dependencies {
         store,
         sns,
-        queue,
+        queues,
         lease,
     } = dependencies;
     let (message_id, receive_count) = (&record.message_id, record.receive_count);
     let attempt = Attempt::of(message_id, receive_count, clients::now(), *lease);
-    let result = handler::handle(store, sns, queue, &record.message, &attempt).await;
+    let result = handler::handle(store, sns, queues, &record.message, &attempt).await;
     report::report(telemetry, &record.message, &result, clients::now())
 }

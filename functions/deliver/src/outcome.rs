@@ -63,6 +63,8 @@ pub struct DeviceOutcome {
 pub enum DeliveryDropReason {
     /// The app is not configured.
     UnknownApp,
+    /// The event was received so long ago that the claim of an earlier copy may have gone.
+    TooOld,
     /// The event has expired (NIP-40).
     Expired,
     /// The recipient has muted the event.
@@ -84,6 +86,7 @@ impl DeliveryDropReason {
     pub fn reason(self) -> &'static str {
         match self {
             Self::UnknownApp => "unknown_app",
+            Self::TooOld => "too_old",
             Self::Expired => "expired",
             Self::Muted => "muted",
             Self::Duplicate => "duplicate",
@@ -97,7 +100,9 @@ impl DeliveryDropReason {
     /// Returns `true` if a summary can be dropped for this reason.
     pub fn applies_to_summaries(self) -> bool {
         match self {
-            Self::UnknownApp | Self::Duplicate | Self::AppOpen | Self::NoDevice => true,
+            Self::UnknownApp | Self::TooOld | Self::Duplicate | Self::AppOpen | Self::NoDevice => {
+                true
+            }
             Self::Expired | Self::Muted | Self::TooManyMentions | Self::RateLimited => false,
         }
     }

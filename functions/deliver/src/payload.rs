@@ -42,7 +42,14 @@ pub fn fit(delivery: &Delivery, build: impl Fn(Option<Value>) -> Value) -> (Trun
         Truncation::NoEvent,
     ];
     let mut payload = (Truncation::NoEvent, build(None));
-    for truncation in truncations.into_iter().skip(usize::from(delivery.cut)) {
+    let missing = match delivery {
+        // The tags that are left are not all tags of the event.
+        Delivery {
+            mentions: Some(_), ..
+        } => 2,
+        Delivery { cut, .. } => usize::from(*cut),
+    };
+    for truncation in truncations.into_iter().skip(missing) {
         payload = (truncation, build(truncate(&delivery.event, truncation)));
         if payload.1.to_string().len() <= MAX_PAYLOAD_BYTES {
             break;

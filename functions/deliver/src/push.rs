@@ -4,8 +4,8 @@ use nostr_push_core::{
     Seconds,
     app::{App, Platform},
     device::{Device, Registration},
-    message::{Delivery, DeliveryMessage, Summary},
-    ports::{Claims, Devices, PortResult, PublishOutcome, Publisher, Push, Rates},
+    message::{Delivery, DeliveryMessage, ReconcileMessage, Summary},
+    ports::{Claims, Devices, PortResult, PublishOutcome, Publisher, Push, Queue, Rates},
 };
 
 use crate::{apns, claim::Claim, fcm, outcome::DeviceOutcome, text::Text};
@@ -113,6 +113,7 @@ pub async fn publish_to(
 pub async fn publish<S: Devices + Claims>(
     store: &S,
     sns: &impl Publisher,
+    queue: &impl Queue<ReconcileMessage>,
     claim: &Claim<'_>,
     (device, registration): (&Device, &Registration),
     pushes: &PushBuilder<'_>,
@@ -124,7 +125,7 @@ pub async fn publish<S: Devices + Claims>(
     match &outcome {
         PublishOutcome::Delivered => {
             claim.mark_done(store, token_hash).await?;
-            record_delivery(store, device, now).await;
+            record_delivery(store, queue, device, now).await;
         }
         PublishOutcome::Rejected { .. } => claim.mark_done(store, token_hash).await?,
         PublishOutcome::Gone => {
@@ -141,20 +142,36 @@ pub async fn publish<S: Devices + Claims>(
     })
 }
 
-/// Records in the device's row that SNS accepted a push, if that helps to prove the device.
+/// Records in the device's row that SNS accepted a push, if that helps to prove the device. If the
+/// device is proven now, control is told, because the roster and the filters contain it as well.
 ///
-/// A failure is only logged: the push was delivered, and a later push proves the device as well. If
-/// the row has changed since it was read, the registration may be a newer one, and nothing is
-/// written.
-async fn record_delivery(store: &impl Devices, device: &Device, now: Seconds) {
+/// A failure is only logged: the push was delivered and must not be repeated. A later push proves
+/// the device as well. If only the message to control is lost, the owner's next control event does
+/// what it asks for. If the row has changed since it was read, the registration may be a newer one,
+/// and nothing is written.
+async fn record_delivery(
+    store: &impl Devices,
+    queue: &impl Queue<ReconcileMessage>,
+    device: &Device,
+    now: Seconds,
+) {
     let Some(delivered) = device.delivered(now) else {
         return;
     };
-    if let Err(error) = store.commit(Some(&delivered), None).await {
+    let proven = delivered.registration.as_ref().filter(|new| new.proven);
+    let recorded = async {
+        let is_written = store.commit(Some(&delivered), None).await?;
+        if let Some(registration) = proven.filter(|_| is_written) {
+            let reconcile = registration.owner.clone();
+            queue.send(&[ReconcileMessage { reconcile }]).await?;
+        }
+        PortResult::Ok(())
+    };
+    if let Err(error) = recorded.await {
         tracing::warn!(
             stage = "deliver",
             dependency = error.dependency,
-            "delivery not recorded in the device's row: {error}"
+            "the proof of a device is not recorded: {error}"
         );
     }
 }

@@ -1,7 +1,7 @@
 //! The limit of pushes per minute to one recipient. Events beyond it become one summary.
 
 use nostr_push_core::{
-    Seconds, is_private_kind,
+    Seconds,
     message::{DeliveryMessage, Summary},
     ports::{DelayQueue, PortResult, RateAdmission, Rates},
 };
@@ -14,8 +14,8 @@ const RATE_WINDOW: Seconds = Seconds::from_minutes(1);
 /// Counts the event as one of its recipient's pushes of this minute. Returns the reason to drop it
 /// if the minute has reached `max_pushes`.
 ///
-/// The first such event sends a summary, which is received at the end of the minute. Events of a
-/// private kind are counted but always pushed. Summaries are not counted.
+/// The first such event sends a summary, which is received at the end of the minute. Summaries are
+/// not counted.
 ///
 /// The summary is sent before the event is counted as left out. After a crash in between, a second
 /// summary is sent, and the claim makes the two one push. With the other order, a crash would leave
@@ -34,15 +34,13 @@ pub async fn drop_reason(
         return Ok(None);
     };
     let owner = message.owner();
-    let event = &delivery.event;
     let window = now / RATE_WINDOW.0 * RATE_WINDOW.0;
-    let RateAdmission::Full { first } = store.admit(&owner, window, &event.id, max_pushes).await?
+    let RateAdmission::Full { first } = store
+        .admit(&owner, window, &delivery.event.id, max_pushes)
+        .await?
     else {
         return Ok(None);
     };
-    if is_private_kind(event.kind.as_u16()) {
-        return Ok(None);
-    }
     if first {
         let summary = DeliveryMessage::Summary(Summary {
             app: owner.app.clone(),

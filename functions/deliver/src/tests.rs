@@ -11,7 +11,7 @@ use nostr_push_core::{
     Millis, Seconds,
     app::{App, ContentDetail, Platform},
     device::{Device, DeviceId, DeviceState, Registration},
-    message::{Delivery, DeliveryMessage},
+    message::{self, Delivery, DeliveryMessage, ReconcileMessage},
     ports::{PublishOutcome, Push, RejectReason, RetryReason},
 };
 use nostr_push_testkit::{
@@ -47,6 +47,7 @@ pub(crate) fn delivery(event: Event) -> Delivery {
         relay: "wss://relay.example".to_owned(),
         received_at: Seconds(NOW).to_millis(),
         cut: false,
+        mentions: None,
         waited: false,
         event,
     }
@@ -121,6 +122,15 @@ fn published(memory: &Memory) -> Vec<String> {
     arns
 }
 
+/// The number of messages to control.
+fn reconciles(memory: &Memory) -> usize {
+    let sent = &memory.state().sent;
+    let messages = sent
+        .iter()
+        .map(|body| message::decode::<ReconcileMessage>(body));
+    messages.flatten().count()
+}
+
 fn state_of(memory: &Memory, name: &str) -> DeviceState {
     let id = DeviceId {
         app: APP.to_owned(),
@@ -153,10 +163,6 @@ async fn pushes_once_to_every_device() {
 
 #[tokio::test]
 async fn drops_undeliverable_events_with_a_reason() {
-    assert_eq!(
-        attempt(&memory(&[]), &delivery(note("")), 0).await,
-        Ok(dropped(DeliveryDropReason::NoDevice))
-    );
     let expiration = NOW.to_string();
     let tags: &[&[&str]] = &[&["expiration", &expiration]];
     let expired = delivery(event(&Keys::generate(), 1, NOW, tags, ""));
@@ -172,6 +178,28 @@ async fn drops_undeliverable_events_with_a_reason() {
         attempt(&memory(&[("a", Platform::Fcm)]), &of_unknown_app, 0).await,
         Ok(dropped(DeliveryDropReason::UnknownApp))
     );
+}
+
+#[tokio::test]
+async fn recipient_without_a_device_is_reconciled() {
+    let delivery = delivery(note(""));
+    let no_device = Ok(dropped(DeliveryDropReason::NoDevice));
+    for crash in 0..12 {
+        let memory = memory(&[]);
+        memory.state().fail_in = Some(crash);
+        let first = attempt(&memory, &delivery, 0).await;
+        if first.is_err() {
+            let second = attempt(&memory, &delivery, 1).await;
+            let is_dropped =
+                second == no_device || second == Ok(dropped(DeliveryDropReason::Duplicate));
+            assert!(is_dropped, "{crash}: {second:?}");
+        }
+        let owner = owner(delivery.recipient);
+        let expected = message::encode(&ReconcileMessage { reconcile: owner }).unwrap();
+        let sent = memory.state().sent.clone();
+        assert!(sent.contains(&expected), "{crash}: {sent:?}");
+        assert_eq!(reconciles(&memory), sent.len());
+    }
 }
 
 #[tokio::test]
@@ -434,6 +462,10 @@ fn payloads_fit_into_4096_bytes_and_keep_the_ids() {
         cut: true,
         ..sized("hello", 1)
     };
+    let with_cut_tags = Delivery {
+        mentions: Some(500),
+        ..sized("hello", 1)
+    };
     for (delivery, expected) in [
         (sized("hello", 1), Truncation::Whole),
         (sized(&"👨‍👩‍👧‍👦".repeat(200), 1), Truncation::NoContent),
@@ -441,6 +473,7 @@ fn payloads_fit_into_4096_bytes_and_keep_the_ids() {
         (sized("hello", 500), Truncation::NoTags),
         (with_long_names, Truncation::NoEvent),
         (already_cut, Truncation::NoContent),
+        (with_cut_tags, Truncation::NoTags),
     ] {
         let text = text(&delivery);
         for (truncation, payload) in [

@@ -76,6 +76,7 @@ impl Fixture {
             relay: "wss://relay".to_owned(),
             received_at: now,
             cut: false,
+            mentions: None,
             waited: false,
             event: event(&Keys::generate(), 1, now.to_seconds().0, &[], "once"),
         };
@@ -91,6 +92,10 @@ impl Fixture {
         variables.push(("TABLE_PREFIX", STACK.to_owned()));
         variables.push((
             "DELIVERY_QUEUE_URL",
+            format!("{}/0/none", environment["AWS_ENDPOINT_URL"]),
+        ));
+        variables.push((
+            "CONTROL_QUEUE_URL",
             format!("{}/0/none", environment["AWS_ENDPOINT_URL"]),
         ));
         variables.push(("CLAIM_LEASE_SECONDS", LEASE.to_string()));

@@ -7,7 +7,7 @@
 //! `cargo bench --profile release -p matcher --bench reads`
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     ops::Range,
     sync::atomic::{AtomicUsize, Ordering},
@@ -15,7 +15,7 @@ use std::{
 };
 
 use dynoxide::{Database, ImportOptions, Item};
-use matcher::handler::handle;
+use matcher::handler::Matcher;
 use nostr::key::{Keys, PublicKey};
 use nostr_push_aws::{clients, dynamodb::Store};
 use nostr_push_core::{
@@ -24,7 +24,9 @@ use nostr_push_core::{
     message::ContentMessage,
     mute_list::MuteList,
     owner::Owner,
-    ports::{IndexPage, IndexReader, MuteLists, PortResult, Subscriptions},
+    ports::{
+        Budgets, IndexPage, IndexReader, MuteLists, PortResult, Standing, Standings, Subscriptions,
+    },
     subscription::Subscription,
 };
 use nostr_push_local::{
@@ -74,6 +76,19 @@ impl Subscriptions for CountingStore {
     }
 }
 
+impl Standings for CountingStore {
+    async fn standings(&self, owners: &[Owner]) -> PortResult<BTreeMap<Owner, Standing>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.store.standings(owners).await
+    }
+}
+
+impl Budgets for CountingStore {
+    async fn take(&self, budget: &str, window: Seconds, units: u64, max: u64) -> PortResult<bool> {
+        self.store.take(budget, window, units, max).await
+    }
+}
+
 impl MuteLists for CountingStore {
     async fn mute_list(&self, pubkey: &PublicKey) -> PortResult<Option<MuteList>> {
         self.store.mute_list(pubkey).await
@@ -116,6 +131,7 @@ async fn main() -> anyhow::Result<()> {
     let database = Database::memory().map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let store = start_table(&database).await?;
     let recipient = Keys::generate().public_key().to_hex();
+    load_rosters(&database, 0..MATCHES)?;
     load(&database, 0..MATCHES, |_| recipient.clone())?;
     let mut stored = MATCHES;
     let mut medians = Vec::new();
@@ -145,9 +161,10 @@ async fn main() -> anyhow::Result<()> {
 /// The reads per event, and the median of the events' times.
 async fn measure(store: &CountingStore, recipient: &str) -> anyhow::Result<(usize, Duration)> {
     store.reads.store(0, Ordering::Relaxed);
+    let matcher = Matcher::new(0);
     let mut times = Vec::with_capacity(EVENTS);
     for _ in 0..EVENTS {
-        times.push(handle_event(store, recipient).await?);
+        times.push(handle_event(&matcher, store, recipient).await?);
     }
     times.sort();
     let reads = store.reads.load(Ordering::Relaxed) / EVENTS;
@@ -155,7 +172,11 @@ async fn measure(store: &CountingStore, recipient: &str) -> anyhow::Result<(usiz
 }
 
 /// The time to handle an event with three hits, of which one has rows.
-async fn handle_event(store: &CountingStore, recipient: &str) -> anyhow::Result<Duration> {
+async fn handle_event(
+    matcher: &Matcher,
+    store: &CountingStore,
+    recipient: &str,
+) -> anyhow::Result<Duration> {
     let queue = Memory::default();
     let other = "ef".repeat(32);
     let tags: &[&[&str]] = &[&["p", recipient], &["p", &other], &["t", "in no filter"]];
@@ -178,10 +199,34 @@ async fn handle_event(store: &CountingStore, recipient: &str) -> anyhow::Result<
         event: note,
     };
     let started = Instant::now();
-    let outcome = handle(store, &queue, &content, Seconds(NOW)).await?;
+    let now = Seconds(NOW).to_millis();
+    let outcome = matcher.handle(store, &queue, &content, || now).await?;
     let time = started.elapsed();
     anyhow::ensure!(outcome.recipients == MATCHES as u64, "{outcome:?}");
     Ok(time)
+}
+
+/// Stores the rosters of the owners of these filters. They are proven, so nothing is written.
+fn load_rosters(database: &Database, filters: Range<usize>) -> anyhow::Result<()> {
+    let roster = |n: usize| {
+        let owner = format!("demo#{:064x}", n + 1);
+        json!({
+            "device": {"S": format!("owner:{owner}")},
+            "owner": {"S": owner},
+            "devices": {"L": [{"S": "hash"}]},
+            "active_until": {"N": "4000000000"},
+            "proven": {"BOOL": true},
+            "expires_at": {"N": "4000000000"},
+            "version": {"N": "1"},
+        })
+    };
+    let items: Vec<Item> = filters
+        .map(|n| serde_json::from_value(roster(n)))
+        .collect::<Result<_, _>>()?;
+    database
+        .import_items(&format!("{STACK}-devices"), items, ImportOptions::default())
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    Ok(())
 }
 
 /// A row of `filter_index` in the form in which `Store` writes it.
@@ -190,7 +235,7 @@ fn row(n: usize, pubkey: &str) -> serde_json::Value {
     let identity = format!("{n:064x}");
     json!({
         "index_key": {"S": format!("#p:{pubkey}")},
-        "owner_subscription": {"S": format!("{owner}#{identity}")},
+        "owner_subscription": {"S": format!("sub#{owner}#{identity}")},
         "owner": {"S": owner},
         "subscription": {"S": identity},
         "filter": {"S": json!({"#p": [pubkey], "kinds": [1, 7]}).to_string()},

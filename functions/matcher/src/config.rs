@@ -11,6 +11,9 @@ pub struct Config {
     pub event_queue: String,
     /// `DELIVERY_QUEUE_URL`: the queue for deliveries.
     pub delivery_queue: String,
+    /// `NEWCOMER_PUSHES`, default 50,000: the most deliveries per day to all owners together who
+    /// have no proven device.
+    pub newcomer_pushes: u64,
 }
 
 impl Config {
@@ -24,6 +27,7 @@ impl Config {
             table_prefix: env.required("TABLE_PREFIX"),
             event_queue: env.required("EVENT_QUEUE_URL"),
             delivery_queue: env.required("DELIVERY_QUEUE_URL"),
+            newcomer_pushes: env.number("NEWCOMER_PUSHES", 50_000),
         };
         env.finish(config)
     }

@@ -1,182 +1,157 @@
 //! One content message in, deliveries out.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use nostr::event::Event;
 use nostr_push_core::{
-    MUTE_LIST_KIND, Seconds,
-    filter::Filter,
+    MAX_AHEAD, MUTE_LIST_KIND, Millis, Seconds,
+    index_key::IndexKey,
     max_age,
-    message::{ContentMessage, Delivery, DeliveryMessage, FanOutPosition, MAX_DELIVERED_CONTENT},
+    message::{ContentMessage, DeliveryMessage},
     mute_list::MuteList,
-    owner::Owner,
-    ports::{IndexPage, IndexReader, MuteLists, PortResult, Queue, Subscriptions},
-    subscription::{IndexRow, Subscription, SubscriptionState},
+    ports::{Budgets, IndexReader, MuteLists, PortResult, Queue, Standings, Subscriptions},
+    subscription::{IndexRow, MUTE_LIST_PREFIX},
     tags::{expiration, is_expired},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
+    deliveries,
+    fan_out::FanOut,
+    limits::Limits,
+    newcomers::Newcomers,
     outcome::{MatchDropReason, MatchOutcome},
-    recipients::Recipients,
 };
 
-/// Finds the recipients of an event and queues a delivery for each. A repeat queues the same
-/// deliveries again, and the claim in deliver makes them one push.
-///
-/// # Errors
-/// A dependency failed. The message must be received again.
-pub async fn handle<S, Q>(
-    store: &S,
-    queue: &Q,
+/// The tables that a match needs.
+pub trait MatchStore: IndexReader + Subscriptions + MuteLists + Standings + Budgets {}
+impl<S: IndexReader + Subscriptions + MuteLists + Standings + Budgets> MatchStore for S {}
+
+/// The queues to which the matcher sends: deliveries, and the rest of a fan-out.
+pub trait MatchQueues: Queue<DeliveryMessage> + Queue<ContentMessage> {}
+impl<Q: Queue<DeliveryMessage> + Queue<ContentMessage>> MatchQueues for Q {}
+
+/// One instance of the matcher, with what it keeps between messages.
+#[derive(Debug)]
+pub struct Matcher {
+    /// The limits of one invocation for one event.
+    pub limits: Limits,
+    newcomers: Newcomers,
+    /// Only one event at a time has large filters in memory.
+    large_filters: Semaphore,
+}
+
+impl Matcher {
+    /// An instance with at most `newcomer_pushes` deliveries per day to all owners together who
+    /// have no proven device.
+    pub fn new(newcomer_pushes: u64) -> Self {
+        Self {
+            limits: Limits::default(),
+            newcomers: Newcomers::new(newcomer_pushes),
+            large_filters: Semaphore::new(1),
+        }
+    }
+
+    /// Finds the recipients of an event and queues a delivery for each. A repeat queues the same
+    /// deliveries again, and the claim in deliver makes them one push.
+    ///
+    /// # Errors
+    /// A dependency failed. The message must be received again.
+    pub async fn handle<S: MatchStore, Q: MatchQueues>(
+        &self,
+        store: &S,
+        queues: &Q,
+        content: &ContentMessage,
+        clock: impl Fn() -> Millis,
+    ) -> PortResult<MatchOutcome> {
+        let now = clock().to_seconds();
+        let is_mute_list = is_own_mute_list(store, content, now).await?;
+        if is_mute_list {
+            let list = MuteList::of(&content.event, now);
+            store.put_mute_list(&list).await?;
+        }
+        if let Some(reason) = drop_reason(&content.event, now) {
+            return Ok(MatchOutcome {
+                is_mute_list,
+                // Old mute lists are still valid.
+                dropped: (!is_mute_list).then_some(reason),
+                ..MatchOutcome::default()
+            });
+        }
+        let fan_out = FanOut::new(store, clock, self.limits, &self.large_filters, content);
+        let (found, rest) = fan_out.run().await?;
+        let mut outcome = MatchOutcome {
+            requeued: rest.is_some(),
+            is_mute_list,
+            own_events: found.own_events,
+            before_subscription_matches: found.before_subscription_matches,
+            relay_not_named_matches: found.relay_not_named_matches,
+            too_many_rows: found.too_many_rows,
+            ..MatchOutcome::default()
+        };
+        let (newcomers, recipients) = (&self.newcomers, found.reasons);
+        deliveries::send(
+            store,
+            queues,
+            newcomers,
+            content,
+            recipients,
+            now,
+            &mut outcome,
+        )
+        .await?;
+        if let Some(position) = rest {
+            // The rest is sent after the deliveries. If the process crashes in between, the
+            // deliveries are sent again and none is lost.
+            let rest = ContentMessage {
+                position: Some(position),
+                ..content.clone()
+            };
+            queues.send(&[rest]).await?;
+        } else if outcome == MatchOutcome::default() {
+            outcome.dropped = Some(MatchDropReason::NoMatch);
+        }
+        Ok(outcome)
+    }
+}
+
+/// Returns `true` if the event is the mute list of an owner: the owner's own subscription to it is
+/// in force. Own rows come first, so they are on the first page. The rest of a fan-out is not
+/// checked again.
+async fn is_own_mute_list(
+    store: &impl IndexReader,
     content: &ContentMessage,
     now: Seconds,
-) -> PortResult<MatchOutcome>
-where
-    S: IndexReader + Subscriptions + MuteLists,
-    Q: Queue<DeliveryMessage> + Queue<ContentMessage>,
-{
-    let is_mute_list = content.event.kind.as_u16() == MUTE_LIST_KIND;
-    if is_mute_list {
-        let list = MuteList::of(&content.event, now);
-        store.put_mute_list(&list).await?;
+) -> PortResult<bool> {
+    let event = &content.event;
+    let key = IndexKey::MuteList(*event.pubkey.as_bytes());
+    if event.kind.as_u16() != MUTE_LIST_KIND
+        || content.position.is_some()
+        || !content.hits.contains(&key)
+    {
+        return Ok(false);
     }
-    if let Some(reason) = drop_reason(&content.event, now) {
-        return Ok(MatchOutcome {
-            is_mute_list,
-            // Old mute lists are still valid.
-            dropped: (!is_mute_list).then_some(reason),
-            ..MatchOutcome::default()
-        });
-    }
-    let (found, rest) = find_recipients(store, content, now).await?;
-    let mut outcome = MatchOutcome {
-        recipients: found.reasons.len() as u64,
-        requeued: rest.is_some(),
-        dropped: None,
-        is_mute_list,
-        own_events: found.own_events,
-        before_subscription_matches: found.before_subscription_matches,
-        relay_not_named_matches: found.relay_not_named_matches,
+    let is_in_force = |row: &IndexRow| {
+        row.is_own() && row.identity.starts_with(MUTE_LIST_PREFIX) && row.valid_until > now
     };
-    let deliveries = deliveries(content, found.reasons);
-    queue.send(&deliveries).await?;
-    if let Some(position) = rest {
-        // The rest is sent after the deliveries. If the process crashes in between, the deliveries
-        // are sent again and none is lost.
-        let rest = ContentMessage {
-            position: Some(position),
-            ..content.clone()
-        };
-        queue.send(&[rest]).await?;
-    } else if outcome == MatchOutcome::default() {
-        outcome.dropped = Some(MatchDropReason::NoMatch);
-    }
-    Ok(outcome)
+    let page = store.page(&key, None).await?;
+    Ok(page.rows.iter().any(is_in_force))
 }
 
 /// The reason to drop the event regardless of its matches, if any.
 fn drop_reason(event: &Event, now: Seconds) -> Option<MatchDropReason> {
     if is_expired(event, now) {
-        return Some(MatchDropReason::Expired);
+        Some(MatchDropReason::Expired)
+    } else if notifies_until(event) < now {
+        Some(MatchDropReason::TooOld)
+    } else {
+        let is_ahead = now + MAX_AHEAD < Seconds::from(event.created_at);
+        is_ahead.then_some(MatchDropReason::FromFuture)
     }
-    (notifies_until(event) < now).then_some(MatchDropReason::TooOld)
 }
 
 /// The last second at which the event can notify: until then the listener requests it from relays,
-/// and [`handle`] does not drop it because of its age.
+/// and the matcher does not drop it because of its age.
 pub fn notifies_until(event: &Event) -> Seconds {
     let age_limit = Seconds::from(event.created_at) + max_age(event.kind.as_u16());
     // At its expiration an event no longer notifies.
     expiration(event).map_or(age_limit, |at| age_limit.min(at - Seconds(1)))
-}
-
-/// Reads the index under the event's hits, page by page, from the message's position on. The second
-/// value is the position from which the next invocation must continue.
-async fn find_recipients<'a, S: IndexReader + Subscriptions>(
-    store: &S,
-    content: &'a ContentMessage,
-    now: Seconds,
-) -> PortResult<(Recipients<'a>, Option<FanOutPosition>)> {
-    let mut found = Recipients::new(content, now);
-    let mut position = content.position.clone().unwrap_or(FanOutPosition {
-        hit: 0,
-        after: None,
-    });
-    while let Some(key) = content.hits.get(position.hit) {
-        let page = store.page(key, position.after.as_deref()).await?;
-        let subscriptions = subscriptions_of_large_filters(store, &page).await?;
-        for row in &page.rows {
-            if let Some(filter) = filter_of(row, &subscriptions) {
-                found.consider(key, row, filter);
-            }
-        }
-        position.hit += usize::from(page.next.is_none());
-        position.after = page.next;
-        if found.is_full() && position.hit < content.hits.len() {
-            return Ok((found, Some(position)));
-        }
-    }
-    Ok((found, None))
-}
-
-/// The subscriptions of the rows whose filters are too large for the index.
-async fn subscriptions_of_large_filters(
-    store: &impl Subscriptions,
-    page: &IndexPage,
-) -> PortResult<Vec<Subscription>> {
-    let ids: Vec<_> = page
-        .rows
-        .iter()
-        .filter(|row| row.filter.is_none())
-        .map(|row| (row.owner.clone(), row.identity.clone()))
-        .collect();
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut subscriptions = store.get(&ids).await?;
-    subscriptions.retain(|subscription| subscription.state == SubscriptionState::Active);
-    Ok(subscriptions)
-}
-
-/// The filter of a row, from the row itself or from its subscription.
-fn filter_of<'a>(row: &'a IndexRow, subscriptions: &'a [Subscription]) -> Option<&'a Filter> {
-    row.filter.as_ref().or_else(|| {
-        let mut subscriptions = subscriptions.iter();
-        subscriptions
-            .find(|stored| stored.owner == row.owner && stored.identity == row.identity)
-            .map(|stored| &stored.filter)
-    })
-}
-
-/// One delivery for each recipient.
-fn deliveries(
-    content: &ContentMessage,
-    recipients: BTreeMap<Owner, BTreeSet<String>>,
-) -> Vec<DeliveryMessage> {
-    let (event, cut) = cut_content(&content.event);
-    let delivery = |(owner, reasons): (Owner, BTreeSet<String>)| {
-        DeliveryMessage::Event(Box::new(Delivery {
-            app: owner.app,
-            recipient: owner.pubkey,
-            reasons: reasons.into_iter().collect(),
-            relay: content.relay.clone(),
-            received_at: content.received_at,
-            cut,
-            waited: false,
-            event: event.clone(),
-        }))
-    };
-    recipients.into_iter().map(delivery).collect()
-}
-
-/// The event as deliveries contain it, and `true` if its content was cut. A push holds 4 KiB, and
-/// 1,000 copies of an event of 256 KiB would be 256 MiB in the queue.
-fn cut_content(event: &Event) -> (Event, bool) {
-    let mut event = event.clone();
-    let cut = event.content.len() > MAX_DELIVERED_CONTENT;
-    if cut {
-        let end = event.content.floor_char_boundary(MAX_DELIVERED_CONTENT);
-        event.content.truncate(end);
-    }
-    (event, cut)
 }

@@ -1,6 +1,6 @@
 //! The matcher Lambda. This file only wires.
 
-use matcher::{config::Config, handler, report};
+use matcher::{config::Config, handler::Matcher, report};
 use nostr_push_aws::{
     batch::{self, Record, Retry},
     clients,
@@ -42,9 +42,10 @@ async fn main() -> Result<(), lambda_runtime::Error> {
         deliveries: Queue::new(&aws, config.delivery_queue),
         events: Queue::new(&aws, config.event_queue),
     };
-    let (store, queues) = (&store, &queues);
+    let matcher = Matcher::new(config.newcomer_pushes);
+    let (matcher, store, queues) = (&matcher, &store, &queues);
     batch::run(telemetry, visibility, move |record| {
-        handle(telemetry, store, queues, record)
+        handle(telemetry, matcher, store, queues, record)
     })
     .await
 }
@@ -53,11 +54,12 @@ async fn main() -> Result<(), lambda_runtime::Error> {
 /// dead-letter queue.
 async fn handle(
     telemetry: Telemetry,
+    matcher: &Matcher,
     store: &Store,
     queues: &Queues,
     record: Record<ContentMessage>,
 ) -> Result<(), Retry> {
     let content = &record.message;
-    let result = handler::handle(store, queues, content, clients::now().to_seconds()).await;
+    let result = matcher.handle(store, queues, content, clients::now).await;
     report::report(telemetry, content, &result, clients::now())
 }

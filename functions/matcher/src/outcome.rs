@@ -19,6 +19,13 @@ pub struct MatchOutcome {
     pub before_subscription_matches: u64,
     /// The number of matching subscriptions that do not name the owners' relay that sent the event.
     pub relay_not_named_matches: u64,
+    /// The number of mentions (`#p` keys) under which not all rows of others were read.
+    pub too_many_rows: u64,
+    /// The number of recipients without an active device.
+    pub no_device: u64,
+    /// The number of recipients without a proven device who have had enough deliveries today, or
+    /// all such recipients together have.
+    pub newcomers_over_budget: u64,
 }
 
 /// Why an event was dropped.
@@ -28,6 +35,8 @@ pub enum MatchDropReason {
     Expired,
     /// The event is too old to notify anyone.
     TooOld,
+    /// The event is dated too far ahead. Its claim could end before the event is too old.
+    FromFuture,
     /// The event matches no subscription.
     NoMatch,
 }
@@ -38,6 +47,7 @@ impl MatchDropReason {
         match self {
             Self::Expired => "expired",
             Self::TooOld => "too_old",
+            Self::FromFuture => "from_future",
             Self::NoMatch => "no_match",
         }
     }

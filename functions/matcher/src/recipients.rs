@@ -12,23 +12,15 @@ use nostr_push_core::{
     subscription::{IndexRow, MUTE_LIST_PREFIX},
 };
 
-/// The number of recipients after which the rest of an event's fan-out is left to another
-/// invocation.
-pub const MAX_RECIPIENTS: usize = 1_000;
-
-/// The number of rows read after which the rest of an event's fan-out is left to another
-/// invocation. An event of an owners' relay can match many rows and have few recipients.
-pub const MAX_ROWS: usize = 20_000;
-
 /// The recipients of a message found so far, and the numbers of matches left out.
 #[derive(Debug)]
 pub struct Recipients<'a> {
     content: &'a ContentMessage,
     /// The relay that sent the event. `None` if no subscription can name it.
     relay: Option<RelayHash>,
-    /// The number of rows considered.
-    rows: usize,
     now: Seconds,
+    /// The number of rows read.
+    pub rows: usize,
     /// For each recipient, the dimensions by which the event was found.
     pub reasons: BTreeMap<Owner, BTreeSet<String>>,
     /// The number of matching subscriptions that belong to the event's author.
@@ -37,6 +29,8 @@ pub struct Recipients<'a> {
     pub before_subscription_matches: u64,
     /// The number of matching subscriptions that do not name the owners' relay that sent the event.
     pub relay_not_named_matches: u64,
+    /// The number of mentions under which not all rows of others were read.
+    pub too_many_rows: u64,
 }
 
 impl<'a> Recipients<'a> {
@@ -45,30 +39,26 @@ impl<'a> Recipients<'a> {
         Self {
             content,
             relay: RelayHash::of(&content.relay),
-            rows: 0,
             now,
+            rows: 0,
             reasons: BTreeMap::new(),
             own_events: 0,
             before_subscription_matches: 0,
             relay_not_named_matches: 0,
+            too_many_rows: 0,
         }
     }
 
-    /// Returns `true` if the rest must be left to another invocation.
-    pub fn is_full(&self) -> bool {
-        self.reasons.len() >= MAX_RECIPIENTS || self.rows >= MAX_ROWS
+    /// Returns `true` if the row can cause a push. The subscription that fetches an owner's own
+    /// mute list causes none.
+    pub fn is_in_force(&self, row: &IndexRow) -> bool {
+        row.valid_until > self.now && !row.identity.starts_with(MUTE_LIST_PREFIX)
     }
 
     /// Adds the owner of a row found under `key`, if the row's filter matches the event.
     pub fn consider(&mut self, key: &IndexKey, row: &IndexRow, filter: &Filter) {
-        self.rows += 1;
         let event = &self.content.event;
-        // The subscription that fetches an owner's own mute list causes no push.
-        let is_for_mute_list = row.identity.starts_with(MUTE_LIST_PREFIX);
-        if is_for_mute_list
-            || row.valid_until <= self.now
-            || !filter.matches_for(event, &row.owner.pubkey)
-        {
+        if !self.is_in_force(row) || !filter.matches_for(event, &row.owner.pubkey) {
             return;
         }
         if row.owner.pubkey == event.pubkey {

@@ -22,6 +22,12 @@ pub enum MatcherCounter {
     /// A matching subscription was left out because it does not name the owners' relay that sent
     /// the event.
     RelayNotNamed,
+    /// The rows of others under a mention were not all read, because there are too many.
+    TooManyRows,
+    /// A recipient was left out who has no active device.
+    NoDevice,
+    /// A recipient without a proven device was left out, because of the limits for newcomers.
+    NewcomersOverBudget,
     /// An event was dropped.
     Dropped(MatchDropReason),
     /// A message must be received again, because a dependency failed.
@@ -39,6 +45,9 @@ impl MatcherCounter {
             Self::OwnEvent,
             Self::BeforeSubscription,
             Self::RelayNotNamed,
+            Self::TooManyRows,
+            Self::NoDevice,
+            Self::NewcomersOverBudget,
             Self::Unavailable,
         ];
         all.extend(drops.map(Self::Dropped));
@@ -57,6 +66,9 @@ impl MatcherCounter {
                 outcome.before_subscription_matches,
             ),
             (Self::RelayNotNamed, outcome.relay_not_named_matches),
+            (Self::TooManyRows, outcome.too_many_rows),
+            (Self::NoDevice, outcome.no_device),
+            (Self::NewcomersOverBudget, outcome.newcomers_over_budget),
         ];
         counters.extend(outcome.dropped.map(|reason| (Self::Dropped(reason), 1)));
         counters
@@ -67,9 +79,13 @@ impl Counter for MatcherCounter {
     fn outcome(self) -> &'static str {
         match self {
             Self::Matched | Self::Requeued | Self::MuteList => "accepted",
-            Self::OwnEvent | Self::BeforeSubscription | Self::RelayNotNamed | Self::Dropped(_) => {
-                "dropped"
-            }
+            Self::OwnEvent
+            | Self::BeforeSubscription
+            | Self::RelayNotNamed
+            | Self::TooManyRows
+            | Self::NoDevice
+            | Self::NewcomersOverBudget
+            | Self::Dropped(_) => "dropped",
             Self::Unavailable => "retried",
         }
     }
@@ -82,6 +98,9 @@ impl Counter for MatcherCounter {
             Self::OwnEvent => "own_event",
             Self::BeforeSubscription => "before_subscription",
             Self::RelayNotNamed => "relay_not_named",
+            Self::TooManyRows => "too_many_rows",
+            Self::NoDevice => "no_device",
+            Self::NewcomersOverBudget => "newcomers_over_budget",
             Self::Dropped(reason) => reason.reason(),
             Self::Unavailable => "unavailable",
         }
@@ -166,6 +185,9 @@ mod tests {
             own_events: 2,
             before_subscription_matches: 3,
             relay_not_named_matches: 4,
+            too_many_rows: 5,
+            no_device: 6,
+            newcomers_over_budget: 7,
         };
         let expected = [
             ("accepted.matched", 1_000),
@@ -174,6 +196,9 @@ mod tests {
             ("dropped.own_event", 2),
             ("dropped.before_subscription", 3),
             ("dropped.relay_not_named", 4),
+            ("dropped.too_many_rows", 5),
+            ("dropped.no_device", 6),
+            ("dropped.newcomers_over_budget", 7),
         ];
         assert_eq!(
             counted(&outcome),
@@ -186,6 +211,7 @@ mod tests {
         for (reason, expected) in [
             (MatchDropReason::Expired, "dropped.expired"),
             (MatchDropReason::TooOld, "dropped.too_old"),
+            (MatchDropReason::FromFuture, "dropped.from_future"),
             (MatchDropReason::NoMatch, "dropped.no_match"),
         ] {
             let outcome = MatchOutcome {

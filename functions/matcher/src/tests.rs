@@ -1,28 +1,27 @@
 //! The stage as a whole, on the ports in memory, and the filter index against brute force.
 
+mod limits;
+mod strangers;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use nostr::{
-    event::Event,
-    key::{Keys, PublicKey},
-};
+use nostr::{event::Event, key::Keys};
 use nostr_push_core::{
-    MAX_PRIVATE_AGE, MAX_PUBLIC_AGE, PRIVATE_KINDS, Seconds,
+    MAX_AHEAD, MAX_PRIVATE_AGE, MAX_PUBLIC_AGE, Millis, PRIVATE_KINDS, Seconds,
     interest::Interest,
-    message::{self, ContentMessage, Delivery, DeliveryMessage, MAX_DELIVERED_CONTENT},
+    message::{self, ContentMessage, Delivery, DeliveryMessage},
     order::Order,
     owner::Owner,
     ports::{IndexWriter, Subscriptions},
-    subscription::{MUTE_LIST_PREFIX, Subscription},
+    subscription::Subscription,
 };
-use nostr_push_testkit::{event, memory::Memory, owner};
+use nostr_push_testkit::{builders::roster, event, memory::Memory, owner};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::{
-    handler::{handle, notifies_until},
+    handler::{Matcher, notifies_until},
     outcome::{MatchDropReason, MatchOutcome},
-    recipients::MAX_ROWS,
 };
 
 const NOW: u64 = 1_800_000_000;
@@ -65,8 +64,9 @@ fn deliveries(memory: &Memory) -> Vec<Delivery> {
         .collect()
 }
 
-/// The stage with stored subscriptions.
+/// The stage with stored subscriptions. Their owners have a device.
 struct Fixture {
+    matcher: Matcher,
     memory: Memory,
     interest: Interest,
 }
@@ -76,8 +76,14 @@ impl Fixture {
         let (memory, mut interest) = (Memory::default(), Interest::default());
         for row in rows {
             store(&memory, &mut interest, row).await;
+            let roster = roster(&row.owner, &[]);
+            memory.state().rosters.insert(row.owner.clone(), roster);
         }
-        Self { memory, interest }
+        Self {
+            matcher: Matcher::new(u64::MAX),
+            memory,
+            interest,
+        }
     }
 
     async fn live(&self, event: &Event) -> MatchOutcome {
@@ -103,7 +109,17 @@ impl Fixture {
     }
 
     async fn handle(&self, content: &ContentMessage) -> MatchOutcome {
-        handle(&self.memory, &self.memory, content, Seconds(NOW))
+        self.handle_with_clock(content, || Seconds(NOW).to_millis())
+            .await
+    }
+
+    async fn handle_with_clock(
+        &self,
+        content: &ContentMessage,
+        clock: impl Fn() -> Millis,
+    ) -> MatchOutcome {
+        self.matcher
+            .handle(&self.memory, &self.memory, content, clock)
             .await
             .unwrap()
     }
@@ -242,32 +258,6 @@ async fn owners_relay_serves_only_subscriptions_that_name_it() {
 }
 
 #[tokio::test]
-async fn rows_of_one_invocation_are_limited() {
-    const RELAY: &str = "wss://relay.example";
-    let alice = anyone();
-    // Only the last of these rows names the relay.
-    let row = |n: usize| Subscription {
-        identity: format!("{n:05}"),
-        ..subscription(&alice, &json!({"#t": ["a"]}))
-    };
-    let mut rows: Vec<Subscription> = (0..=MAX_ROWS).map(row).collect();
-    rows[MAX_ROWS].relays = vec![RELAY.to_owned()];
-    let fixture = Fixture::with(&rows).await;
-    fixture.memory.state().page_size = Some(500);
-    let note = event(&Keys::generate(), 1, NOW, &[&["t", "a"]], "");
-    let first = MatchOutcome {
-        requeued: true,
-        relay_not_named_matches: MAX_ROWS as u64,
-        ..MatchOutcome::default()
-    };
-    assert_eq!(fixture.live_from_owners_relay(RELAY, &note).await, first);
-    let rest = fixture.memory.state().sent.pop().unwrap();
-    let rest: ContentMessage = message::decode(&rest).unwrap();
-    assert!(rest.from_owners_relay);
-    assert_eq!(fixture.handle(&rest).await, pushed_to(1));
-}
-
-#[tokio::test]
 async fn events_notify_until_the_age_limit_of_their_kind() {
     let alice = anyone();
     let p = alice.pubkey.to_hex();
@@ -275,7 +265,10 @@ async fn events_notify_until_the_age_limit_of_their_kind() {
     let (tag, author): (&[&str], _) = (&["p", &p], Keys::generate());
     let public = [0, 1, 7, 9735].map(|kind| (kind, MAX_PUBLIC_AGE));
     // Wraps are backdated on purpose.
-    let private = PRIVATE_KINDS.map(|kind| (kind, MAX_PRIVATE_AGE));
+    let private = PRIVATE_KINDS.map(|kind| match kind {
+        4 => (kind, MAX_PUBLIC_AGE),
+        _ => (kind, MAX_PRIVATE_AGE),
+    });
     for (kind, limit) in public.into_iter().chain(private) {
         let last = event(&author, kind, NOW - limit.0, &[tag], "");
         assert_eq!(fixture.live(&last).await, pushed_to(1), "{kind}");
@@ -285,8 +278,13 @@ async fn events_notify_until_the_age_limit_of_their_kind() {
         assert_eq!(fixture.live(&old).await, too_old, "{kind}");
         assert_eq!(fixture.backfilled(&old).await, too_old, "{kind}");
     }
-    let from_the_future = event(&author, 1, u64::MAX, &[tag], "");
-    assert_eq!(fixture.live(&from_the_future).await, pushed_to(1));
+    let ahead = event(&author, 1, NOW + MAX_AHEAD.0, &[tag], "");
+    assert_eq!(fixture.live(&ahead).await, pushed_to(1));
+    for created_at in [NOW + MAX_AHEAD.0 + 1, u64::MAX] {
+        let from_future = event(&author, 1, created_at, &[tag], "");
+        let outcome = fixture.live(&from_future).await;
+        assert_eq!(outcome, dropped(MatchDropReason::FromFuture));
+    }
 }
 
 #[tokio::test]
@@ -308,50 +306,6 @@ async fn an_event_does_not_notify_from_its_expiration_on() {
     assert_eq!(notifies_until(&note), Seconds(NOW) + MAX_PUBLIC_AGE);
 }
 
-/// The subscription that fetches the owner's own mute list.
-fn mute_list_subscription(owner: &Owner, filter: &Value) -> Subscription {
-    Subscription {
-        identity: format!("{MUTE_LIST_PREFIX}x"),
-        ..subscription(owner, filter)
-    }
-}
-
-fn muted(fixture: &Fixture, pubkey: PublicKey) -> Vec<String> {
-    let entries = fixture.memory.state().mute_lists[&pubkey].entries.clone();
-    entries.into_iter().collect()
-}
-
-#[tokio::test]
-async fn stores_newest_mute_list_of_any_age() {
-    let keys = Keys::generate();
-    let alice = owner(keys.public_key());
-    let filter = json!({"kinds": [10_000], "authors": [alice.pubkey.to_hex()]});
-    let fixture = Fixture::with(&[
-        mute_list_subscription(&alice, &filter),
-        subscription(&anyone(), &filter),
-    ])
-    .await;
-    let list = |at, word: &str| event(&keys, 10_000, at, &[&["word", word]], "");
-    let stored = MatchOutcome {
-        is_mute_list: true,
-        ..MatchOutcome::default()
-    };
-    let old = list(NOW - 400 * MAX_PRIVATE_AGE.0, "Old");
-    assert_eq!(fixture.backfilled(&old).await, stored);
-    assert_eq!(muted(&fixture, alice.pubkey), ["word:old"]);
-    // Another owner's own filter for such lists causes a push.
-    let stored_and_pushed = MatchOutcome {
-        recipients: 1,
-        ..stored
-    };
-    assert_eq!(fixture.live(&list(NOW, "new")).await, stored_and_pushed);
-    fixture.backfilled(&list(NOW - 1, "late")).await;
-    assert_eq!(muted(&fixture, alice.pubkey), ["word:new"]);
-    // Other events of the owner hit no index key.
-    let note = event(&keys, 1, NOW, &[], "hello");
-    assert!(fixture.interest.hits(&note).is_empty());
-}
-
 #[tokio::test]
 async fn ended_subscription_does_not_match() {
     let alice = anyone();
@@ -369,68 +323,6 @@ async fn ended_subscription_does_not_match() {
         .unwrap();
     let note = event(&Keys::generate(), 1, NOW, &[&["t", "a"]], "");
     assert_eq!(fixture.live(&note).await, dropped(MatchDropReason::NoMatch));
-}
-
-#[tokio::test]
-async fn splits_large_fan_out_and_reaches_each_recipient_once() {
-    let rows: Vec<Subscription> = (0..2_500)
-        .map(|_| subscription(&anyone(), &json!({"#t": ["a"]})))
-        .collect();
-    let fixture = Fixture::with(&rows).await;
-    let note = event(&Keys::generate(), 1, NOW, &[&["t", "a"]], "");
-    let mut rounds = 0;
-    let mut next = Some(content(&fixture.interest, &note));
-    while let Some(content) = next.take() {
-        rounds += 1;
-        let before = fixture.memory.state().sent.len();
-        let outcome = fixture.handle(&content).await;
-        assert!(
-            outcome.recipients <= 1_500,
-            "one invocation has a limited part"
-        );
-        next = fixture.memory.state().sent[before..]
-            .iter()
-            .find_map(|body| message::decode::<ContentMessage>(body).ok());
-        assert_eq!(outcome.requeued, next.is_some());
-    }
-    assert_eq!(rounds, 3);
-    let recipients: Vec<_> = deliveries(&fixture.memory)
-        .into_iter()
-        .map(|d| d.recipient)
-        .collect();
-    assert_eq!(recipients.len(), 2_500);
-    assert_eq!(
-        BTreeSet::from_iter(recipients),
-        rows.iter().map(|row| row.owner.pubkey).collect()
-    );
-}
-
-#[tokio::test]
-async fn long_content_is_cut_in_deliveries() {
-    let fixture = Fixture::with(&[subscription(&anyone(), &json!({"#t": ["a"]}))]).await;
-    let content = "é".repeat(100_000);
-    let note = event(&Keys::generate(), 1, NOW, &[&["t", "a"]], &content);
-    fixture.live(&note).await;
-    let delivery = deliveries(&fixture.memory).pop().unwrap();
-    assert!(delivery.cut && delivery.event.content == "é".repeat(MAX_DELIVERED_CONTENT / 2));
-}
-
-#[tokio::test]
-async fn number_of_reads_depends_on_the_hits_alone() {
-    let mut pages = Vec::new();
-    for others in [10, 2_000] {
-        let mut rows: Vec<Subscription> = (0..others)
-            .map(|n| subscription(&anyone(), &json!({"#t": [format!("t{n}")]})))
-            .collect();
-        rows.push(subscription(&anyone(), &json!({"#t": ["a"]})));
-        let fixture = Fixture::with(&rows).await;
-        let tags: &[&[&str]] = &[&["t", "a"], &["t", "in no filter"]];
-        fixture
-            .live(&event(&Keys::generate(), 1, NOW, tags, ""))
-            .await;
-        pages.push(fixture.memory.state().pages_read);
-    }
-    assert_eq!(pages, [1, 1]);
 }
 
 /// A filter over few values, so that events often match it.

@@ -2,6 +2,7 @@
 //! memory what the functions would write or send.
 
 use std::{
+    collections::BTreeMap,
     mem,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -14,14 +15,14 @@ use nostr_push_core::{
     app::App,
     device::{Device, DeviceId, Roster},
     index_key::IndexKey,
-    message::{ContentMessage, DeliveryMessage},
+    message::{ContentMessage, DeliveryMessage, ReconcileMessage},
     mute_list::MuteList,
     order::Order,
     owner::Owner,
     ports::{
-        Apps, ClaimResult, Claims, DelayQueue, Devices, IndexPage, IndexReader, MuteLists,
+        Apps, Budgets, ClaimResult, Claims, DelayQueue, Devices, IndexPage, IndexReader, MuteLists,
         PortResult, Presences, PublishOutcome, Publisher, Push, Queue, RateAdmission, Rates,
-        Subscriptions,
+        Standing, Standings, Subscriptions,
     },
     presence::Presence,
     subscription::Subscription,
@@ -90,6 +91,19 @@ impl Devices for DryRun<'_> {
     }
 
     async fn commit(&self, _: Option<&Device>, _: Option<&Roster>) -> PortResult<bool> {
+        Ok(true)
+    }
+}
+
+impl Standings for DryRun<'_> {
+    async fn standings(&self, owners: &[Owner]) -> PortResult<BTreeMap<Owner, Standing>> {
+        self.store.standings(owners).await
+    }
+}
+
+/// No budget is spent: the explanation does not depend on the deliveries of this day.
+impl Budgets for DryRun<'_> {
+    async fn take(&self, _: &str, _: Seconds, _: u64, _: u64) -> PortResult<bool> {
         Ok(true)
     }
 }
@@ -195,6 +209,12 @@ impl Queue<DeliveryMessage> for DryRun<'_> {
 impl Queue<ContentMessage> for DryRun<'_> {
     async fn send(&self, messages: &[ContentMessage]) -> PortResult<()> {
         self.sent().rest = messages.last().cloned();
+        Ok(())
+    }
+}
+
+impl Queue<ReconcileMessage> for DryRun<'_> {
+    async fn send(&self, _: &[ReconcileMessage]) -> PortResult<()> {
         Ok(())
     }
 }

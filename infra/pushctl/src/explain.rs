@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use aws_sdk_secretsmanager::primitives::{DateTime, DateTimeFormat};
 use deliver::{claim::Attempt, outcome::DeliveryOutcome};
 use matcher::{
-    handler::notifies_until,
+    handler::{Matcher, notifies_until},
     outcome::{MatchDropReason, MatchOutcome},
 };
 use nostr::event::Event;
@@ -53,6 +53,8 @@ pub(crate) async fn run(context: &CommandContext, arguments: &Arguments) -> Resu
         "own_event": sum(|outcome| outcome.own_events),
         "before_subscription": sum(|outcome| outcome.before_subscription_matches),
         "relay_not_named": sum(|outcome| outcome.relay_not_named_matches),
+        "too_many_rows": sum(|outcome| outcome.too_many_rows),
+        "no_device": sum(|outcome| outcome.no_device),
         "recipients": recipients,
     }));
     Ok(())
@@ -109,10 +111,10 @@ async fn run_matcher(
     now: Millis,
 ) -> Result<(Vec<MatchOutcome>, Vec<DeliveryMessage>)> {
     let (mut outcomes, mut deliveries) = (Vec::new(), Vec::new());
+    let matcher = Matcher::new(u64::MAX);
     let mut next = Some(content);
     while let Some(content) = next {
-        let now = now.to_seconds();
-        let outcome = matcher::handler::handle(dry_run, dry_run, &content, now).await?;
+        let outcome = matcher.handle(dry_run, dry_run, &content, || now).await?;
         outcomes.push(outcome);
         deliveries.extend(dry_run.take_deliveries());
         next = dry_run.take_rest();

@@ -80,6 +80,7 @@ fn delivery(owner: &Owner, text: &str) -> Result<Delivery> {
         relay: String::new(),
         received_at: clients::now(),
         cut: false,
+        mentions: None,
         waited: false,
         event,
     })

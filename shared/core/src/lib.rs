@@ -52,27 +52,51 @@ pub mod token_hasher;
 pub use time::{Millis, Seconds};
 
 /// The kinds whose events are private to their addressee: messages of NIP-04, and the rumors,
-/// seals and wraps of NIP-59. They match only a recipient that a `p` tag names, their content never
-/// appears in a notification, and they may be backdated.
+/// seals and wraps of NIP-59. They match only a recipient that a `p` tag names, and their content
+/// never appears in a notification.
 pub const PRIVATE_KINDS: [u16; 5] = [4, 13, 14, 1059, 21059];
+
+/// The kind of messages of NIP-04. Unlike wraps, they are not backdated.
+const NIP04_KIND: u16 = 4;
 
 /// The kind of mute lists (NIP-51,
 /// <https://github.com/nostr-protocol/nips/blob/master/51.md>).
 pub const MUTE_LIST_KIND: u16 = 10_000;
 
-/// The age at which a public event no longer notifies. Clients that were offline publish events
-/// some time after they signed them.
+/// The age at which a public event or a message of NIP-04 no longer notifies. Clients that were
+/// offline publish events some time after they signed them.
 pub const MAX_PUBLIC_AGE: Seconds = Seconds::from_hours(1);
 
-/// The age at which an event of a private kind no longer notifies: wraps are backdated by up to two
-/// days (NIP-59, <https://github.com/nostr-protocol/nips/blob/master/59.md>), and then take some
-/// minutes to arrive.
+/// The age at which an event of any other private kind no longer notifies: wraps are backdated by
+/// up to two days (NIP-59, <https://github.com/nostr-protocol/nips/blob/master/59.md>), and then
+/// take some minutes to arrive.
 pub const MAX_PRIVATE_AGE: Seconds = Seconds(Seconds::from_days(2).0 + Seconds::from_minutes(15).0);
 
-/// The age at which an event of this kind no longer notifies. The listener requests no older events
-/// from relays, and the matcher drops them.
+/// How far ahead of the clock an event may be dated and still notify. It covers a clock in the
+/// wrong time zone.
+pub const MAX_AHEAD: Seconds = Seconds::from_hours(12);
+
+/// How long the event queue and the delivery queue each keep a message, as `template.yaml` sets it.
+pub const QUEUE_RETENTION: Seconds = Seconds::from_days(3);
+
+/// The time from the receipt of an event after which its deliveries are dropped. Only deliveries
+/// from a dead-letter queue can be older.
+pub const MAX_DELIVERY_AGE: Seconds = Seconds(2 * QUEUE_RETENTION.0);
+
+/// How long a claim is kept. An event may be pushed for the first time [`MAX_AHEAD`] before its
+/// date, received again until [`MAX_PRIVATE_AGE`] after it, and then wait for [`MAX_DELIVERY_AGE`].
+pub const CLAIM_TTL: Seconds = Seconds::from_days(9);
+
+const _: () = assert!(
+    CLAIM_TTL.0 > MAX_AHEAD.0 + MAX_PRIVATE_AGE.0 + MAX_DELIVERY_AGE.0,
+    "a claim must outlive every age limit, or an event could be pushed twice"
+);
+
+/// The age at which an event of this kind no longer notifies: the matcher drops older ones. The
+/// listener requests no events from relays that are older than this, except that it requests
+/// [`PRIVATE_KINDS`] together.
 pub fn max_age(kind: u16) -> Seconds {
-    if is_private_kind(kind) {
+    if is_private_kind(kind) && kind != NIP04_KIND {
         MAX_PRIVATE_AGE
     } else {
         MAX_PUBLIC_AGE

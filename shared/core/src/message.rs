@@ -5,7 +5,9 @@ use nostr::{event::Event, key::PublicKey};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::{Millis, Seconds, device::Registration, index_key::IndexKey, owner::Owner};
+use crate::{
+    Millis, Seconds, device::Registration, index_key::IndexKey, owner::Owner, tags::mentioned,
+};
 
 /// The largest event that is accepted, in bytes of JSON.
 pub const MAX_EVENT_BYTES: usize = 256 * 1024;
@@ -19,6 +21,10 @@ pub const MAX_RELAY_URL_BYTES: usize = 512;
 /// The most bytes of an event's content in a [`Delivery`]. No push can carry more: its payload has
 /// at most 4,096 bytes.
 pub const MAX_DELIVERED_CONTENT: usize = 4_096;
+
+/// The most bytes of an event's tags in a [`Delivery`], as JSON. If the tags are longer, a delivery
+/// contains only those that the deliver stage uses.
+pub const MAX_DELIVERED_TAGS: usize = 4_096;
 
 /// The version of every message below.
 pub const VERSION: u32 = 1;
@@ -88,14 +94,18 @@ pub struct ContentMessage {
     pub event: Event,
 }
 
-/// A position in an event's fan-out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A position in an event's fan-out. The default is the beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FanOutPosition {
     /// The hit index key that is being read.
     pub hit: usize,
     /// The last row read under it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
+    /// If the key is a mention: the number of rows under it that were read and that do not belong
+    /// to the person mentioned.
+    #[serde(default)]
+    pub others: usize,
 }
 
 /// One event for one recipient under one app.
@@ -115,12 +125,24 @@ pub struct Delivery {
     /// `true` if the event's content was cut to [`MAX_DELIVERED_CONTENT`].
     #[serde(default)]
     pub cut: bool,
+    /// The number of people that the event mentions, if its tags were cut to
+    /// [`MAX_DELIVERED_TAGS`]. `None` if it has all its tags.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mentions: Option<usize>,
     /// `true` if the delivery has waited because the recipient's app looked open. Its latency then
     /// does not count.
     #[serde(default)]
     pub waited: bool,
     /// The event.
     pub event: Event,
+}
+
+impl Delivery {
+    /// The number of people that the event mentions.
+    pub fn mentions(&self) -> usize {
+        self.mentions
+            .unwrap_or_else(|| mentioned(&self.event).len())
+    }
 }
 
 /// From the matcher to deliver, and from deliver to itself.
@@ -314,6 +336,7 @@ mod tests {
     fn escapes_characters_that_sqs_refuses() {
         let position = FanOutPosition {
             hit: 0,
+            others: 0,
             after: Some("a\u{fffe}b\u{ffff}\u{0}".to_owned()),
         };
         let body = encode(&position).unwrap();
@@ -330,6 +353,7 @@ mod tests {
         let position = FanOutPosition {
             hit: 2,
             after: Some("x".to_owned()),
+            others: 3,
         };
         assert_eq!(
             decode::<FanOutPosition>(&encode(&position).unwrap()).unwrap(),

@@ -177,16 +177,20 @@ pub struct IndexRow {
 }
 
 impl IndexRow {
-    /// The sort key under the index key: `own#owner#identity` if the key is a mention of the owner,
-    /// else `sub#owner#identity`. So the addressee's own rows are read before those that strangers
-    /// have under the same key.
+    /// The sort key under the index key: `own#owner#identity` if the row [is the owner's
+    /// own](Self::is_own), else `sub#owner#identity`. So own rows are read before those that
+    /// strangers have under the same key.
     pub fn sort_key(&self) -> String {
         let prefix = if self.is_own() { "own" } else { "sub" };
         format!("{prefix}#{}#{}", self.owner, self.identity)
     }
 
-    /// Returns `true` if the index key is a mention of the owner.
+    /// Returns `true` if the index key is a mention or the mute list of the owner.
     pub fn is_own(&self) -> bool {
-        self.index_key.mentions() == Some(self.owner.pubkey.as_bytes())
+        let of_key = match &self.index_key {
+            IndexKey::MuteList(author) => Some(author),
+            key => key.mentions(),
+        };
+        of_key == Some(self.owner.pubkey.as_bytes())
     }
 }

@@ -1,6 +1,8 @@
 //! The tags of an event, by name
 //! (NIP-01, <https://github.com/nostr-protocol/nips/blob/master/01.md>).
 
+use std::collections::BTreeSet;
+
 use nostr::event::{Event, Tag};
 
 use crate::Seconds;
@@ -15,6 +17,17 @@ pub fn tag_values<'a>(event: &'a Event, name: &'a str) -> impl Iterator<Item = &
 /// The first value of the first tag of this name. See [`tag_values`].
 pub fn first_tag_value<'a>(event: &'a Event, name: &'a str) -> Option<&'a str> {
     tag_values(event, name).next()
+}
+
+/// The people that the event mentions: the distinct values of its `p` tags. A tag without a value
+/// mentions nobody.
+pub fn mentioned(event: &Event) -> BTreeSet<&str> {
+    let tags = event.tags.iter().map(Tag::as_slice);
+    let values = tags.filter_map(|tag| match tag {
+        [name, value, ..] if name == "p" => Some(value.as_str()),
+        _ => None,
+    });
+    values.collect()
 }
 
 /// When the event expires (NIP-40, <https://github.com/nostr-protocol/nips/blob/master/40.md>).
@@ -46,6 +59,20 @@ mod tests {
         assert_eq!(first_tag_value(&event, "t"), Some("a"));
         assert_eq!(first_tag_value(&event, "app"), Some(""));
         assert_eq!(first_tag_value(&event, "p"), None);
+    }
+
+    #[test]
+    fn mentions_are_distinct_values_of_p_tags() {
+        let event = tagged(&[
+            &["p", "b"],
+            &["p"],
+            &["P", "c"],
+            &["p", "a", "x"],
+            &["p", "b"],
+        ]);
+        assert_eq!(Vec::from_iter(mentioned(&event)), ["a", "b"]);
+        let empty = tagged(&[&["p", ""]]);
+        assert_eq!(Vec::from_iter(mentioned(&empty)), [""]);
     }
 
     #[test]

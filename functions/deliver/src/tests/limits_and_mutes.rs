@@ -1,7 +1,7 @@
 //! What a recipient is not notified of: too many events per minute, events that mention too many
 //! people, and muted events.
 
-use nostr_push_core::{message, mute_list::MuteList};
+use nostr_push_core::{MAX_DELIVERY_AGE, message::Summary, mute_list::MuteList};
 
 use super::*;
 
@@ -88,18 +88,47 @@ async fn events_beyond_the_limit_become_one_summary() {
 }
 
 #[tokio::test]
-async fn private_kinds_count_and_are_always_pushed() {
+async fn private_kinds_beyond_the_limit_are_summed_up() {
     let memory = limited(2);
-    for _ in 0..4 {
-        let wrap = delivery(event(&Keys::generate(), 1059, NOW, &[], "x"));
-        let outcome = handle_at(&memory, &event_message(&wrap), NOW).await;
-        assert!(is_completed(&outcome));
+    let wrap = || event_message(&delivery(event(&Keys::generate(), 1059, NOW, &[], "x")));
+    for n in 0..40 {
+        let wrap = wrap();
+        let outcome = handle_at(&memory, &wrap, WINDOW + 1).await;
+        if n < 2 {
+            assert!(is_completed(&outcome), "{n}");
+        } else {
+            assert_eq!(outcome, dropped(DeliveryDropReason::RateLimited), "{n}");
+            // A copy from another relay is not pushed in the next minute.
+            let copy = handle_at(&memory, &wrap, WINDOW + 90).await;
+            assert_eq!(copy, dropped(DeliveryDropReason::Duplicate));
+        }
     }
-    let note = event_message(&delivery(note("hi")));
-    assert_eq!(
-        handle_at(&memory, &note, NOW).await,
-        dropped(DeliveryDropReason::RateLimited)
-    );
+    let [(due, summary)] = &take_delayed(&memory, WINDOW + 1)[..] else {
+        panic!("one summary")
+    };
+    assert!(is_completed(&handle_at(&memory, summary, *due).await));
+    let (_, push) = memory.state().published.pop().unwrap();
+    let data = &payload(&push)["fcmV1Message"]["message"]["data"];
+    assert_eq!(data["title"], "38 more notifications");
+}
+
+#[tokio::test]
+async fn deliveries_that_may_outlive_their_claim_are_dropped() {
+    let memory = limited(100);
+    let event = event_message(&delivery(note("hi")));
+    let summary = DeliveryMessage::Summary(Summary {
+        app: APP.to_owned(),
+        recipient: recipient().public_key(),
+        window: Seconds(NOW - 60),
+    });
+    for message in [event, summary] {
+        let last = NOW + MAX_DELIVERY_AGE.0;
+        let outcome = handle_at(&memory, &message, last + 1).await;
+        assert_eq!(outcome, dropped(DeliveryDropReason::TooOld));
+        assert!(published(&memory).is_empty());
+        assert!(is_completed(&handle_at(&memory, &message, last).await));
+        memory.state().published.clear();
+    }
 }
 
 #[tokio::test]
@@ -254,6 +283,23 @@ async fn mentions_are_distinct_values_even_if_empty() {
     );
     assert_eq!(
         handle_at(&memory, &tagged(&[p, &["p", ""]]), NOW).await,
+        dropped(DeliveryDropReason::TooManyMentions)
+    );
+}
+
+#[tokio::test]
+async fn mentions_of_an_event_with_cut_tags_are_those_before_the_cut() {
+    let memory = limited(100);
+    memory.state().apps.get_mut(APP).unwrap().max_mentions = Some(10);
+    let cut = |mentions| {
+        event_message(&Delivery {
+            mentions: Some(mentions),
+            ..delivery(note("all"))
+        })
+    };
+    assert!(is_completed(&handle_at(&memory, &cut(10), NOW).await));
+    assert_eq!(
+        handle_at(&memory, &cut(11), NOW).await,
         dropped(DeliveryDropReason::TooManyMentions)
     );
 }

@@ -13,7 +13,7 @@ use nostr_push_testkit::{
 
 use super::{
     LEASE, NOW, attempt, delivery, event_message, is_completed_on, memory, note, published,
-    set_outcome, state_of,
+    reconciles, set_outcome, state_of,
 };
 use crate::{
     claim::{Attempt, Claim},
@@ -44,8 +44,12 @@ async fn two_pushes_with_time_between_prove_a_device() {
     set_outcome(&memory, "dead", PublishOutcome::Gone);
     attempt(&memory, &delivery(note("2")), 1).await.unwrap();
     assert_eq!(proof(&memory, "a"), at_first);
+    assert_eq!(reconciles(&memory), 0);
     attempt(&memory, &delivery(note("3")), 15).await.unwrap();
     assert_eq!(proof(&memory, "a"), (None, true));
+    assert_eq!(reconciles(&memory), 1, "control learns of the proof");
+    attempt(&memory, &delivery(note("4")), 30).await.unwrap();
+    assert_eq!(reconciles(&memory), 1);
     assert_eq!(proof(&memory, "dead"), at_first);
     assert_eq!(state_of(&memory, "dead"), DeviceState::Gone);
 }
@@ -69,6 +73,29 @@ async fn delivery_succeeds_if_it_cannot_be_recorded() {
         }
         assert_eq!(failed, 1, "only the record may fail");
     }
+}
+
+#[tokio::test]
+async fn push_is_not_repeated_if_control_cannot_be_told_of_the_proof() {
+    // The memory after a push that proves the device, of which this call fails.
+    let prove = async |crash: usize| {
+        let memory = memory(&[("a", Platform::Fcm)]);
+        attempt(&memory, &delivery(note("1")), 0).await.unwrap();
+        memory.state().fail_in = Some(crash);
+        let outcome = attempt(&memory, &delivery(note("2")), 16).await;
+        (memory, outcome)
+    };
+    let mut lost = 0;
+    for crash in 0..12 {
+        let (memory, outcome) = prove(crash).await;
+        let is_proven = proof(&memory, "a").1;
+        if is_proven && reconciles(&memory) == 0 {
+            assert!(is_completed_on(&outcome.unwrap(), 1), "{crash}");
+            assert_eq!(published(&memory), ["arn:a", "arn:a"]);
+            lost += 1;
+        }
+    }
+    assert_eq!(lost, 1, "one of the calls is the message to control");
 }
 
 #[tokio::test]
@@ -99,8 +126,16 @@ async fn proof_of_a_push_does_not_change_a_newer_registration() {
     memory.commit(Some(&newer), None).await.unwrap();
     let registration = device.registration.as_ref().unwrap();
     let target = (&device, registration);
-    push::publish(&memory, &memory, &claim, target, &pushes, Seconds(NOW))
-        .await
-        .unwrap();
+    push::publish(
+        &memory,
+        &memory,
+        &memory,
+        &claim,
+        target,
+        &pushes,
+        Seconds(NOW),
+    )
+    .await
+    .unwrap();
     assert_eq!(proof(&memory, "a"), (None, false));
 }

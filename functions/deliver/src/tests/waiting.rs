@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use nostr::event::EventId;
 use nostr_push_core::{
-    message,
     order::Order,
     owner::Owner,
     ports::{Apps, Presences},

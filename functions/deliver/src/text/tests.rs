@@ -19,6 +19,7 @@ fn delivery(kind: u16, tags: &[&[&str]], content: &str) -> Delivery {
         relay: String::new(),
         received_at: Millis(0),
         cut: false,
+        mentions: None,
         waited: false,
         event: event(&keys(0x22), kind, 1, tags, content),
     }

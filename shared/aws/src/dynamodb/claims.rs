@@ -1,14 +1,14 @@
 //! `claims`: key `claim` (`app#recipient#event_id`).
 //!
-//! Guarantee: a claim has one holder at a time, and none after its completion. This holds for four
-//! days, which is longer than a message stays in a queue.
+//! Guarantee: a claim has one holder at a time, and none after its completion. This holds for
+//! [`CLAIM_TTL`], which is longer than an event may be accepted.
 
 use aws_sdk_dynamodb::{
     operation::update_item::UpdateItemError,
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
 use nostr_push_core::{
-    Millis, Seconds,
+    CLAIM_TTL, Millis,
     ports::{ClaimResult, Claims, PortResult},
 };
 
@@ -22,9 +22,6 @@ const RELEASE: &str = "dynamodb.claims.release";
 const CLAIM: &str = "claim";
 const LEASE_UNTIL: &str = "lease_until";
 const DEVICES_DONE: &str = "devices_done";
-
-/// How long a claim is kept.
-const CLAIM_TTL: Seconds = Seconds::from_days(4);
 
 impl Claims for Store {
     async fn acquire(

@@ -55,7 +55,7 @@ struct RosterRow {
     owner: Owner,
     devices: Vec<String>,
     removed_all: Option<Order>,
-    #[serde(default)]
+    #[serde(default = "unknown_end")]
     active_until: Seconds,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     proven: bool,
@@ -67,11 +67,17 @@ struct RosterRow {
     version: u64,
 }
 
+/// The end of the last device in a roster that an earlier version wrote, until control has handled
+/// an event of its owner: such an owner counts as having a device, and deliver decides.
+const fn unknown_end() -> Seconds {
+    Seconds(u64::MAX)
+}
+
 /// The attributes of a roster that the matcher reads.
 #[derive(Deserialize)]
 struct StandingRow {
     owner: Owner,
-    #[serde(default)]
+    #[serde(default = "unknown_end")]
     active_until: Seconds,
     #[serde(default)]
     proven: bool,

@@ -1,4 +1,5 @@
-//! `mute_lists`: key `pubkey`. Holds the public part of the pubkey's latest mute list.
+//! `mute_lists`: key `pubkey`. Holds the public part of the pubkey's latest mute list. Only owners
+//! have a row.
 //!
 //! Guarantee: the list of the newest event wins, whatever the order of the writes. Reads are
 //! eventually consistent, at half the price, because every delivery reads the list and one that is

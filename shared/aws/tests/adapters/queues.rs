@@ -38,6 +38,7 @@ pub(crate) async fn large_batch_is_sent_whole(environment: &HashMap<String, Stri
     let sent: Vec<FanOutPosition> = (0..25)
         .map(|hit| FanOutPosition {
             hit,
+            others: 0,
             after: Some("x".repeat(60_000)),
         })
         .collect();
@@ -66,7 +67,7 @@ pub(crate) async fn delayed_message_arrives_after_delay(environment: &HashMap<St
     let queue = Queue::new(&config, url.clone());
     let message = FanOutPosition {
         hit: 1,
-        after: None,
+        ..FanOutPosition::default()
     };
     let started = Instant::now();
     let delay = Duration::from_secs(3);
