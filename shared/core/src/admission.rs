@@ -181,7 +181,7 @@ mod tests {
     fn work_needs_zero_bits_and_a_commitment() {
         let keys = Keys::generate();
         let mined = |target: &str| {
-            (0_u32..)
+            (0..=u32::MAX)
                 .map(|n| event(&keys, 3079, 900, &[&["nonce", &n.to_string(), target]], ""))
                 .find(|event| get_leading_zero_bits(event.id.as_bytes()) >= 8)
                 .unwrap()

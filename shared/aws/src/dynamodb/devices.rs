@@ -55,7 +55,7 @@ struct RosterRow {
     owner: Owner,
     devices: Vec<String>,
     removed_all: Option<Order>,
-    #[serde(default)]
+    #[serde(default = "not_recorded")]
     active_until: Seconds,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     proven: bool,
@@ -67,11 +67,17 @@ struct RosterRow {
     version: u64,
 }
 
+/// Rosters that earlier versions wrote do not have the end of the last device. These owners count
+/// as having one until control reconciles them.
+fn not_recorded() -> Seconds {
+    Seconds(u64::MAX)
+}
+
 /// The attributes of a roster that the matcher reads.
 #[derive(Deserialize)]
 struct StandingRow {
     owner: Owner,
-    #[serde(default)]
+    #[serde(default = "not_recorded")]
     active_until: Seconds,
     #[serde(default)]
     proven: bool,
