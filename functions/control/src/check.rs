@@ -11,7 +11,7 @@ use nostr::{
 };
 use nostr_push_core::{
     Seconds,
-    app::App,
+    app::{App, MAX_APP_ID_BYTES},
     message::{MAX_EVENT_BYTES, MAX_TAGS},
     order::Order,
     owner::Owner,
@@ -77,7 +77,7 @@ impl ControlKind {
 /// An event that has passed the checks before the lookup of its app.
 #[derive(Debug)]
 pub struct AddressedEvent {
-    /// The event. Its id and signature are valid.
+    /// The event. Its id is right, so a proof of work counts. Its signature has not been verified.
     pub event: Event,
     /// The request.
     pub kind: ControlKind,
@@ -128,7 +128,9 @@ pub fn check_envelope(
     received_at: Seconds,
 ) -> Result<AddressedEvent, Refusal> {
     let event = parse(json)?;
-    event.verify().map_err(|_| Refusal::BadSignature)?;
+    if !event.verify_id() {
+        return Err(Refusal::BadSignature);
+    }
     let kind = ControlKind::of(&event).ok_or(Refusal::UnknownKind)?;
     check_recipient(&event, service)?;
     check_age(&event, kind, received_at)?;
@@ -139,19 +141,21 @@ pub fn check_envelope(
     Ok(AddressedEvent { event, kind, owner })
 }
 
-/// The checks after the lookup: the app exists, the event has not expired, and its content
+/// The checks after the lookup: the signature is valid, the event has not expired, and its content
 /// decrypts.
 ///
 /// # Errors
 /// The [`Refusal`] of the first check that fails.
 pub fn check_content(
     addressed: AddressedEvent,
-    app: Option<App>,
+    app: App,
     service: &Keys,
     now: Seconds,
 ) -> Result<DecryptedEvent, Refusal> {
     let AddressedEvent { event, kind, owner } = addressed;
-    let app = app.ok_or(Refusal::UnknownApp)?;
+    if !event.verify_signature() {
+        return Err(Refusal::BadSignature);
+    }
     let valid_until = valid_until(&event, kind, now)?;
     let plaintext = decrypt(&event, kind, service)?;
     Ok(DecryptedEvent {
@@ -212,9 +216,14 @@ fn app_id(
         (None, _) if kind == ControlKind::DialectH => heartbeat_app,
         _ => None,
     };
-    app.filter(|app| !app.is_empty())
-        .map(str::to_owned)
-        .ok_or(Refusal::MissingApp)
+    let app = app
+        .filter(|app| !app.is_empty())
+        .ok_or(Refusal::MissingApp)?;
+    // No app has such an id, and DynamoDB refuses longer keys.
+    if app.len() > MAX_APP_ID_BYTES {
+        return Err(Refusal::UnknownApp);
+    }
+    Ok(app.to_owned())
 }
 
 /// When the device or the filters of the event end.

@@ -3,6 +3,9 @@
 use std::convert::Infallible;
 
 use nostr_push_aws::environment::{BadEnvironment, Environment};
+use nostr_push_core::capacity::Caps;
+
+use crate::context::Limits;
 
 /// The environment variables that `template.yaml` sets.
 #[derive(Debug)]
@@ -16,6 +19,9 @@ pub struct Config {
     /// `HEARTBEAT_APP`: the app of dialect H events without an `app` tag. If it is not set,
     /// such events are refused.
     pub heartbeat_app: Option<String>,
+    /// `MAX_OWNERS`, `MAX_INDEX_KEYS`, `MAX_INDEX_ROWS`: the caps of the stack.
+    /// `NEWCOMER_WRITE_UNITS`: the write units of all newcomers per day.
+    pub limits: Limits,
 }
 
 impl Config {
@@ -25,6 +31,7 @@ impl Config {
     /// Every variable that is missing or bad.
     pub fn from_env() -> Result<Self, BadEnvironment> {
         let mut env = Environment::default();
+        let default = Limits::default();
         let config = Self {
             table_prefix: env.required("TABLE_PREFIX"),
             control_queue: env.required("CONTROL_QUEUE_URL"),
@@ -32,6 +39,15 @@ impl Config {
             heartbeat_app: env.optional("HEARTBEAT_APP", None, |app| {
                 Ok::<_, Infallible>(Some(app.to_owned()))
             }),
+            limits: Limits {
+                caps: Caps {
+                    owners: env.number("MAX_OWNERS", default.caps.owners),
+                    index_keys: env.number("MAX_INDEX_KEYS", default.caps.index_keys),
+                    index_rows: env.number("MAX_INDEX_ROWS", default.caps.index_rows),
+                },
+                newcomer_write_units: env
+                    .number("NEWCOMER_WRITE_UNITS", default.newcomer_write_units),
+            },
         };
         env.finish(config)
     }

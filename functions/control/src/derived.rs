@@ -2,140 +2,88 @@
 //!
 //! - the app's fixed triggers, for every owner with a device, until the last device ends;
 //! - the filter that fetches the owner's mute list, for the same time;
-//! - the filters of settings of dialect H.
+//! - the filters of settings of dialect H, while the owner has a device.
 //!
-//! They follow only from the owner's devices and settings and from the app's options. After
-//! changing one of these, the caller reconciles the derived subscriptions with the stored rows. No
-//! event orders their rows, so each row has a counter as its order. If two callers reconcile at the
+//! They follow only from the owner's devices and settings and from the app's options. No event
+//! orders their rows, so each row has a counter as its order. If two processes change a row at the
 //! same time, the slower one finds a higher counter and reads again.
-//!
-//! One thing about the owner's own filters follows from the devices as well: whether the owner is
-//! proven.
 
 use nostr_push_core::{
     MUTE_LIST_KIND, Millis, Seconds,
     app::App,
     device::OwnerDevices,
-    device_store,
     filter::Filter,
     order::Order,
     owner::Owner,
-    ports::{Devices, IndexWriter, OwnerSettings, PortResult, Subscriptions},
+    ports::{IndexWriter, PortResult, Subscriptions},
     settings::Settings,
     subscription::{
         MUTE_LIST_PREFIX, SETTINGS_PREFIX, Subscription, SubscriptionState, TRIGGER_PREFIX,
     },
 };
 
-use crate::{
-    contention::{self, MAX_ATTEMPTS},
-    context::EventContext,
-    subscriptions,
-};
-
-/// Reconciles the derived subscriptions of the owner and, if a registration took a token from
-/// another owner, those of the previous owner.
-///
-/// # Errors
-/// A dependency failed: apply the event again from the start.
-pub async fn reconcile_transfer<S, E>(
-    context: &EventContext<'_, S, E>,
-    owner: &Owner,
-    previous_owner: Option<&Owner>,
-) -> PortResult<()>
-where
-    S: Devices + Subscriptions + IndexWriter + OwnerSettings,
-{
-    reconcile(context, owner).await?;
-    match previous_owner {
-        Some(previous_owner) => reconcile(context, previous_owner).await,
-        None => Ok(()),
-    }
-}
-
-/// Reconciles the owner's derived subscriptions with the stored devices and settings.
-///
-/// # Errors
-/// A dependency failed: apply the event again from the start.
-pub async fn reconcile<S, E>(context: &EventContext<'_, S, E>, owner: &Owner) -> PortResult<()>
-where
-    S: Devices + Subscriptions + IndexWriter + OwnerSettings,
-{
-    let EventContext {
-        store, app, now, ..
-    } = context;
-    for _ in 0..MAX_ATTEMPTS {
-        // The subscriptions are read first. A process that changes a device or the settings after
-        // that reconciles as well, and finds a higher counter.
-        let stored = store.of_owner(owner).await?;
-        let (stored, filters): (Vec<_>, Vec<_>) =
-            stored.into_iter().partition(Subscription::is_derived);
-        let owner_devices = device_store::owner_devices(*store, owner).await?;
-        let settings = store.settings(owner).await?;
-        let mut desired = triggers(app, &owner_devices, now.to_seconds());
-        desired.extend(mute_list(&owner_devices, now.to_seconds()));
-        let proven = owner_devices.has_proven(now.to_seconds());
-        if let Some(settings) = &settings {
-            desired.extend(of_settings(app, settings, proven, now.to_seconds()));
-        }
-        if write(*store, &changes(owner, desired, &stored, *now)).await? {
-            return update_proof(*store, filters, proven, *now).await;
-        }
-    }
-    Err(contention::error())
-}
-
-/// Updates the owner's own filters that name relays, if the owner has become proven, or no longer
-/// has a proven device.
-async fn update_proof(
-    store: &impl Subscriptions,
-    filters: Vec<Subscription>,
-    proven: bool,
-    now: Millis,
-) -> PortResult<()> {
-    let is_outdated = |row: &Subscription| {
-        row.is_active(now.to_seconds()) && !row.relays.is_empty() && row.proven != proven
-    };
-    for row in filters.into_iter().filter(is_outdated) {
-        let row = Subscription {
-            proven,
-            // The listener takes the later row of the same event. The clocks of writers differ.
-            changed_at: now.max(row.changed_at + Millis(1)),
-            ..row
-        };
-        // If a newer event has written the row in the meantime, it has read the devices itself.
-        store.replace(&row).await?;
-    }
-    Ok(())
-}
-
-/// Writes the rows in this order. Returns `false` if a newer row is stored in place of one of them.
-async fn write(
-    store: &(impl Subscriptions + IndexWriter),
-    rows: &[Subscription],
-) -> PortResult<bool> {
-    for row in rows {
-        let is_newest = match row.state {
-            SubscriptionState::Active => subscriptions::put(store, row).await?,
-            SubscriptionState::Dormant { .. } | SubscriptionState::Removed => {
-                subscriptions::tombstone(store, row).await?
-            }
-        };
-        if !is_newest {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
+use crate::{budget, subscriptions};
 
 /// A subscription that should exist.
-struct DesiredSubscription {
+pub struct DesiredSubscription {
     identity: String,
     filter: Filter,
     relays: Vec<String>,
-    proven: bool,
     since: Seconds,
     valid_until: Seconds,
+}
+
+/// The change of one row.
+pub enum Change {
+    /// Write an active row with its index rows.
+    Put(Subscription),
+    /// Write a removal and delete the index rows.
+    Remove(Subscription),
+    /// Write a removal of a subscription that has no index rows yet.
+    Mark(Subscription),
+    /// Write a row that differs from the stored one only in whether the owner is proven.
+    Prove(Subscription),
+}
+
+impl Change {
+    /// Writes the row. Returns `false` if a newer row is stored.
+    ///
+    /// # Errors
+    /// A dependency failed.
+    pub async fn apply(&self, store: &(impl Subscriptions + IndexWriter)) -> PortResult<bool> {
+        match self {
+            Self::Put(row) => subscriptions::put(store, row).await,
+            Self::Remove(row) => subscriptions::put_without_index(store, row).await,
+            Self::Mark(row) => store.put(row).await,
+            Self::Prove(row) => store.replace(row).await,
+        }
+    }
+
+    /// The write units of the change.
+    pub fn units(&self) -> u64 {
+        match self {
+            Self::Put(row) | Self::Remove(row) => budget::of_subscription(row),
+            Self::Mark(row) | Self::Prove(row) => budget::of_row(row),
+        }
+    }
+}
+
+/// The derived subscriptions that the owner of these devices should have. There are none without a
+/// device.
+pub fn desired(
+    app: &App,
+    owner_devices: &OwnerDevices,
+    settings: Option<&Settings>,
+    now: Seconds,
+) -> Vec<DesiredSubscription> {
+    let Some(active_until) = owner_devices.active_until(now) else {
+        return Vec::new();
+    };
+    let mut desired = triggers(app, owner_devices, now);
+    desired.push(mute_list(&owner_devices.roster.owner, active_until));
+    let settings = settings.into_iter();
+    desired.extend(settings.flat_map(|settings| of_settings(app, settings, now)));
+    desired
 }
 
 /// The app's fixed triggers, as long as the owner has a device.
@@ -173,42 +121,30 @@ fn triggers(app: &App, owner_devices: &OwnerDevices, now: Seconds) -> Vec<Desire
             identity: format!("{TRIGGER_PREFIX}{}", filter.identity()),
             filter,
             relays: Vec::new(),
-            proven: false,
             since,
             valid_until,
         })
         .collect()
 }
 
-/// The subscription that fetches the owner's mute list, as long as the owner has a device.
-fn mute_list(owner_devices: &OwnerDevices, now: Seconds) -> Option<DesiredSubscription> {
-    let ends = owner_devices
-        .active(now)
-        .map(|(_, registration)| registration.valid_until);
-    let valid_until = ends.max()?;
+/// The subscription that fetches the owner's mute list.
+fn mute_list(owner: &Owner, valid_until: Seconds) -> DesiredSubscription {
     let filter = Filter {
         kinds: Some(vec![MUTE_LIST_KIND]),
-        authors: Some(vec![*owner_devices.roster.owner.pubkey.as_bytes()]),
+        authors: Some(vec![*owner.pubkey.as_bytes()]),
         ..Filter::default()
     };
-    Some(DesiredSubscription {
+    DesiredSubscription {
         identity: format!("{MUTE_LIST_PREFIX}{}", filter.identity()),
         filter,
         relays: Vec::new(),
-        proven: false,
         since: Seconds(0),
         valid_until,
-    })
+    }
 }
 
-/// The filters of the settings, until the settings end. `proven` is `true` if the owner has a
-/// proven device.
-fn of_settings(
-    app: &App,
-    settings: &Settings,
-    proven: bool,
-    now: Seconds,
-) -> Vec<DesiredSubscription> {
+/// The filters of the settings, until the settings end.
+fn of_settings(app: &App, settings: &Settings, now: Seconds) -> Vec<DesiredSubscription> {
     if settings.valid_until <= now {
         return Vec::new();
     }
@@ -218,29 +154,56 @@ fn of_settings(
             identity: format!("{SETTINGS_PREFIX}{}", filter.identity()),
             filter,
             relays: settings.relays.clone(),
-            proven: proven && !settings.relays.is_empty(),
             since: settings.order.created_at,
-            valid_until: settings.valid_until,
+            valid_until: end_of_day(settings.valid_until),
         })
         .collect()
 }
 
-/// The rows to write, in this order, so that the derived subscriptions are the desired ones.
-fn changes(
+/// The end of the UTC day. Clients send their settings at each start. With the exact time, all
+/// index rows would have to be written each time. The device of the settings ends in time.
+fn end_of_day(time: Seconds) -> Seconds {
+    let day = Seconds::from_days(1);
+    Seconds(time.0.div_ceil(day.0) * day.0)
+}
+
+/// The changes that settings cause while the owner has a device.
+pub fn changes_of_settings(
+    app: &App,
+    settings: &Settings,
+    stored: &[Subscription],
+    now: Seconds,
+) -> Vec<Change> {
+    let stored: Vec<Subscription> = stored
+        .iter()
+        .filter(|row| row.identity.starts_with(SETTINGS_PREFIX))
+        .cloned()
+        .collect();
+    let desired = of_settings(app, settings, now);
+    let now = now.to_millis();
+    changes(&settings.owner, desired, false, &stored, now, false)
+}
+
+/// The changes, in this order, after which the derived subscriptions are the desired ones. If the
+/// message `is_repeated`, its first attempt may have left index rows of removed subscriptions.
+pub fn changes(
     owner: &Owner,
     desired: Vec<DesiredSubscription>,
+    is_proven: bool,
     stored: &[Subscription],
     now: Millis,
-) -> Vec<Subscription> {
-    let mut rows = removals(&desired, stored, now);
+    is_repeated: bool,
+) -> Vec<Change> {
+    let mut changes = removals(&desired, stored, now, is_repeated);
     for desired in desired {
         let earlier = stored.iter().find(|row| row.identity == desired.identity);
         let active = earlier.filter(|row| row.is_active(now.to_seconds()));
-        if active.is_some_and(|row| {
-            row.valid_until == desired.valid_until
-                && row.relays == desired.relays
-                && row.proven == desired.proven
-        }) {
+        let same = active
+            .filter(|row| row.valid_until == desired.valid_until && row.relays == desired.relays);
+        if let Some(row) = same {
+            if row.proven != is_proven {
+                changes.push(Change::Prove(proven(row.clone(), is_proven, now)));
+            }
             continue;
         }
         let mut row = Subscription {
@@ -248,8 +211,8 @@ fn changes(
             identity: desired.identity,
             filter: desired.filter,
             relays: desired.relays,
-            proven: desired.proven,
-            order: next_order(earlier),
+            proven: is_proven,
+            order: next_order(earlier, now),
             // A subscription that is in force keeps its start.
             since: active.map_or(desired.since, |row| row.since),
             state: SubscriptionState::Active,
@@ -259,26 +222,38 @@ fn changes(
         if active.is_none() {
             // The row is first written as removed, so that it is stored before its index rows. If
             // this process crashes while writing index rows and the subscription is not desired any
-            // more, the next `removals` finds the row and deletes them.
+            // more when the message is received again, `removals` finds the row and deletes them.
             let removed = Subscription {
                 state: SubscriptionState::Removed,
+                proven: false,
                 ..row.clone()
             };
-            row.order = next_order(Some(&removed));
-            rows.push(removed);
+            row.order = next_order(Some(&removed), now);
+            changes.push(Change::Mark(removed));
         }
-        rows.push(row);
+        changes.push(Change::Put(row));
     }
-    rows
+    changes
 }
 
-/// Removes active rows that are not desired. Removes recently removed ones again, because some of
-/// their index rows may remain.
+/// The same row for an owner who has become proven, or is not proven any more.
+pub fn proven(row: Subscription, is_proven: bool, now: Millis) -> Subscription {
+    Subscription {
+        proven: is_proven,
+        // The listener takes the later row of the same order. The clocks of writers differ.
+        changed_at: now.max(row.changed_at + Millis(1)),
+        ..row
+    }
+}
+
+/// Removes active rows that are not desired. If the message is received again, it also removes
+/// recently removed rows again, because some of their index rows may remain.
 fn removals(
     desired: &[DesiredSubscription],
     stored: &[Subscription],
     now: Millis,
-) -> Vec<Subscription> {
+    is_repeated: bool,
+) -> Vec<Change> {
     let is_desired = |row: &&Subscription| {
         desired
             .iter()
@@ -288,21 +263,23 @@ fn removals(
     let active = undesired()
         .filter(|row| row.state == SubscriptionState::Active)
         .map(|row| Subscription {
-            order: next_order(Some(row)),
+            order: next_order(Some(row), now),
             state: SubscriptionState::Removed,
+            proven: false,
             changed_at: now,
             ..row.clone()
         });
     let just_removed = undesired()
-        .filter(|row| subscriptions::is_just_removed(row, now))
+        .filter(|row| is_repeated && subscriptions::is_just_removed(row, now))
         .map(|row| Subscription {
-            order: next_order(Some(row)),
+            order: next_order(Some(row), now),
             ..row.clone()
         });
-    active.chain(just_removed).collect()
+    active.chain(just_removed).map(Change::Remove).collect()
 }
 
-/// The order of the row that follows `row`.
-fn next_order(row: Option<&Subscription>) -> Order {
-    Order::counter(row.map_or(0, |row| row.order.created_at.0) + 1)
+/// The order of the row that follows `row`. A row that did not exist starts at the time: TTL may
+/// have removed an earlier row, and not yet its index rows, whose counters are lower.
+fn next_order(row: Option<&Subscription>, now: Millis) -> Order {
+    Order::counter(row.map_or(now.0, |row| row.order.created_at.0 + 1))
 }

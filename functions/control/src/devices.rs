@@ -9,10 +9,14 @@ use nostr_push_core::{
     device_store,
     order::Order,
     owner::Owner,
-    ports::{Devices, Endpoints, EnsuredEndpoint, PortResult, Unavailable},
+    ports::{
+        Budgets, Devices, Endpoints, EnsuredEndpoint, OwnerSettings, PortResult, Subscriptions,
+        Unavailable,
+    },
 };
 
 use crate::{
+    budget::{self, OwnerClass},
     contention::{self, MAX_ATTEMPTS},
     context::EventContext,
     outcome::{Applied, Failure},
@@ -27,21 +31,36 @@ pub struct RegistrationOutcome {
     pub previous_owner: Option<Owner>,
 }
 
-/// Applies a registration of `token`.
+/// Applies a registration of `token`. Unless the registration `is_paid` for, its units are taken
+/// from the budgets before the first write.
 ///
 /// # Errors
 /// A refusal, or a dependency failed. In the latter case the event can be applied again from the
 /// start.
-pub async fn register<S: Devices, E: Endpoints>(
+pub async fn register<S, E>(
     context: &EventContext<'_, S, E>,
     request: &RegistrationRequest,
     token: &str,
-) -> Result<RegistrationOutcome, Failure> {
+    mut is_paid: bool,
+) -> Result<RegistrationOutcome, Failure>
+where
+    S: Devices + Subscriptions + OwnerSettings + Budgets,
+    E: Endpoints,
+{
     let EventContext { store, sns, .. } = context;
     let now = context.now.to_seconds();
     for _ in 0..MAX_ATTEMPTS {
         let (row, owned) = read(*store, &request.owner, &request.device).await?;
-        match device::register(request, row.as_ref(), &owned, now) {
+        let decision = device::register(request, row.as_ref(), &owned, now);
+        if let RegistrationDecision::Retire(_) | RegistrationDecision::Commit(_) = &decision
+            && !is_paid
+        {
+            let units = budget::of_registration(context, &owned).await?;
+            let class = OwnerClass::of(&owned, now);
+            budget::take(context, &request.owner, class, units).await?;
+            is_paid = true;
+        }
+        match decision {
             // The first attempt may have failed before the previous owner was reconciled.
             RegistrationDecision::Duplicate => {
                 return Ok(RegistrationOutcome {
@@ -116,18 +135,21 @@ async fn create_endpoint<S, E: Endpoints>(
     }
 }
 
-/// Removes one token of the owner.
+/// Removes one token of the owner. Unless the removal `is_paid` for, its units are taken from the
+/// budgets before the first write.
 ///
 /// # Errors
-/// A dependency failed: apply the event again from the start.
-pub async fn remove<S: Devices, E: Endpoints>(
+/// `over_budget`, or a dependency failed. In the latter case the event can be applied again from
+/// the start.
+pub async fn remove<S: Devices + Budgets, E: Endpoints>(
     context: &EventContext<'_, S, E>,
     owner: &Owner,
     order: Order,
     id: &DeviceId,
+    is_paid: bool,
 ) -> Result<Applied, Failure> {
     let now = context.now.to_seconds();
-    remove_by(context, owner, id, |row| {
+    remove_by(context, owner, id, is_paid, |row| {
         device::remove(owner, order, id, row, now)
     })
     .await
@@ -136,8 +158,9 @@ pub async fn remove<S: Devices, E: Endpoints>(
 /// Removes all tokens of the owner under the app.
 ///
 /// # Errors
-/// A dependency failed: apply the event again from the start.
-pub async fn remove_all<S: Devices, E: Endpoints>(
+/// `over_budget`, or a dependency failed. In the latter case the event can be applied again from
+/// the start.
+pub async fn remove_all<S: Devices + Budgets, E: Endpoints>(
     context: &EventContext<'_, S, E>,
     owner: &Owner,
     order: Order,
@@ -145,7 +168,7 @@ pub async fn remove_all<S: Devices, E: Endpoints>(
     let now = context.now.to_seconds();
     let roster = record_removal_of_all(context, owner, order).await?;
     for id in roster.device_ids() {
-        remove_by(context, owner, &id, |row| {
+        remove_by(context, owner, &id, true, |row| {
             device::remove_in_roster(owner, order, row?, now)
         })
         .await?;
@@ -155,21 +178,27 @@ pub async fn remove_all<S: Devices, E: Endpoints>(
 
 /// Records in the roster that all devices are removed. After that, no older registration can come
 /// into force.
-async fn record_removal_of_all<S: Devices, E>(
+async fn record_removal_of_all<S: Devices + Budgets, E>(
     context: &EventContext<'_, S, E>,
     owner: &Owner,
     order: Order,
 ) -> Result<Roster, Failure> {
+    let mut is_paid = false;
     for _ in 0..MAX_ATTEMPTS {
         let roster = device_store::roster_or_new(context.store, owner).await?;
         match device::remove_all(order, &roster, context.now.to_seconds()) {
             // A repeat. The caller goes through the devices again, because the first attempt may
             // have failed at one of them.
             None => return Ok(roster),
-            Some(removed) if context.store.commit(None, Some(&removed)).await? => {
-                return Ok(removed);
+            Some(removed) => {
+                if !is_paid {
+                    pay_for_removal(context, &roster).await?;
+                    is_paid = true;
+                }
+                if context.store.commit(None, Some(&removed)).await? {
+                    return Ok(removed);
+                }
             }
-            Some(_) => {}
         }
     }
     Err(contention::error().into())
@@ -177,10 +206,11 @@ async fn record_removal_of_all<S: Devices, E>(
 
 /// Removes one token. `decide` takes the token's row and returns the row to write, or `None` for a
 /// repeat.
-async fn remove_by<S: Devices, E: Endpoints>(
+async fn remove_by<S: Devices + Budgets, E: Endpoints>(
     context: &EventContext<'_, S, E>,
     owner: &Owner,
     id: &DeviceId,
+    mut is_paid: bool,
     decide: impl Fn(Option<&Device>) -> Option<Device>,
 ) -> Result<Applied, Failure> {
     for _ in 0..MAX_ATTEMPTS {
@@ -194,11 +224,24 @@ async fn remove_by<S: Devices, E: Endpoints>(
                 Ok(Applied::Repeated)
             };
         };
+        if !is_paid {
+            let roster = device_store::roster_or_new(context.store, owner).await?;
+            pay_for_removal(context, &roster).await?;
+            is_paid = true;
+        }
         if device_store::remove_endpoint(context.store, context.sns, device).await? {
             return Ok(Applied::Removed);
         }
     }
     Err(contention::error().into())
+}
+
+async fn pay_for_removal<S: Budgets, E>(
+    context: &EventContext<'_, S, E>,
+    roster: &Roster,
+) -> Result<(), Failure> {
+    let class = OwnerClass::of_roster(roster, context.now.to_seconds());
+    budget::take_for_removal(context, &roster.owner, class, budget::REMOVAL).await
 }
 
 /// Returns `true` if the endpoint of a removed device may still exist. The process that is deleting

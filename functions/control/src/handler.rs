@@ -3,21 +3,27 @@
 use nostr::key::Keys;
 use nostr_push_core::{
     Millis,
+    app::App,
     device::RegistrationRequest,
-    message::ControlMessage,
-    ports::{Apps, Devices, Endpoints, IndexWriter, OwnerSettings, Presences, Subscriptions},
+    message::{ControlInput, ControlMessage},
+    owner::Owner,
+    ports::{
+        Apps, Blocklist, Budgets, Devices, Endpoints, IndexWriter, OwnerSettings, Presences,
+        Subscriptions, Usages,
+    },
     token_hasher::TokenHasher,
 };
 
 use crate::{
+    admission,
     check::{self, ControlKind, DecryptedEvent},
-    context::EventContext,
-    derived, devices,
+    context::{EventContext, Limits, Receipt},
+    deletions, devices,
     outcome::{Applied, Failure},
     payload::{self, DialectHRequest},
-    presence,
+    presence, reconcile,
     refusal::Refusal,
-    settings, subscriptions,
+    settings, upserts,
 };
 
 /// The control stage: the service key, the configuration and the ports.
@@ -28,6 +34,8 @@ pub struct ControlStage<S, E> {
     pub heartbeat_app: Option<String>,
     /// Hashes tokens.
     pub hasher: TokenHasher,
+    /// What the operator allows.
+    pub limits: Limits,
     /// The tables.
     pub store: S,
     /// SNS.
@@ -36,26 +44,50 @@ pub struct ControlStage<S, E> {
 
 impl<S, E> ControlStage<S, E>
 where
-    S: Apps + Devices + Subscriptions + IndexWriter + OwnerSettings + Presences,
+    S: Apps
+        + Blocklist
+        + Budgets
+        + Devices
+        + IndexWriter
+        + OwnerSettings
+        + Presences
+        + Subscriptions
+        + Usages,
     E: Endpoints,
 {
     /// The stage of the service with this key.
-    pub fn new(keys: Keys, heartbeat_app: Option<String>, store: S, sns: E) -> Self {
+    pub fn new(
+        keys: Keys,
+        heartbeat_app: Option<String>,
+        limits: Limits,
+        store: S,
+        sns: E,
+    ) -> Self {
         let hasher = TokenHasher::new(keys.secret_key().as_secret_bytes());
         Self {
             keys,
             heartbeat_app,
             hasher,
+            limits,
             store,
             sns,
         }
     }
 
-    /// Checks and applies one control event. Applying it again changes nothing.
+    /// Handles one message. Handling it again changes nothing.
     ///
     /// # Errors
     /// [`Failure::Refused`]: drop the message. [`Failure::Unavailable`]: receive it again.
-    pub async fn handle(&self, message: &ControlMessage, now: Millis) -> Result<Applied, Failure> {
+    pub async fn handle(&self, input: &ControlInput, receipt: Receipt) -> Result<Applied, Failure> {
+        match input {
+            ControlInput::Event(message) => self.event(message, receipt).await,
+            ControlInput::Reconcile(message) => self.reconcile(&message.reconcile, receipt).await,
+        }
+    }
+
+    /// Checks and applies one control event.
+    async fn event(&self, message: &ControlMessage, receipt: Receipt) -> Result<Applied, Failure> {
+        let now = receipt.now;
         let addressed = check::check_envelope(
             message.event.get(),
             &self.keys.public_key(),
@@ -63,24 +95,40 @@ where
             message.received_at.min(now).to_seconds(),
         )?;
         let app = self.store.app(&addressed.owner.app).await?;
+        let app = app.ok_or(Refusal::UnknownApp)?;
+        let (store, limits) = (&self.store, &self.limits);
+        admission::check(store, limits, &addressed, &app, now.to_seconds()).await?;
         let event = check::check_content(addressed, app, &self.keys, now.to_seconds())?;
+        let context = self.context(&event.app, receipt);
         match event.kind {
-            ControlKind::Register => self.register(&event, now).await,
-            ControlKind::Deregister => self.deregister(&event, now).await,
+            ControlKind::Register => self.register(&context, &event).await,
+            ControlKind::Deregister => self.deregister(&context, &event).await,
             ControlKind::UpsertFilters => {
                 let filters = payload::filters(&event.plaintext, &event.app, event.owner.pubkey)?;
-                subscriptions::upsert(&self.store, &event, filters, now).await
+                upserts::upsert(&context, &event, filters).await
             }
             ControlKind::DeleteFilters => {
                 let filters =
                     payload::filters_to_delete(&event.plaintext, &event.app, event.owner.pubkey)?;
-                subscriptions::delete(&self.store, &event, filters.by_identity, now).await
+                deletions::delete(&context, &event, filters.by_identity).await
             }
-            ControlKind::DialectH => self.dialect_h(&event, message.received_at, now).await,
+            ControlKind::DialectH => self.dialect_h(&context, &event, message.received_at).await,
         }
     }
 
-    async fn register(&self, event: &DecryptedEvent, now: Millis) -> Result<Applied, Failure> {
+    /// Makes an owner's subscriptions follow the owner's devices, as another stage asks.
+    async fn reconcile(&self, owner: &Owner, receipt: Receipt) -> Result<Applied, Failure> {
+        if let Some(app) = self.store.app(&owner.app).await? {
+            reconcile::reconcile(&self.context(&app, receipt), owner).await?;
+        }
+        Ok(Applied::Reconciled)
+    }
+
+    async fn register(
+        &self,
+        context: &EventContext<'_, S, E>,
+        event: &DecryptedEvent,
+    ) -> Result<Applied, Failure> {
         let owner = &event.owner;
         let (token, platform) = payload::registration(&event.plaintext, &event.app)?;
         let request = RegistrationRequest {
@@ -92,24 +140,26 @@ where
             max_mentions: None,
             valid_until: event.valid_until,
         };
-        let context = self.context(event, now);
-        let registered = devices::register(&context, &request, &token).await?;
+        let registered = devices::register(context, &request, &token, false).await?;
         let previous_owner = registered.previous_owner.as_ref();
-        derived::reconcile_transfer(&context, owner, previous_owner).await?;
+        reconcile::reconcile_transfer(context, owner, previous_owner).await?;
         Ok(registered.applied)
     }
 
-    async fn deregister(&self, event: &DecryptedEvent, now: Millis) -> Result<Applied, Failure> {
+    async fn deregister(
+        &self,
+        context: &EventContext<'_, S, E>,
+        event: &DecryptedEvent,
+    ) -> Result<Applied, Failure> {
         let DecryptedEvent { owner, order, .. } = event;
-        let context = self.context(event, now);
         let applied = match payload::deregistration(&event.plaintext)? {
             Some(token) => {
                 let device = self.hasher.device(&owner.app, &token);
-                devices::remove(&context, owner, *order, &device).await?
+                devices::remove(context, owner, *order, &device, false).await?
             }
-            None => devices::remove_all(&context, owner, *order).await?,
+            None => devices::remove_all(context, owner, *order).await?,
         };
-        derived::reconcile(&context, owner).await?;
+        reconcile::reconcile(context, owner).await?;
         Ok(applied)
     }
 
@@ -117,16 +167,15 @@ where
     /// including its heartbeat.
     async fn dialect_h(
         &self,
+        context: &EventContext<'_, S, E>,
         event: &DecryptedEvent,
         received_at: Millis,
-        now: Millis,
     ) -> Result<Applied, Failure> {
         let DialectHRequest { online, settings } =
             payload::settings(&event.plaintext, &event.app, &event.owner, event.order)?;
         let mut applied = None;
         if let Some(update) = settings {
-            let context = self.context(event, now);
-            applied = Some(settings::replace(&context, &self.hasher, update).await?);
+            applied = Some(settings::replace(context, &self.hasher, update).await?);
         }
         if let Some(online) = online {
             let recorded = presence::record(&self.store, event, online, received_at).await?;
@@ -135,12 +184,14 @@ where
         applied.ok_or_else(|| Refusal::BadPayload.into())
     }
 
-    fn context<'a>(&'a self, event: &'a DecryptedEvent, now: Millis) -> EventContext<'a, S, E> {
+    fn context<'a>(&'a self, app: &'a App, receipt: Receipt) -> EventContext<'a, S, E> {
         EventContext {
             store: &self.store,
             sns: &self.sns,
-            app: &event.app,
-            now,
+            app,
+            limits: &self.limits,
+            now: receipt.now,
+            is_repeated: receipt.is_repeated(),
         }
     }
 }

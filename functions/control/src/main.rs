@@ -1,6 +1,6 @@
 //! The control Lambda: wiring only.
 
-use control::{config::Config, handler::ControlStage, report::report};
+use control::{config::Config, context::Receipt, handler::ControlStage, report::report};
 use nostr_push_aws::{
     batch::{self, Record},
     clients,
@@ -10,7 +10,7 @@ use nostr_push_aws::{
     sqs::Visibility,
     telemetry::Telemetry,
 };
-use nostr_push_core::message::ControlMessage;
+use nostr_push_core::message::ControlInput;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
@@ -21,16 +21,22 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let stage = ControlStage::new(
         keys,
         config.heartbeat_app,
+        config.limits,
         Store::new(&aws, &config.table_prefix),
         Sns::new(&aws),
     );
     let visibility = Visibility::new(&aws, config.control_queue);
     let stage = &stage;
-    batch::run(
+    batch::run_decoding(
         telemetry,
         visibility,
-        move |record: Record<ControlMessage>| async move {
-            let result = stage.handle(&record.message, clients::now()).await;
+        ControlInput::read,
+        move |record: Record<ControlInput>| async move {
+            let receipt = Receipt {
+                now: clients::now(),
+                count: record.receive_count,
+            };
+            let result = stage.handle(&record.message, receipt).await;
             report(telemetry, &record.message, &result, clients::now())
         },
     )

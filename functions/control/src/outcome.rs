@@ -27,6 +27,8 @@ pub enum Applied {
     HeartbeatUnwritten,
     /// The app reported that it goes to the background.
     Offline,
+    /// An owner's subscriptions were reconciled with the owner's devices, as another stage asked.
+    Reconciled,
     /// The same event had already been applied.
     Repeated,
     /// A newer event had already been applied.
@@ -47,6 +49,7 @@ impl Applied {
             Self::Heartbeat => "heartbeat",
             Self::HeartbeatUnwritten => "heartbeat_unwritten",
             Self::Offline => "offline",
+            Self::Reconciled => "reconciled",
             Self::Repeated => "repeated",
             Self::Superseded => "superseded",
         }

@@ -13,7 +13,9 @@ use nostr_push_core::{
     owner::Owner,
     relay_url::RelayUrl,
     settings::{MAX_MENTIONS, Settings},
-    subscription::{MAX_FILTER_KINDS, MAX_INDEX_KEYS, MAX_OWNER_RELAYS, MAX_SUBSCRIPTIONS},
+    subscription::{
+        MAX_FILTER_BYTES, MAX_FILTER_KINDS, MAX_INDEX_KEYS, MAX_OWNER_RELAYS, MAX_SUBSCRIPTIONS,
+    },
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -85,12 +87,15 @@ pub fn filters(plaintext: &str, app: &App, owner: PublicKey) -> Result<Filters, 
     let filters = filters_to_delete(plaintext, app, owner)?;
     for filter in filters.by_identity.values() {
         check_kinds(filter.kinds.as_deref())?;
+        if filter.to_json().len() > MAX_FILTER_BYTES {
+            return Err(Refusal::OverQuota);
+        }
     }
     Ok(filters)
 }
 
-/// Reads the filters of a deletion (kind 3082). They may have any number of kinds, because filters
-/// from before the limit can still be stored.
+/// Reads the filters of a deletion (kind 3082). They may have any number of kinds and any size,
+/// because filters from before these limits can still be stored.
 ///
 /// # Errors
 /// `bad_payload`, `too_broad`, `over_quota`.

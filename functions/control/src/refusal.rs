@@ -20,6 +20,10 @@ pub enum Refusal {
     MissingApp,
     /// The app is not configured.
     UnknownApp,
+    /// The app does not admit the pubkey, or the operator has blocked it.
+    NotAdmitted,
+    /// The stack is full.
+    AtCapacity,
     /// The `expiration` tag (NIP-40,
     /// <https://github.com/nostr-protocol/nips/blob/master/40.md>) is required but absent, or it is
     /// not an integer.
@@ -40,8 +44,10 @@ pub enum Refusal {
     UnsupportedPlatform,
     /// The token is not valid for the platform.
     BadToken,
-    /// A quota (devices, filters, index keys) or the size limit of a token is exceeded.
+    /// A quota (devices, filters, index keys) or the size limit of a token or filter is exceeded.
     OverQuota,
+    /// The day's budget of writes is used up: the owner's, or that of all newcomers.
+    OverBudget,
 }
 
 impl Refusal {
@@ -56,6 +62,8 @@ impl Refusal {
             Self::Stale => "stale",
             Self::MissingApp => "missing_app",
             Self::UnknownApp => "unknown_app",
+            Self::NotAdmitted => "not_admitted",
+            Self::AtCapacity => "at_capacity",
             Self::MissingExpiration => "missing_expiration",
             Self::Expired => "expired",
             Self::NotEncrypted => "not_encrypted",
@@ -65,6 +73,7 @@ impl Refusal {
             Self::UnsupportedPlatform => "unsupported_platform",
             Self::BadToken => "bad_token",
             Self::OverQuota => "over_quota",
+            Self::OverBudget => "over_budget",
         }
     }
 }

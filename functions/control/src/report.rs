@@ -1,7 +1,7 @@
 //! The counters and the log line of an outcome.
 
 use nostr_push_aws::{batch::Retry, telemetry::Telemetry};
-use nostr_push_core::{Millis, counter::Counter, message::ControlMessage};
+use nostr_push_core::{Millis, counter::Counter, message::ControlInput};
 use strum::VariantArray;
 
 use crate::{
@@ -63,14 +63,17 @@ impl Counter for ControlCounter {
 /// at every attempt.
 pub fn report(
     telemetry: Telemetry,
-    message: &ControlMessage,
+    input: &ControlInput,
     result: &Result<Applied, Failure>,
     now: Millis,
 ) -> Result<(), Retry> {
     let counter = ControlCounter::of(result);
     telemetry.count(counter, 1);
-    let event_id = event_id(message.event.get());
     let (outcome, reason) = (counter.outcome(), counter.reason());
+    let (event_id, message) = match input {
+        ControlInput::Event(message) => (event_id(message.event.get()), Some(message)),
+        ControlInput::Reconcile(_) => ("none".to_owned(), None),
+    };
     if let Err(Failure::Unavailable(error)) = result {
         tracing::warn!(
             stage = "control",
@@ -82,6 +85,15 @@ pub fn report(
         );
         return Err(Retry::default());
     }
+    let Some(message) = message else {
+        tracing::info!(
+            stage = "control",
+            outcome,
+            reason,
+            "control {outcome} a message: {reason}"
+        );
+        return Ok(());
+    };
     telemetry.latency(message.received_at, now);
     tracing::info!(
         stage = "control",

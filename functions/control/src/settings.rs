@@ -9,16 +9,20 @@ use nostr_push_core::{
     device::{DeviceId, DeviceState, RegistrationRequest},
     device_store,
     owner::Owner,
-    ports::{Devices, Endpoints, IndexWriter, OwnerSettings, Subscriptions},
+    ports::{Budgets, Devices, Endpoints, IndexWriter, OwnerSettings, Subscriptions, Usages},
     settings::Settings,
     token_hasher::TokenHasher,
 };
 
 use crate::{
+    admission,
+    budget::{self, OwnerClass},
     context::EventContext,
-    derived, devices,
+    derived::{self, Change},
+    devices,
     outcome::{Applied, Failure},
     payload::SettingsUpdate,
+    reconcile,
 };
 
 /// Applies settings.
@@ -32,7 +36,7 @@ pub async fn replace<S, E>(
     update: SettingsUpdate,
 ) -> Result<Applied, Failure>
 where
-    S: Devices + Subscriptions + IndexWriter + OwnerSettings,
+    S: Devices + Subscriptions + IndexWriter + OwnerSettings + Usages + Budgets,
     E: Endpoints,
 {
     let is_logout = update.is_logout();
@@ -55,10 +59,13 @@ where
     };
     let mut previous_owner = None;
     if stored.is_none_or(|stored| !stored.order.supersedes(&order)) {
+        if applied != Applied::Repeated {
+            pay(context, &settings, is_logout).await?;
+        }
         // The device is registered before the settings are written, so that a refused token leaves
         // the earlier settings in force.
         if let Some((request, token)) = &registration {
-            let registered = devices::register(context, request, token).await?;
+            let registered = devices::register(context, request, token, true).await?;
             previous_owner = registered.previous_owner;
         }
         if context.store.put_settings(&settings).await? {
@@ -70,8 +77,42 @@ where
         }
     }
     remove_other_devices(context, owner).await?;
-    derived::reconcile_transfer(context, owner, previous_owner.as_ref()).await?;
+    reconcile::reconcile_transfer(context, owner, previous_owner.as_ref()).await?;
     Ok(applied)
+}
+
+/// Takes what the settings cost from the budgets, before the first write.
+async fn pay<S, E>(
+    context: &EventContext<'_, S, E>,
+    settings: &Settings,
+    is_logout: bool,
+) -> Result<(), Failure>
+where
+    S: Devices + Subscriptions + Usages + Budgets,
+{
+    let (store, owner, now) = (context.store, &settings.owner, context.now.to_seconds());
+    let roster = device_store::roster_or_new(store, owner).await?;
+    let class = OwnerClass::of_roster(&roster, now);
+    if is_logout {
+        return budget::take_for_removal(context, owner, class, 2 * budget::REMOVAL).await;
+    }
+    let mut units = budget::of_settings_row(settings);
+    let registers = settings.token_hash.is_some();
+    if registers {
+        units += budget::REGISTRATION;
+    }
+    if registers || class != OwnerClass::Stranger {
+        // The filters come into force, and with a first device also those that are dormant.
+        let rows = store.of_owner(owner).await?;
+        let changes = derived::changes_of_settings(context.app, settings, &rows, now);
+        let is_new = |change: &Change| matches!(change, Change::Mark(_));
+        if changes.iter().any(is_new) {
+            admission::check_further_filters(store, context.limits).await?;
+        }
+        units += changes.iter().map(Change::units).sum::<u64>();
+        units += budget::of_dormant(&rows, now);
+    }
+    budget::take(context, owner, class, units).await
 }
 
 /// The registration of the settings' token.
@@ -88,7 +129,7 @@ fn request(settings: &Settings, device: DeviceId, platform: Platform) -> Registr
 }
 
 /// Removes the devices that earlier settings registered and that the stored settings do not name.
-async fn remove_other_devices<S: Devices + OwnerSettings, E: Endpoints>(
+async fn remove_other_devices<S: Devices + OwnerSettings + Budgets, E: Endpoints>(
     context: &EventContext<'_, S, E>,
     owner: &Owner,
 ) -> Result<(), Failure> {
@@ -103,7 +144,7 @@ async fn remove_other_devices<S: Devices + OwnerSettings, E: Endpoints>(
             && settings.token_hash.as_ref() != Some(&device.id.token_hash)
     });
     for (device, _) in others {
-        devices::remove(context, owner, settings.order, &device.id).await?;
+        devices::remove(context, owner, settings.order, &device.id, true).await?;
     }
     Ok(())
 }

@@ -1,11 +1,16 @@
 //! The stage as a whole, on ports in memory.
 
+mod admission;
+mod bounds;
+mod budgets;
 mod checks;
+mod device_first;
 mod dialect_h;
 mod dialect_h_replay;
 mod dialect_n;
 mod dialect_n_replay;
 mod owners_relays;
+mod slow;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,9 +19,10 @@ use nostr_push_core::{
     Millis, Seconds,
     app::{App, Platform},
     device::{DeviceState, Registration},
-    message::ControlMessage,
+    message::{ControlInput, ControlMessage},
     order::Order,
     owner::Owner,
+    subscription::Subscription,
 };
 use nostr_push_testkit::{control_event, memory::Memory};
 use serde_json::{
@@ -25,6 +31,7 @@ use serde_json::{
 };
 
 use crate::{
+    context::{Limits, Receipt},
     handler::ControlStage,
     outcome::{Applied, Failure},
 };
@@ -83,7 +90,13 @@ impl Fixture {
         let heartbeat_app = Some("demo".to_owned());
         let store = Memory::with_apps(apps);
         Self {
-            stage: ControlStage::new(service.clone(), heartbeat_app, store, Memory::default()),
+            stage: ControlStage::new(
+                service.clone(),
+                heartbeat_app,
+                Limits::default(),
+                store,
+                Memory::default(),
+            ),
             service,
         }
     }
@@ -108,8 +121,46 @@ impl Fixture {
     }
 
     async fn handle_json(&self, event: &RawValue, now: u64) -> Result<Applied, Failure> {
+        self.receive(event, now, 1).await
+    }
+
+    /// Handles an event for the `count`th time.
+    async fn receive(&self, event: &RawValue, now: u64, count: u32) -> Result<Applied, Failure> {
         let now = Seconds(now).to_millis();
-        self.stage.handle(&message(event, now), now).await
+        let receipt = Receipt { now, count };
+        self.stage.handle(&message(event, now), receipt).await
+    }
+
+    /// Handles an event after `tries` failures.
+    async fn handle_nth(&self, event: &Event, now: u64, tries: u64) -> Result<Applied, Failure> {
+        let count = u32::try_from(tries).unwrap() + 1;
+        self.receive(&to_raw_value(event).unwrap(), now, count)
+            .await
+    }
+
+    /// Handles an event that has been received before.
+    async fn handle_again(&self, event: &Event, now: u64) -> Result<Applied, Failure> {
+        self.handle_nth(event, now, 1).await
+    }
+
+    /// The subscriptions in force, without filters that stay in force without a device because
+    /// they became dormant a short time ago.
+    fn justified_subscriptions(&self) -> BTreeSet<(Owner, String, u64)> {
+        let mut subscriptions = self.subscriptions();
+        let state = self.stage.store.state();
+        subscriptions.retain(|(owner, ..)| {
+            let roster = state.rosters.get(owner);
+            roster
+                .is_some_and(|r| r.active_until > Seconds(NOW + DAY / 2) || r.dormant_at.is_none())
+        });
+        subscriptions
+    }
+
+    /// Registers a device that no history removes, so that the owner's filters are in force.
+    async fn register(&self, app: &str, keys: &Keys) {
+        let device = json!({"token": format!("device of {}", keys.public_key())});
+        self.accept(&self.in_app(app, keys, 3079, NOW, &device))
+            .await;
     }
 
     async fn handle(&self, event: &Event) -> Result<Applied, Failure> {
@@ -164,6 +215,24 @@ impl Fixture {
             .collect()
     }
 
+    /// The filters in force that owners sent.
+    fn own(&self) -> Vec<Subscription> {
+        let state = self.stage.store.state();
+        let rows = state.subscriptions.values();
+        rows.filter(|row| row.is_active(Seconds(NOW)) && !row.is_derived())
+            .cloned()
+            .collect()
+    }
+
+    /// The index keys of filters that owners sent.
+    fn own_keys(&self) -> Vec<String> {
+        let state = self.stage.store.state();
+        let rows = state.index.values();
+        rows.filter(|row| !row.identity.contains(':'))
+            .map(|row| row.index_key.to_string())
+            .collect()
+    }
+
     /// The index rows: key, owner and identity.
     fn index(&self) -> BTreeSet<(String, Owner, String)> {
         let state = self.stage.store.state();
@@ -189,12 +258,12 @@ impl Fixture {
     }
 }
 
-fn message(event: &RawValue, received_at: Millis) -> ControlMessage {
-    ControlMessage {
+fn message(event: &RawValue, received_at: Millis) -> ControlInput {
+    ControlInput::Event(ControlMessage {
         relay: "wss://relay".to_owned(),
         received_at,
         event: event.to_owned(),
-    }
+    })
 }
 
 fn token(n: u64) -> Value {

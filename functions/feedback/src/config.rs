@@ -9,6 +9,8 @@ pub struct Config {
     pub table_prefix: String,
     /// `FEEDBACK_QUEUE_URL`: the queue of endpoint events and retired devices.
     pub feedback_queue: String,
+    /// `CONTROL_QUEUE_URL`: the queue of control, for owners whose device was removed.
+    pub control_queue: String,
 }
 
 impl Config {
@@ -21,6 +23,7 @@ impl Config {
         let config = Self {
             table_prefix: env.required("TABLE_PREFIX"),
             feedback_queue: env.required("FEEDBACK_QUEUE_URL"),
+            control_queue: env.required("CONTROL_QUEUE_URL"),
         };
         env.finish(config)
     }

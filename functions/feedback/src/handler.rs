@@ -5,26 +5,33 @@
 //! endpoint is deleted under the same lease as in the control stage (`DeviceState::Removing`). A
 //! registration that arrives in the meantime waits for the lease, and then creates the endpoint
 //! again.
+//!
+//! The owner's filters must follow when the owner's last device has gone. Control is asked to
+//! reconcile the owner as soon as the row says that the device is being removed, and before the
+//! endpoint is deleted. If the request cannot be sent, the message is received again: the row still
+//! contains the endpoint, so nothing is forgotten.
 
 use nostr_push_core::{
     Seconds,
     device::{self, Device, DeviceId, DeviceState},
     device_store,
-    message::{EndpointEvent, FeedbackMessage, RetiredDevice},
-    ports::{Devices, Endpoints, PortResult, Unavailable},
+    message::{EndpointEvent, FeedbackMessage, ReconcileMessage, RetiredDevice},
+    ports::{Devices, Endpoints, PortResult, Queue, Unavailable},
 };
 
 use crate::outcome::{FeedbackOutcome, KeptReason};
 
 /// The feedback stage: its ports.
-pub struct FeedbackStage<'a, S, E> {
+pub struct FeedbackStage<'a, S, E, Q> {
     /// The tables.
     pub store: &'a S,
     /// SNS.
     pub sns: &'a E,
+    /// The queue of control.
+    pub control: &'a Q,
 }
 
-impl<S: Devices, E: Endpoints> FeedbackStage<'_, S, E> {
+impl<S: Devices, E: Endpoints, Q: Queue<ReconcileMessage>> FeedbackStage<'_, S, E, Q> {
     /// Applies one message that was sent at `sent_at`. Applying it again changes nothing.
     ///
     /// # Errors
@@ -117,17 +124,25 @@ impl<S: Devices, E: Endpoints> FeedbackStage<'_, S, E> {
 
     /// Removes the endpoint in this row, if the row has not changed since it was read.
     async fn remove(&self, row: &Device, now: Seconds) -> PortResult<FeedbackOutcome> {
-        let registration = row.registration.as_ref();
-        if registration.is_none_or(|registration| registration.endpoint_arn.is_none()) {
+        let with_endpoint = row
+            .registration
+            .as_ref()
+            .filter(|r| r.endpoint_arn.is_some());
+        let Some(registration) = with_endpoint else {
             return Ok(FeedbackOutcome::Kept(KeptReason::AlreadyRemoved));
-        }
-        let retiring =
+        };
+        let mut retiring =
             device::retire(row, now).ok_or_else(|| busy("the endpoint is being deleted"))?;
-        if device_store::remove_endpoint(self.store, self.sns, retiring).await? {
-            Ok(FeedbackOutcome::Removed)
-        } else {
-            Err(busy("the row has changed"))
+        if !self.store.commit(Some(&retiring), None).await? {
+            return Err(busy("the row has changed"));
         }
+        retiring.version += 1;
+        let reconcile = ReconcileMessage {
+            reconcile: registration.owner.clone(),
+        };
+        self.control.send(&[reconcile]).await?;
+        device_store::finish_removal(self.store, self.sns, retiring).await?;
+        Ok(FeedbackOutcome::Removed)
     }
 }
 

@@ -20,7 +20,7 @@ use nostr_push_aws::{
     telemetry::Telemetry,
 };
 use nostr_push_core::{
-    message::{FeedbackMessage, RetiredDevice},
+    message::{FeedbackMessage, ReconcileMessage, RetiredDevice},
     ports::Queue as _,
 };
 use serde_json::Value;
@@ -28,7 +28,7 @@ use serde_json::Value;
 /// The adapters that an invocation uses.
 struct Lambda<'a> {
     telemetry: Telemetry,
-    stage: FeedbackStage<'a, Store, Sns>,
+    stage: FeedbackStage<'a, Store, Sns, Queue<ReconcileMessage>>,
     queue: Queue<RetiredDevice>,
     visibility: Visibility,
 }
@@ -39,11 +39,13 @@ async fn main() -> Result<(), Error> {
     let config = Config::from_env()?;
     let aws = clients::config(telemetry.stage()).await;
     let (store, sns) = (Store::new(&aws, &config.table_prefix), Sns::new(&aws));
+    let control = Queue::new(&aws, config.control_queue);
     let lambda = Lambda {
         telemetry,
         stage: FeedbackStage {
             store: &store,
             sns: &sns,
+            control: &control,
         },
         queue: Queue::new(&aws, config.feedback_queue.clone()),
         visibility: Visibility::new(&aws, config.feedback_queue),

@@ -4,7 +4,7 @@ use nostr::key::Keys;
 use nostr_push_core::{
     Seconds,
     device::{Device, DeviceState, REMOVING_LEASE, Registration},
-    message::{self, DecodeError, EndpointEvent, FeedbackMessage, RetiredDevice},
+    message::{self, DecodeError, EndpointEvent, FeedbackMessage, ReconcileMessage, RetiredDevice},
     order::Order,
     ports::{Devices as _, Endpoints as _, EnsuredEndpoint},
 };
@@ -81,10 +81,11 @@ impl Fixture {
         }))
     }
 
-    fn stage(&self) -> FeedbackStage<'_, Memory, Memory> {
+    fn stage(&self) -> FeedbackStage<'_, Memory, Memory, Memory> {
         FeedbackStage {
             store: &self.memory,
             sns: &self.memory,
+            control: &self.memory,
         }
     }
 
@@ -111,8 +112,19 @@ impl Fixture {
             })
     }
 
+    /// Returns `true` if control was asked to reconcile the owner, and nothing else was sent.
+    fn has_asked_to_reconcile(&self) -> bool {
+        let reconcile = ReconcileMessage {
+            reconcile: self.registration(DeviceState::Active, NOW).owner,
+        };
+        let sent = self.memory.state().sent.clone();
+        let expected = message::encode(&reconcile).unwrap();
+        !sent.is_empty() && sent.iter().all(|message| *message == expected)
+    }
+
     fn is_unchanged(&self) -> bool {
         self.memory.state().endpoints.contains_key(&self.arn)
+            && self.memory.state().sent.is_empty()
             && self.row().is_none_or(|row| row.version == 1)
     }
 
@@ -158,7 +170,7 @@ async fn removes_a_disabled_endpoint_with_its_registration() {
         fixture.disable();
         let event = fixture.event(event_type);
         assert_eq!(fixture.handle(&event).await, FeedbackOutcome::Removed);
-        assert!(fixture.is_removed());
+        assert!(fixture.is_removed() && fixture.has_asked_to_reconcile());
         assert_eq!(
             fixture.handle(&event).await,
             kept(KeptReason::UnknownEndpoint),
@@ -287,6 +299,20 @@ async fn retries_while_another_process_removes_the_endpoint() {
     );
 }
 
+#[tokio::test]
+async fn asks_to_reconcile_again_if_the_request_cannot_be_sent() {
+    let fixture = Fixture::with(DeviceState::Gone, NOW + 100).await;
+    let retired = fixture.retired(DeviceState::Gone, NOW + 100);
+    // The row is read, the removal is written, and the request fails.
+    fixture.memory.state().fail_in = Some(2);
+    assert!(fixture.handle_at(&retired, NOW).await.is_err());
+    assert!(fixture.memory.state().sent.is_empty() && !fixture.is_removed());
+    let after_lease = NOW + REMOVING_LEASE.0 + 1;
+    let retried = fixture.handle_at(&retired, after_lease).await;
+    assert_eq!(retried, Ok(FeedbackOutcome::Removed));
+    assert!(fixture.is_removed() && fixture.has_asked_to_reconcile());
+}
+
 proptest! {
     #[test]
     fn a_retry_repairs_a_crash_at_any_call(
@@ -317,6 +343,7 @@ proptest! {
                 assert!(tries < 3, "the message fails at every attempt");
             }
             assert!(fixture.is_removed());
+            assert!(fixture.has_asked_to_reconcile());
         });
     }
 }

@@ -90,16 +90,27 @@ where
     F: Fn(Record<T>) -> Fut + Send + Sync,
     Fut: Future<Output = Result<(), Retry>> + Send,
 {
+    run_decoding(telemetry, visibility, message::decode::<T>, handle).await
+}
+
+/// Serves invocations of a queue with several kinds of messages. `decode` decodes their bodies.
+///
+/// # Errors
+/// Those of the runtime.
+pub async fn run_decoding<T, F, Fut>(
+    telemetry: Telemetry,
+    visibility: Visibility,
+    decode: fn(&str) -> Result<T, DecodeError>,
+    handle: F,
+) -> Result<(), Error>
+where
+    T: Send,
+    F: Fn(Record<T>) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<(), Retry>> + Send,
+{
     let (handle, visibility) = (&handle, &visibility);
     lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| async move {
-        let response = process(
-            telemetry,
-            visibility,
-            event.payload,
-            message::decode::<T>,
-            handle,
-        )
-        .await;
+        let response = process(telemetry, visibility, event.payload, decode, handle).await;
         telemetry.flush();
         Ok::<_, Error>(response)
     }))

@@ -34,6 +34,12 @@ pub const REMOVING_LEASE: Seconds = Seconds(120);
 /// (<https://docs.aws.amazon.com/sns/latest/dg/mobile-push-api-error.html>). This takes seconds.
 pub const PROVEN_AFTER: Seconds = Seconds::from_minutes(15);
 
+/// The most deletions that a roster remembers in [`Roster::deleted_filters`].
+pub const MAX_DELETED_FILTERS: usize = 50;
+
+/// The hex digits of a filter's identity in [`Roster::deleted_filters`].
+const DELETED_FILTER_DIGITS: usize = 16;
+
 /// The most owners whose removals a device row remembers. More than one occurs only if a token
 /// changes owners.
 const MAX_REMOVALS: usize = 20;
@@ -244,6 +250,25 @@ impl Roster {
         }
     }
 
+    /// The latest remembered deletion of the filter with this identity.
+    pub fn deletion_of(&self, identity: &str) -> Option<Order> {
+        self.deleted_filters.get(deletion_key(identity)).copied()
+    }
+
+    /// The roster of an owner whose devices end at `active_until`; `None` if no device is active.
+    #[must_use]
+    pub fn with_standing(
+        mut self,
+        active_until: Option<Seconds>,
+        proven: bool,
+        now: Seconds,
+    ) -> Self {
+        self.active_until = active_until.unwrap_or(self.active_until.min(now));
+        self.expires_at = self.expires_at.max(self.active_until);
+        self.proven = proven;
+        self
+    }
+
     /// The devices in the roster.
     pub fn device_ids(&self) -> impl Iterator<Item = DeviceId> + '_ {
         self.devices.iter().map(|hash| DeviceId {
@@ -251,6 +276,11 @@ impl Roster {
             token_hash: hash.clone(),
         })
     }
+}
+
+/// The key of a filter in [`Roster::deleted_filters`].
+fn deletion_key(identity: &str) -> &str {
+    identity.get(..DELETED_FILTER_DIGITS).unwrap_or(identity)
 }
 
 /// An owner's roster and devices, as read. Decisions are made on these rows.
@@ -277,6 +307,18 @@ impl OwnerDevices {
         self.devices
             .iter()
             .filter_map(move |device| Some((device, device.active_for(&self.roster.owner, now)?)))
+    }
+
+    /// When the last of the devices that are in force at `now` ends.
+    pub fn active_until(&self, now: Seconds) -> Option<Seconds> {
+        let ends = self.active(now).map(|(_, r)| r.valid_until);
+        ends.max()
+    }
+
+    /// The versions of the device rows. If they are the same, no device has changed.
+    pub fn versions(&self) -> BTreeMap<&DeviceId, u64> {
+        let devices = self.devices.iter();
+        devices.map(|device| (&device.id, device.version)).collect()
     }
 
     /// Returns `true` if a device that is in force at `now` is proven.
@@ -342,14 +384,16 @@ pub fn register(
         .into_iter()
         .chain(&owned.roster.removed_all)
         .any(|removal| removal.supersedes(&request.order));
-    let others = owned
+    let mut active: Vec<&Registration> = owned
         .active(now)
-        .filter(|(other, _)| other.id != request.device);
-    if !removed && others.count() >= MAX_DEVICES {
+        .filter(|(other, _)| other.id != request.device)
+        .map(|(_, registration)| registration)
+        .collect();
+    if !removed && active.len() >= MAX_DEVICES {
         return RegistrationDecision::OverQuota;
     }
     let previous = device.registration.take();
-    device.registration = Some(registration(request, previous, removed, now));
+    let registration = registration(request, previous, removed, now);
     let expires_at = request.valid_until.max(now + TOMBSTONE_TTL);
     device.expires_at = device.expires_at.max(expires_at);
     let mut roster = owned.roster.clone();
@@ -365,7 +409,12 @@ pub fn register(
             .collect();
         roster.devices.insert(request.device.token_hash.clone());
         roster.expires_at = roster.expires_at.max(expires_at);
+        active.push(&registration);
+        let active_until = active.iter().map(|r| r.valid_until).max();
+        let proven = active.iter().any(|r| r.proven);
+        roster = roster.with_standing(active_until, proven, now);
     }
+    device.registration = Some(registration);
     RegistrationDecision::Commit(Box::new((device, roster)))
 }
 
@@ -457,6 +506,38 @@ pub fn remove_all(order: Order, roster: &Roster, now: Seconds) -> Option<Roster>
         .map_or(order, |earlier| earlier.latest(order));
     (roster.removed_all != Some(removed_all)).then(|| Roster {
         removed_all: Some(removed_all),
+        expires_at: roster.expires_at.max(now + TOMBSTONE_TTL),
+        ..roster.clone()
+    })
+}
+
+/// Decides on the deletion of filters that are not stored. Returns the roster to write, or `None`
+/// for a repeat.
+///
+/// The deletions are in the roster, so that an event costs one write, however many filters it
+/// names. Only the latest [`MAX_DELETED_FILTERS`] are remembered.
+pub fn remember_deletions<'a>(
+    identities: impl IntoIterator<Item = &'a str>,
+    order: Order,
+    roster: &Roster,
+    now: Seconds,
+) -> Option<Roster> {
+    let mut deleted_filters = roster.deleted_filters.clone();
+    for identity in identities {
+        let deletion = deleted_filters
+            .entry(deletion_key(identity).to_owned())
+            .or_insert(order);
+        *deletion = deletion.latest(order);
+    }
+    while deleted_filters.len() > MAX_DELETED_FILTERS {
+        let oldest = deleted_filters
+            .iter()
+            .min_by_key(|(_, order)| order.created_at)
+            .map(|(filter, _)| filter.clone())?;
+        deleted_filters.remove(&oldest);
+    }
+    (deleted_filters != roster.deleted_filters).then(|| Roster {
+        deleted_filters,
         expires_at: roster.expires_at.max(now + TOMBSTONE_TTL),
         ..roster.clone()
     })

@@ -58,8 +58,8 @@ pub enum SubscriptionState {
     /// The owner has no active device. The subscription has no index rows, and it comes into force
     /// with a registration.
     Dormant {
-        /// When the row is forgotten: [`MAX_WAIT_FOR_DEVICE`] after it came, if it has never been
-        /// in force, else `valid_until`.
+        /// When the row is forgotten. If the subscription has been in force, this is `valid_until`.
+        /// Otherwise it is earlier, and at most [`MAX_WAIT_FOR_DEVICE`] after the row came.
         until: Seconds,
     },
     /// Removed. The row stays so that a relay cannot restore the subscription by replaying an older
@@ -88,7 +88,7 @@ pub struct Subscription {
     pub order: Order,
     /// Backfilled events older than this do not notify.
     pub since: Seconds,
-    /// In force or removed.
+    /// In force, dormant or removed.
     pub state: SubscriptionState,
     /// When the subscription ends. For a removal, when it would have ended.
     pub valid_until: Seconds,
@@ -108,6 +108,15 @@ impl Subscription {
     pub fn is_dormant(&self, now: Seconds) -> bool {
         matches!(self.state, SubscriptionState::Dormant { until } if until > now)
             && self.valid_until > now
+    }
+
+    /// Returns `true` if the subscription has not been in force yet, and waits for the owner's
+    /// first device.
+    pub fn is_waiting(&self, now: Seconds) -> bool {
+        let SubscriptionState::Dormant { until } = self.state else {
+            return false;
+        };
+        self.is_dormant(now) && until < self.valid_until
     }
 
     /// When DynamoDB may drop the row: once no older event can be accepted any more. A filter that

@@ -299,11 +299,13 @@ impl Subscriptions for Memory {
     async fn replace(&self, row: &Subscription) -> PortResult<bool> {
         self.call(|state| {
             let id = (row.owner.clone(), row.identity.clone());
-            let stored = state
-                .subscriptions
-                .get_mut(&id)
-                .filter(|stored| stored.order == row.order);
-            stored.map(|stored| stored.clone_from(row)).is_some()
+            let stored = state.subscriptions.get(&id);
+            let is_same = stored.is_some_and(|stored| stored.order == row.order);
+            if is_same {
+                state.stamps.insert(id.clone(), state.clock);
+                state.subscriptions.insert(id, row.clone());
+            }
+            is_same
         })
     }
 }

@@ -3,12 +3,15 @@
 
 use std::sync::LazyLock;
 
-use control::handler::ControlStage;
+use control::{
+    context::{Limits, Receipt},
+    handler::ControlStage,
+};
 use libfuzzer_sys::fuzz_target;
 use nostr::key::Keys;
 use nostr_push_core::{
     Millis,
-    message::{self, ControlMessage},
+    message::{ControlInput, ControlMessage},
 };
 use nostr_push_testkit::memory::Memory;
 use serde_json::value::RawValue;
@@ -16,24 +19,26 @@ use serde_json::value::RawValue;
 const NOW: Millis = Millis(1_800_000_000_000);
 
 static STAGE: LazyLock<ControlStage<Memory, Memory>> = LazyLock::new(|| {
-    ControlStage::new(Keys::generate(), None, Memory::default(), Memory::default())
+    let limits = Limits::default();
+    ControlStage::new(Keys::generate(), None, limits, Memory::default(), Memory::default())
 });
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    let _ = message::decode::<ControlMessage>(text);
+    let _ = ControlInput::read(text);
     let Ok(event) = serde_json::from_str::<Box<RawValue>>(text) else {
         return;
     };
-    let message = ControlMessage {
+    let message = ControlInput::Event(ControlMessage {
         relay: String::new(),
         received_at: NOW,
         event,
-    };
+    });
+    let receipt = Receipt { now: NOW, count: 1 };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    assert!(runtime.block_on(STAGE.handle(&message, NOW)).is_err());
+    assert!(runtime.block_on(STAGE.handle(&message, receipt)).is_err());
 });

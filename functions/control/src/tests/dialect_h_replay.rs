@@ -91,7 +91,7 @@ proptest! {
             while let Some((event, tries)) = queue.pop_front() {
                 assert!(tries < 5, "the event fails at every attempt");
                 let now = NOW + 10 + tries * (REMOVING_LEASE.0 + 1);
-                if f.handle_at(event, now).await.is_err() {
+                if f.handle_nth(event, now, tries).await.is_err() {
                     queue.push_back((event, tries + 1));
                 }
             }

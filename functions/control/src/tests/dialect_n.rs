@@ -39,6 +39,8 @@ async fn an_owner_has_at_most_20_devices() {
 async fn an_owner_has_at_most_50_filters_per_app() {
     let f = fixture();
     let keys = Keys::generate();
+    f.register("demo", &keys).await;
+    f.register("other", &keys).await;
     let filters = |n: usize| json!({"filters": (0..n).map(filter).collect::<Vec<_>>()});
     let all = f.demo(&keys, 3081, NOW, &filters(MAX_SUBSCRIPTIONS));
     assert_eq!(f.reason(&all).await, "subscribed");
@@ -64,6 +66,7 @@ async fn an_owner_has_at_most_50_filters_per_app() {
 async fn a_filter_has_at_most_64_kinds() {
     let f = fixture();
     let keys = Keys::generate();
+    f.register("demo", &keys).await;
     let filter = |kinds: usize| json!({"#t": ["a"], "kinds": (0..kinds).collect::<Vec<_>>()});
     let all = json!({"filter": filter(MAX_FILTER_KINDS)});
     let upsert = f.demo(&keys, 3081, NOW, &all);
@@ -78,7 +81,7 @@ async fn a_filter_has_at_most_64_kinds() {
     let too_many = json!({"filters": [{"#t": ["b"]}, filter(MAX_FILTER_KINDS + 1)]});
     let upsert = f.demo(&keys, 3081, NOW, &too_many);
     assert_eq!(f.reason(&upsert).await, "over_quota");
-    assert_eq!(f.subscriptions().len(), 1, "nothing of the event is stored");
+    assert_eq!(f.own().len(), 1, "nothing of the event is stored");
 }
 
 #[tokio::test]
@@ -102,6 +105,7 @@ async fn a_stored_filter_with_more_than_64_kinds_can_be_deleted() {
 async fn a_slow_write_is_in_the_feed_at_the_time_of_the_write() {
     let f = fixture();
     let keys = Keys::generate();
+    f.register("demo", &keys).await;
     let started = Seconds(NOW).to_millis();
     let written = started + Millis(29_000);
     f.stage.store.state().clock = written;
@@ -135,22 +139,24 @@ async fn removes_all_devices_by_an_empty_token_without_expiration() {
 async fn addresses_private_kinds_to_the_owner_until_deleted() {
     let f = fixture();
     let keys = Keys::generate();
+    f.register("demo", &keys).await;
     let upsert = json!({"filter": {"kinds": [1059, 4]}});
     f.accept(&f.demo(&keys, 3081, NOW, &upsert)).await;
-    let index_keys: Vec<String> = f.index().into_iter().map(|(key, ..)| key).collect();
-    assert_eq!(index_keys, [format!("#p:{}", keys.public_key().to_hex())]);
+    assert_eq!(f.own_keys(), [format!("#p:{}", keys.public_key().to_hex())]);
 
     // No expiration, and the values in another order.
     let tags: &[&[&str]] = &[&["app", "demo"]];
     let payload = json!({"filter": {"kinds": [4, 1059], "limit": 10}});
     let delete = f.event(&keys, 3082, NOW + 1, tags, &payload);
     assert_eq!(f.reason(&delete).await, "unsubscribed");
-    assert!(f.index().is_empty() && f.subscriptions().is_empty());
+    assert!(f.own_keys().is_empty() && f.own().is_empty());
 }
 
 #[tokio::test]
 async fn keeps_only_relay_urls_of_a_relay_list() {
     let f = fixture();
+    let keys = Keys::generate();
+    f.register("demo", &keys).await;
     let relays = json!([
         "wss://b.example",
         "https://x.example",
@@ -161,12 +167,8 @@ async fn keeps_only_relay_urls_of_a_relay_list() {
         format!("wss://{}.example", "x".repeat(600))
     ]);
     let payload = json!({"filter": {"#t": ["a"]}, "relays": relays});
-    f.accept(&f.demo(&Keys::generate(), 3081, NOW + 2, &payload))
-        .await;
-    let state = f.stage.store.state();
-    let mut rows = state.subscriptions.values();
-    let active = rows.find(|row| row.is_active(Seconds(NOW))).unwrap();
-    assert_eq!(active.relays, ["wss://a.example", "wss://b.example"]);
+    f.accept(&f.demo(&keys, 3081, NOW + 2, &payload)).await;
+    assert_eq!(f.own()[0].relays, ["wss://a.example", "wss://b.example"]);
 }
 
 #[tokio::test]
@@ -181,12 +183,13 @@ async fn stores_broad_filters_where_the_app_allows_them() {
 async fn a_lifetime_is_at_most_400_days() {
     let f = fixture();
     let keys = Keys::generate();
+    f.register("demo", &keys).await;
     let far = (NOW + 4000 * DAY).to_string();
     let tags: &[&[&str]] = &[&["app", "demo"], &["expiration", &far]];
     f.accept(&f.event(&keys, 3081, NOW, tags, &mentions(&keys)))
         .await;
-    let ends: Vec<u64> = f.subscriptions().into_iter().map(|(.., end)| end).collect();
-    assert_eq!(ends, [NOW + 400 * DAY]);
+    let ends: Vec<Seconds> = f.own().into_iter().map(|row| row.valid_until).collect();
+    assert_eq!(ends, [Seconds(NOW + 400 * DAY)]);
 }
 
 #[tokio::test]
@@ -252,7 +255,7 @@ async fn fixed_triggers_end_with_the_longest_lived_device() {
     assert_eq!(ends_in_days(), [10]);
     f.accept(&remove(1)).await;
     assert!(ends_in_days().is_empty());
-    assert_eq!(f.subscriptions().len(), 1);
+    assert!(f.own().is_empty(), "the owner's filter is dormant");
     assert_eq!(f.index(), f.expected_index());
 }
 

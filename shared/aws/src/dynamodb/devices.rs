@@ -55,7 +55,7 @@ struct RosterRow {
     owner: Owner,
     devices: Vec<String>,
     removed_all: Option<Order>,
-    #[serde(default = "unknown_end")]
+    #[serde(default = "not_recorded")]
     active_until: Seconds,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     proven: bool,
@@ -67,9 +67,9 @@ struct RosterRow {
     version: u64,
 }
 
-/// The end of the last device in a roster that an earlier version wrote, until control has handled
-/// an event of its owner: such an owner counts as having a device, and deliver decides.
-const fn unknown_end() -> Seconds {
+/// Rosters that earlier versions wrote do not have the end of the last device. These owners count
+/// as having one until control reconciles them.
+fn not_recorded() -> Seconds {
     Seconds(u64::MAX)
 }
 
@@ -77,7 +77,7 @@ const fn unknown_end() -> Seconds {
 #[derive(Deserialize)]
 struct StandingRow {
     owner: Owner,
-    #[serde(default = "unknown_end")]
+    #[serde(default = "not_recorded")]
     active_until: Seconds,
     #[serde(default)]
     proven: bool,

@@ -1,0 +1,235 @@
+//! What an event's writes cost, in write units of DynamoDB, and the budgets that pay for them.
+//!
+//! Budgets are taken from before the first write of an event. An event that finds a budget empty is
+//! refused. What only removes something that has been paid for is counted, but never refused.
+//!
+//! A message that is received again takes nothing: its first attempt has taken already, unless it
+//! failed before its first write. Nobody outside can make a message fail, and a message is received
+//! at most ten times, so this gives nothing away.
+
+use nostr_push_core::{
+    Seconds,
+    app::App,
+    device::{OwnerDevices, Roster},
+    owner::Owner,
+    ports::{Budgets, OwnerSettings, PortResult, Subscriptions},
+    settings::Settings,
+    subscription::Subscription,
+};
+
+use crate::{
+    context::EventContext,
+    derived::{self, Change},
+    outcome::Failure,
+    refusal::Refusal,
+};
+
+/// The units of a registration: the rows of device and roster, both in a transaction and with an
+/// index and a stream, and those of the derived subscriptions.
+pub const REGISTRATION: u64 = 30;
+
+/// The units of a removal that is written into one row.
+pub const REMOVAL: u64 = 8;
+
+/// Events of proven owners that need fewer units than this take from no budget.
+const MIN_COUNTED: u64 = 10;
+
+/// The units per day of one owner who is not proven.
+const NEWCOMER_UNITS: u64 = 4_000;
+
+/// The units per day of one proven owner.
+const PROVEN_UNITS: u64 = 40_000;
+
+/// The bytes of a subscription's row without its filter and relays.
+const ROW_BYTES: usize = 500;
+
+/// How much an owner may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnerClass {
+    /// No active device.
+    Stranger,
+    /// An active device, but none that is proven.
+    Known,
+    /// A proven active device.
+    Proven,
+}
+
+impl OwnerClass {
+    /// The class of the owner of these devices.
+    pub fn of(owner_devices: &OwnerDevices, now: Seconds) -> Self {
+        if owner_devices.has_proven(now) {
+            Self::Proven
+        } else if owner_devices.active_until(now).is_some() {
+            Self::Known
+        } else {
+            Self::Stranger
+        }
+    }
+
+    /// The class of the owner of this roster.
+    pub fn of_roster(roster: &Roster, now: Seconds) -> Self {
+        match (roster.active_until > now, roster.proven) {
+            (true, true) => Self::Proven,
+            (true, false) => Self::Known,
+            (false, _) => Self::Stranger,
+        }
+    }
+}
+
+/// The units of writing something of this size once.
+fn of_bytes(bytes: usize) -> u64 {
+    u64::try_from(bytes.div_ceil(1024)).unwrap_or(u64::MAX)
+}
+
+/// The units of writing the row of settings.
+pub fn of_settings_row(settings: &Settings) -> u64 {
+    let values = settings.p.len() + settings.authors.as_ref().map_or(0, Vec::len);
+    let texts = settings.e.iter().map(|value| value.to_string().len());
+    let relays = settings.relays.iter().map(String::len);
+    of_bytes(ROW_BYTES + 66 * values + texts.chain(relays).sum::<usize>())
+}
+
+/// The units of writing a subscription's row once: in the table and in the change feed.
+pub fn of_row(row: &Subscription) -> u64 {
+    let relays: usize = row.relays.iter().map(String::len).sum();
+    2 * of_bytes(ROW_BYTES + row.filter.to_json().len() + relays)
+}
+
+/// The units of writing or deleting a subscription's index rows once.
+pub fn of_index(row: &Subscription) -> u64 {
+    u64::try_from(row.filter.index_keys().len()).unwrap_or(u64::MAX)
+}
+
+/// The units of writing a subscription with its index rows.
+pub fn of_subscription(row: &Subscription) -> u64 {
+    of_row(row) + of_index(row)
+}
+
+/// The units of a registration by the owner of these devices. The first device also brings the
+/// owner's dormant filters into force.
+///
+/// # Errors
+/// A dependency failed.
+pub async fn of_registration<S: Subscriptions + OwnerSettings, E>(
+    context: &EventContext<'_, S, E>,
+    owner_devices: &OwnerDevices,
+) -> PortResult<u64> {
+    let now = context.now.to_seconds();
+    if context.is_repeated || owner_devices.active_until(now).is_some() {
+        return Ok(REGISTRATION);
+    }
+    let owner = &owner_devices.roster.owner;
+    let rows = context.store.of_owner(owner).await?;
+    let settings = context.store.settings(owner).await?;
+    let of_settings = settings.map_or(0, |settings| {
+        of_settings(context.app, &settings, &rows, now)
+    });
+    Ok(REGISTRATION + of_dormant(&rows, now) + of_settings)
+}
+
+/// The units of replacing the stored filters of settings by those of these settings.
+pub fn of_settings(app: &App, settings: &Settings, rows: &[Subscription], now: Seconds) -> u64 {
+    derived::changes_of_settings(app, settings, rows, now)
+        .iter()
+        .map(Change::units)
+        .sum()
+}
+
+/// The units of bringing the dormant ones of these subscriptions into force.
+pub fn of_dormant(rows: &[Subscription], now: Seconds) -> u64 {
+    let dormant = rows.iter().filter(|row| row.is_dormant(now));
+    dormant.map(of_subscription).sum()
+}
+
+/// Takes the units of an event.
+///
+/// # Errors
+/// `over_budget`, or a dependency failed.
+pub async fn take<S: Budgets, E>(
+    context: &EventContext<'_, S, E>,
+    owner: &Owner,
+    class: OwnerClass,
+    units: u64,
+) -> Result<(), Failure> {
+    if try_take(context, owner, class, units).await? {
+        Ok(())
+    } else {
+        Err(Refusal::OverBudget.into())
+    }
+}
+
+/// Takes the units of a removal. Only strangers can be refused, because they have nothing that is
+/// in force. What others remove has been paid for, so the budget is exceeded at most once.
+///
+/// # Errors
+/// `over_budget`, or a dependency failed.
+pub async fn take_for_removal<S: Budgets, E>(
+    context: &EventContext<'_, S, E>,
+    owner: &Owner,
+    class: OwnerClass,
+    units: u64,
+) -> Result<(), Failure> {
+    if class == OwnerClass::Stranger {
+        return take(context, owner, class, units).await;
+    }
+    charge(context, owner, class, units).await?;
+    Ok(())
+}
+
+/// Takes units even if less is left. What comes later is then refused.
+///
+/// # Errors
+/// A dependency failed.
+pub async fn charge<S: Budgets, E>(
+    context: &EventContext<'_, S, E>,
+    owner: &Owner,
+    class: OwnerClass,
+    units: u64,
+) -> PortResult<()> {
+    take_up_to(context, owner, class, units, |_| u64::MAX).await?;
+    Ok(())
+}
+
+/// Takes units. Returns `false` if less is left.
+///
+/// # Errors
+/// A dependency failed.
+pub async fn try_take<S: Budgets, E>(
+    context: &EventContext<'_, S, E>,
+    owner: &Owner,
+    class: OwnerClass,
+    units: u64,
+) -> PortResult<bool> {
+    take_up_to(context, owner, class, units, |max| max).await
+}
+
+/// Takes from the owner's budget, and for newcomers also from the one that all newcomers share.
+async fn take_up_to<S: Budgets, E>(
+    context: &EventContext<'_, S, E>,
+    owner: &Owner,
+    class: OwnerClass,
+    units: u64,
+    limit: impl Fn(u64) -> u64,
+) -> PortResult<bool> {
+    let is_proven = class == OwnerClass::Proven;
+    if context.is_repeated || units == 0 || (is_proven && units < MIN_COUNTED) {
+        return Ok(true);
+    }
+    let store = context.store;
+    let day = Seconds::from_days(1).0;
+    let window = Seconds(context.now.to_seconds().0 / day * day);
+    let of_owner = if is_proven {
+        PROVEN_UNITS
+    } else {
+        NEWCOMER_UNITS
+    };
+    let budget = format!("owner:{owner}");
+    if !store.take(&budget, window, units, limit(of_owner)).await? {
+        return Ok(false);
+    }
+    if is_proven {
+        return Ok(true);
+    }
+    let of_all = limit(context.limits.newcomer_write_units);
+    store.take("newcomers", window, units, of_all).await
+}
