@@ -27,7 +27,7 @@ const HOURS_PER_MONTH: f64 = 730.0;
 const DAYS_PER_MONTH: f64 = HOURS_PER_MONTH / 24.0;
 
 /// How many days a claim is kept after a push.
-const CLAIM_DAYS: f64 = 4.0;
+const CLAIM_DAYS: f64 = 9.0;
 
 /// The requests per month that Lambda sends to an idle queue: five pollers, each of which waits 20
 /// s per request (<https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html>).
