@@ -3,9 +3,13 @@
 //! Budgets are taken from before the first write of an event. An event that finds a budget empty is
 //! refused. What only removes something that has been paid for is counted, but never refused.
 //!
-//! A message that is received again takes nothing: its first attempt has taken already, unless it
-//! failed before its first write. Nobody outside can make a message fail, and a message is received
-//! at most ten times, so this gives nothing away.
+//! A message that is received again is never refused, because its first attempt may have written a
+//! part. It pays again, even if nothing is left.
+//!
+//! Strangers and known owners who are not proven have separate shared budgets, so strangers leave
+//! known owners theirs.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nostr_push_core::{
     Seconds,
@@ -18,7 +22,7 @@ use nostr_push_core::{
 };
 
 use crate::{
-    context::EventContext,
+    context::{EventContext, Limits},
     derived::{self, Change},
     outcome::Failure,
     refusal::Refusal,
@@ -34,11 +38,15 @@ pub const REMOVAL: u64 = 8;
 /// Events of proven owners that need fewer units than this take from no budget.
 const MIN_COUNTED: u64 = 10;
 
-/// The units per day of one owner who is not proven.
-const NEWCOMER_UNITS: u64 = 4_000;
+/// The units per day of one owner who is not proven: two filters with a thousand contacts. A
+/// hundred such owners use half of what all of them share by default.
+const NEWCOMER_UNITS: u64 = 3_000;
 
 /// The units per day of one proven owner.
 const PROVEN_UNITS: u64 = 40_000;
+
+/// The most units of an event that is small.
+const SMALL_EVENT: u64 = 50;
 
 /// The bytes of a subscription's row without its filter and relays.
 const ROW_BYTES: usize = 500;
@@ -203,7 +211,7 @@ pub async fn try_take<S: Budgets, E>(
     take_up_to(context, owner, class, units, |max| max).await
 }
 
-/// Takes from the owner's budget, and for newcomers also from the one that all newcomers share.
+/// Takes from the owner's budget, and for newcomers also from the one that their class shares.
 async fn take_up_to<S: Budgets, E>(
     context: &EventContext<'_, S, E>,
     owner: &Owner,
@@ -212,24 +220,95 @@ async fn take_up_to<S: Budgets, E>(
     limit: impl Fn(u64) -> u64,
 ) -> PortResult<bool> {
     let is_proven = class == OwnerClass::Proven;
-    if context.is_repeated || units == 0 || (is_proven && units < MIN_COUNTED) {
+    if units == 0 || (is_proven && units < MIN_COUNTED) {
         return Ok(true);
     }
-    let store = context.store;
-    let day = Seconds::from_days(1).0;
-    let window = Seconds(context.now.to_seconds().0 / day * day);
-    let of_owner = if is_proven {
+    let limit = |max| {
+        if context.is_repeated {
+            u64::MAX
+        } else {
+            limit(max)
+        }
+    };
+    let window = context.now.to_seconds().start_of_day();
+    let shared = Shared::of(class).map(|shared| (shared, limit(shared.units(context.limits))));
+    let is_spent = shared
+        .is_some_and(|(shared, max)| max < u64::MAX && context.spent.is_spent(shared, window));
+    if is_spent {
+        return Ok(false);
+    }
+    let of_owner = limit(if is_proven {
         PROVEN_UNITS
     } else {
         NEWCOMER_UNITS
-    };
-    let budget = format!("owner:{owner}");
-    if !store.take(&budget, window, units, limit(of_owner)).await? {
+    });
+    let (store, budget) = (context.store, format!("owner:{owner}"));
+    if !store.take(&budget, window, units, of_owner).await? {
         return Ok(false);
     }
-    if is_proven {
+    let Some((shared, max)) = shared else {
         return Ok(true);
+    };
+    let is_taken = store.take(shared.name(), window, units, max).await?;
+    if !is_taken && units <= SMALL_EVENT {
+        context.spent.remember(shared, window);
     }
-    let of_all = limit(context.limits.newcomer_write_units);
-    store.take("newcomers", window, units, of_all).await
+    Ok(is_taken)
+}
+
+/// A budget that several owners share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shared {
+    /// That of all strangers.
+    Strangers,
+    /// That of all known owners who are not proven.
+    Known,
+}
+
+impl Shared {
+    /// The budget of this class, if its owners share one.
+    fn of(class: OwnerClass) -> Option<Self> {
+        match class {
+            OwnerClass::Stranger => Some(Self::Strangers),
+            OwnerClass::Known => Some(Self::Known),
+            OwnerClass::Proven => None,
+        }
+    }
+
+    /// The name of the budget.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strangers => "strangers",
+            Self::Known => "known",
+        }
+    }
+
+    /// The units per day: a quarter of those of all newcomers for strangers, and the rest for known
+    /// owners.
+    pub fn units(self, limits: &Limits) -> u64 {
+        let strangers = limits.newcomer_write_units / 4;
+        match self {
+            Self::Strangers => strangers,
+            Self::Known => limits.newcomer_write_units - strangers,
+        }
+    }
+}
+
+/// Which shared budgets have nothing left for even a small event. They are not asked again on the
+/// same day, because a refusal costs as much as a write.
+#[derive(Debug, Default)]
+pub struct SpentBudgets(Mutex<[Option<Seconds>; 2]>);
+
+impl SpentBudgets {
+    fn is_spent(&self, shared: Shared, window: Seconds) -> bool {
+        self.days()[shared as usize] == Some(window)
+    }
+
+    fn remember(&self, shared: Shared, window: Seconds) {
+        self.days()[shared as usize] = Some(window);
+    }
+
+    fn days(&self) -> MutexGuard<'_, [Option<Seconds>; 2]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -2,6 +2,8 @@
 
 use nostr_push_core::{Millis, app::App, capacity::Caps};
 
+use crate::budget::SpentBudgets;
+
 /// One receipt of a message.
 #[derive(Debug, Clone, Copy)]
 pub struct Receipt {
@@ -36,8 +38,8 @@ impl Default for Limits {
                 index_keys: 1_000_000,
                 index_rows: 2_000_000,
             },
-            // About 0.25 $.
-            newcomer_write_units: 400_000,
+            // About 0.50 $.
+            newcomer_write_units: 800_000,
         }
     }
 }
@@ -52,6 +54,8 @@ pub struct EventContext<'a, S, E> {
     pub app: &'a App,
     /// What the operator allows.
     pub limits: &'a Limits,
+    /// The shared budgets that have nothing left today.
+    pub spent: &'a SpentBudgets,
     /// The current time.
     pub now: Millis,
     /// See [`Receipt::is_repeated`].

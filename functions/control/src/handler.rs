@@ -16,6 +16,7 @@ use nostr_push_core::{
 
 use crate::{
     admission,
+    budget::SpentBudgets,
     check::{self, ControlKind, DecryptedEvent},
     context::{EventContext, Limits, Receipt},
     deletions, devices,
@@ -36,6 +37,8 @@ pub struct ControlStage<S, E> {
     pub hasher: TokenHasher,
     /// What the operator allows.
     pub limits: Limits,
+    /// The shared budgets that have nothing left today.
+    pub spent: SpentBudgets,
     /// The tables.
     pub store: S,
     /// SNS.
@@ -69,6 +72,7 @@ where
             heartbeat_app,
             hasher,
             limits,
+            spent: SpentBudgets::default(),
             store,
             sns,
         }
@@ -190,6 +194,7 @@ where
             sns: &self.sns,
             app,
             limits: &self.limits,
+            spent: &self.spent,
             now: receipt.now,
             is_repeated: receipt.is_repeated(),
         }

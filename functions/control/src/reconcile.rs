@@ -78,6 +78,7 @@ where
         owner,
         doubt: Doubt::new(touched, context.is_repeated),
         may_rest: None,
+        is_charged: false,
     };
     for _ in 0..MAX_ATTEMPTS {
         // The subscriptions are read first. A process that changes a device or the settings after
@@ -134,6 +135,8 @@ struct Reconciler<'a, S, E> {
     doubt: Doubt,
     /// Whether filters that this message has not written may become dormant, once this is decided.
     may_rest: Option<bool>,
+    /// `true` once the removals are charged.
+    is_charged: bool,
 }
 
 impl<S, E> Reconciler<'_, S, E>
@@ -157,8 +160,9 @@ where
         let desired = derived::desired(self.context.app, devices, settings, now.to_seconds());
         let is_repeated = self.context.is_repeated;
         let changes = derived::changes(self.owner, desired, is_proven, &derived, now, is_repeated);
-        if !is_known {
+        if !is_known && !self.is_charged {
             self.charge_removals(&changes, &devices.roster).await?;
+            self.is_charged = true;
         }
 
         // The roster first, so that the matcher stops at once when the last device has ended.

@@ -64,7 +64,7 @@ impl Newcomers {
         owners: Vec<&'a Owner>,
         now: Seconds,
     ) -> PortResult<BTreeSet<&'a Owner>> {
-        let window = now / DAY.0 * DAY.0;
+        let window = now.start_of_day();
         let admitted = self.within_own_limits(owners, window);
         let units = admitted.len() as u64;
         if units == 0 {

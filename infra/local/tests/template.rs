@@ -397,10 +397,7 @@ async fn template_contains_no_secret() {
         for (variable, value) in function["Environment"]["Variables"].as_object().unwrap() {
             let is_reference = value["Ref"] == "ServiceKey";
             let is_key = variable.split('_').any(|word| word == "KEY");
-            assert!(
-                !is_key || is_reference,
-                "{name}: {variable}"
-            );
+            assert!(!is_key || is_reference, "{name}: {variable}");
         }
     }
 }

@@ -42,6 +42,12 @@ impl Seconds {
         Self::from_hours(n * 24)
     }
 
+    /// The beginning of the UTC day of this time.
+    #[must_use]
+    pub const fn start_of_day(self) -> Self {
+        Self(self.0 - self.0 % Self::from_days(1).0)
+    }
+
     /// The same time or span in milliseconds.
     pub const fn to_millis(self) -> Millis {
         Millis(self.0.saturating_mul(1000))

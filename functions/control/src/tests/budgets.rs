@@ -3,11 +3,17 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::budget::Shared;
 
 impl Fixture {
+    /// What newcomers took today from the budgets that they share.
+    fn of_newcomers(&self) -> u64 {
+        self.taken("strangers") + self.taken("known")
+    }
+
     /// What was taken from a budget today.
     fn taken(&self, budget: &str) -> u64 {
-        let window = Seconds(NOW / DAY * DAY);
+        let window = Seconds(NOW).start_of_day();
         let state = self.stage.store.state();
         let taken = state.budgets.get(&(budget.to_owned(), window));
         taken.copied().unwrap_or_default()
@@ -17,11 +23,17 @@ impl Fixture {
         self.taken(&format!("owner:demo#{}", keys.public_key()))
     }
 
+    fn exhaust(&self, budgets: &[Shared]) {
+        let window = Seconds(NOW).start_of_day();
+        for shared in budgets {
+            let units = shared.units(&self.stage.limits);
+            let budget = (shared.name().to_owned(), window);
+            self.stage.store.state().budgets.insert(budget, units);
+        }
+    }
+
     fn exhaust_newcomers(&self) {
-        let window = Seconds(NOW / DAY * DAY);
-        let units = self.stage.limits.newcomer_write_units;
-        let budget = ("newcomers".to_owned(), window);
-        self.stage.store.state().budgets.insert(budget, units);
+        self.exhaust(&[Shared::Strangers, Shared::Known]);
     }
 }
 
@@ -35,16 +47,16 @@ async fn a_newcomer_is_limited_per_day() {
     let f = fixture();
     let keys = Keys::generate();
     f.accept(&f.demo(&keys, 3079, NOW, &token(1))).await;
-    for name in ["a", "b", "c", "d"] {
+    for name in ["a", "b", "c"] {
         f.accept(&f.demo(&keys, 3081, NOW, &large(name))).await;
     }
     let more = f.demo(&keys, 3081, NOW, &large("e"));
     assert_eq!(f.reason(&more).await, "over_budget");
-    assert_eq!(f.own().len(), 4, "nothing of the event is stored");
-    assert!(f.own_keys().len() == 4 * 900);
+    assert_eq!(f.own().len(), 3, "nothing of the event is stored");
+    assert!(f.own_keys().len() == 3 * 900);
     // What removes something is never refused, and what is small still fits.
     f.accept(&f.demo(&keys, 3082, NOW + 1, &large("a"))).await;
-    assert!(f.of_owner(&keys) > 4_000);
+    assert!(f.of_owner(&keys) > 3_000);
     f.accept(&f.demo(&keys, 3080, NOW + 1, &token(1))).await;
     let tomorrow = f.demo(&keys, 3081, NOW + 2, &large("e"));
     f.handle_at(&tomorrow, NOW + DAY).await.unwrap();
@@ -63,7 +75,7 @@ async fn repeats_and_heartbeats_take_nothing() {
     for event in &all {
         f.accept(event).await;
     }
-    let before = (f.of_owner(&keys), f.taken("newcomers"));
+    let before = (f.of_owner(&keys), f.of_newcomers());
     assert!(before.0 > 900 && before.0 == before.1);
     for event in &all {
         f.accept(event).await;
@@ -71,21 +83,51 @@ async fn repeats_and_heartbeats_take_nothing() {
     f.accept(&f.demo(&keys, 3081, NOW - 1, &large("a"))).await;
     f.accept(&f.settings(&keys, NOW, &json!({"online": 1})))
         .await;
-    assert_eq!((f.of_owner(&keys), f.taken("newcomers")), before);
+    assert_eq!((f.of_owner(&keys), f.of_newcomers()), before);
 }
 
 #[tokio::test]
-async fn a_message_that_is_received_again_is_paid() {
+async fn a_message_that_is_received_again_is_not_refused_and_pays() {
     let f = fixture();
     let keys = Keys::generate();
     f.exhaust_newcomers();
     let register = f.demo(&keys, 3079, NOW, &token(1));
     assert_eq!(f.reason(&register).await, "over_budget");
     assert!(f.stage.sns.state().endpoints.is_empty());
+    let before = f.of_newcomers();
     assert_eq!(
         f.handle_again(&register, NOW).await.unwrap(),
         Applied::Registered
     );
+    assert!(f.of_newcomers() > before);
+}
+
+#[tokio::test]
+async fn strangers_leave_known_owners_their_budget() {
+    let f = fixture();
+    let (known, stranger) = (Keys::generate(), Keys::generate());
+    f.accept(&f.demo(&known, 3079, NOW, &token(1))).await;
+    f.exhaust(&[Shared::Strangers]);
+    let register = f.demo(&stranger, 3079, NOW, &token(2));
+    assert_eq!(f.reason(&register).await, "over_budget");
+    f.accept(&f.demo(&known, 3079, NOW + 1, &token(1))).await;
+    f.accept(&f.demo(&known, 3081, NOW + 1, &large("a"))).await;
+    f.accept(&f.demo(&known, 3080, NOW + 2, &token(1))).await;
+}
+
+#[tokio::test]
+async fn a_spent_budget_is_asked_once_a_day() {
+    let f = fixture();
+    f.exhaust(&[Shared::Strangers]);
+    let (first, second) = (Keys::generate(), Keys::generate());
+    for keys in [&first, &second] {
+        let register = f.demo(keys, 3079, NOW, &token(1));
+        assert_eq!(f.reason(&register).await, "over_budget");
+    }
+    assert!(f.of_owner(&first) > 0);
+    assert_eq!(f.of_owner(&second), 0, "the refusal is remembered");
+    let tomorrow = f.demo(&second, 3079, NOW, &token(1));
+    f.handle_at(&tomorrow, NOW + DAY).await.unwrap();
 }
 
 #[tokio::test]
@@ -161,7 +203,7 @@ proptest! {
                 f.accept(&event).await;
             }
         });
-        assert_eq!(f.taken("newcomers"), f.stage.limits.newcomer_write_units);
+        assert_eq!(f.of_newcomers(), f.stage.limits.newcomer_write_units);
         assert_eq!(f.index(), f.expected_index());
     }
 }

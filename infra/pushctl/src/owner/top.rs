@@ -140,7 +140,7 @@ pub(crate) async fn run(context: &CommandContext, arguments: &Arguments) -> Resu
         costs: &costs,
     };
     let mut budgets: BTreeMap<String, u64> = BTreeMap::new();
-    let midnight = Seconds(now.0 - now.0 % Seconds::from_days(1).0);
+    let midnight = now.start_of_day();
     let count = |spending| match spending {
         Spending::Pushes { owner, pushes } => ranking.usage(owner).pushes += pushes,
         Spending::Budget { name, taken } => match owner_of(&name) {
