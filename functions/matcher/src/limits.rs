@@ -12,8 +12,8 @@ pub struct Limits {
     /// The most queries: pages of the index, and reads of filters that are too large for it. An
     /// event can hit 2,000 keys that have no rows any more.
     pub queries: usize,
-    /// The longest time from the start of the invocation. It is far below the function's timeout,
-    /// because the deliveries are sent after it.
+    /// The longest time from the start of the event's fan-out. It is far below the function's
+    /// timeout, because the deliveries are sent after it.
     pub time: Millis,
 }
 
