@@ -9,13 +9,17 @@ use nostr_push_core::{
     ports::{Blocklist, Devices, PortResult, Usages},
 };
 
-use crate::{check::AddressedEvent, context::Limits, outcome::Failure, refusal::Refusal};
+use crate::{
+    budget::OwnerClass, check::AddressedEvent, context::Limits, outcome::Failure, refusal::Refusal,
+};
 
 /// How full the stack is, in percent, when new owners are refused.
 const FULL_FOR_NEW_OWNERS: u64 = 100;
 
-/// How full the stack is, in percent, when further filters of known owners are refused as well.
-const FULL_FOR_ALL: u64 = 120;
+/// How full the stack is, in percent, when further filters of proven owners are refused as well.
+/// Those of other owners are refused together with new owners, so that invented tokens cannot take
+/// this reserve.
+const FULL_FOR_PROVEN_OWNERS: u64 = 120;
 
 /// Checks whether the author of an event may be an owner. An owner with an active device is one
 /// already.
@@ -51,12 +55,20 @@ pub async fn check(
     Ok(())
 }
 
-/// Refuses further filters if the stack is far beyond its caps.
+/// Refuses further filters of an owner of this class if the stack is full.
 ///
 /// # Errors
 /// `at_capacity`, or a dependency failed.
-pub async fn check_further_filters(store: &impl Usages, limits: &Limits) -> Result<(), Failure> {
-    if percent_used(store, &limits.caps).await? >= FULL_FOR_ALL {
+pub async fn check_further_filters(
+    store: &impl Usages,
+    limits: &Limits,
+    class: OwnerClass,
+) -> Result<(), Failure> {
+    let full = match class {
+        OwnerClass::Stranger | OwnerClass::Known => FULL_FOR_NEW_OWNERS,
+        OwnerClass::Proven => FULL_FOR_PROVEN_OWNERS,
+    };
+    if percent_used(store, &limits.caps).await? >= full {
         return Err(Refusal::AtCapacity.into());
     }
     Ok(())

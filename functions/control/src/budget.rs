@@ -13,10 +13,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nostr_push_core::{
     Seconds,
+    admission::Admission,
     app::App,
     device::{OwnerDevices, Roster},
+    device_store,
     owner::Owner,
-    ports::{Budgets, OwnerSettings, PortResult, Subscriptions},
+    ports::{Budgets, Devices, OwnerSettings, PortResult, Subscriptions},
     settings::Settings,
     subscription::Subscription,
 };
@@ -32,11 +34,13 @@ use crate::{
 /// index and a stream, and those of the derived subscriptions.
 pub const REGISTRATION: u64 = 30;
 
-/// The units of a removal that is written into one row.
-pub const REMOVAL: u64 = 8;
+/// The units of a removal that is written into one row: a roster with all that it remembers, in a
+/// transaction.
+pub const REMOVAL: u64 = 16;
 
-/// Events of proven owners that need fewer units than this take from no budget.
-const MIN_COUNTED: u64 = 10;
+/// The bytes that can be read for the price of writing 1 KiB: a write unit costs as much as five
+/// read units of 4 KiB.
+const BYTES_READ_PER_UNIT: usize = 20 * 1024;
 
 /// The units per day of one owner who is not proven: two filters with a thousand contacts. A
 /// hundred such owners use half of what all of them share by default.
@@ -166,8 +170,9 @@ pub async fn take<S: Budgets, E>(
     }
 }
 
-/// Takes the units of a removal. Only strangers can be refused, because they have nothing that is
-/// in force. What others remove has been paid for, so the budget is exceeded at most once.
+/// Takes the units of a removal. If an owner with a device removes something that `exists`, this is
+/// never refused: it has been paid for, so the budget is exceeded at most once. Whoever removes what
+/// does not exist only has it remembered, and pays for that.
 ///
 /// # Errors
 /// `over_budget`, or a dependency failed.
@@ -175,13 +180,49 @@ pub async fn take_for_removal<S: Budgets, E>(
     context: &EventContext<'_, S, E>,
     owner: &Owner,
     class: OwnerClass,
+    exists: bool,
     units: u64,
 ) -> Result<(), Failure> {
-    if class == OwnerClass::Stranger {
+    if class == OwnerClass::Stranger || !exists {
         return take(context, owner, class, units).await;
     }
     charge(context, owner, class, units).await?;
     Ok(())
+}
+
+/// Takes the unit that every event costs, before the owner's subscriptions are read. So an owner
+/// whose budget is used up causes no more reads. An event that only removes is let in if the roster
+/// has something to remove.
+///
+/// # Errors
+/// `over_budget`, or a dependency failed.
+pub async fn enter<S: Devices + Budgets, E>(
+    context: &EventContext<'_, S, E>,
+    owner: &Owner,
+    removes: bool,
+) -> Result<(), Failure> {
+    let roster = device_store::roster_or_new(context.store, owner).await?;
+    let class = OwnerClass::of_roster(&roster, context.now.to_seconds());
+    let exists = removes && !roster.devices.is_empty();
+    take_for_removal(context, owner, class, exists, 1).await
+}
+
+/// Charges the owner for reading these rows.
+///
+/// # Errors
+/// A dependency failed.
+pub async fn charge_read<S: Budgets, E>(
+    context: &EventContext<'_, S, E>,
+    owner: &Owner,
+    class: OwnerClass,
+    rows: &[Subscription],
+) -> PortResult<()> {
+    let bytes: usize = rows
+        .iter()
+        .map(|row| ROW_BYTES + row.filter.to_json().len())
+        .sum();
+    let units = u64::try_from(bytes / BYTES_READ_PER_UNIT).unwrap_or(u64::MAX);
+    charge(context, owner, class, units).await
 }
 
 /// Takes units even if less is left. What comes later is then refused.
@@ -219,10 +260,10 @@ async fn take_up_to<S: Budgets, E>(
     units: u64,
     limit: impl Fn(u64) -> u64,
 ) -> PortResult<bool> {
-    let is_proven = class == OwnerClass::Proven;
-    if units == 0 || (is_proven && units < MIN_COUNTED) {
+    if units == 0 {
         return Ok(true);
     }
+    let is_proven = class == OwnerClass::Proven;
     let limit = |max| {
         if context.is_repeated {
             u64::MAX
@@ -231,7 +272,8 @@ async fn take_up_to<S: Budgets, E>(
         }
     };
     let window = context.now.to_seconds().start_of_day();
-    let shared = Shared::of(class).map(|shared| (shared, limit(shared.units(context.limits))));
+    let shared =
+        Shared::of(class, context.app).map(|shared| (shared, limit(shared.units(context.limits))));
     let is_spent = shared
         .is_some_and(|(shared, max)| max < u64::MAX && context.spent.is_spent(shared, window));
     if is_spent {
@@ -266,11 +308,13 @@ pub enum Shared {
 }
 
 impl Shared {
-    /// The budget of this class, if its owners share one.
-    fn of(class: OwnerClass) -> Option<Self> {
+    /// The budget of this class, if its owners share one. Strangers whom the app has admitted by
+    /// work, a grant or a list do not share with others.
+    fn of(class: OwnerClass, app: &App) -> Option<Self> {
+        let is_open = app.admission == Admission::Open;
         match class {
-            OwnerClass::Stranger => Some(Self::Strangers),
-            OwnerClass::Known => Some(Self::Known),
+            OwnerClass::Stranger if is_open => Some(Self::Strangers),
+            OwnerClass::Stranger | OwnerClass::Known => Some(Self::Known),
             OwnerClass::Proven => None,
         }
     }

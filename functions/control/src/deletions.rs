@@ -61,10 +61,11 @@ where
     }
     let roster = device_store::roster_or_new(store, owner).await?;
     let remembers = is_news(context, event, &absent, &roster);
+    let exists = !removals.is_empty();
     let units: u64 = removals.iter().map(budget::of_subscription).sum();
     let units = units + if remembers { budget::REMOVAL } else { 0 };
     let class = OwnerClass::of_roster(&roster, context.now.to_seconds());
-    budget::take_for_removal(context, owner, class, units).await?;
+    budget::take_for_removal(context, owner, class, exists, units).await?;
 
     for row in removals {
         if subscriptions::put_without_index(store, &row).await? {

@@ -41,8 +41,9 @@ pub enum Change {
     Remove(Subscription),
     /// Write a removal of a subscription that has no index rows yet.
     Mark(Subscription),
-    /// Write a row that differs from the stored one only in whether the owner is proven.
-    Prove(Subscription),
+    /// Write a row that differs from the stored one only in whether the owner is proven. The time is
+    /// the `changed_at` of the stored one.
+    Prove(Subscription, Millis),
 }
 
 impl Change {
@@ -55,7 +56,7 @@ impl Change {
             Self::Put(row) => subscriptions::put(store, row).await,
             Self::Remove(row) => subscriptions::put_without_index(store, row).await,
             Self::Mark(row) => store.put(row).await,
-            Self::Prove(row) => store.replace(row).await,
+            Self::Prove(row, read) => store.replace(row, *read).await,
         }
     }
 
@@ -63,7 +64,7 @@ impl Change {
     pub fn units(&self) -> u64 {
         match self {
             Self::Put(row) | Self::Remove(row) => budget::of_subscription(row),
-            Self::Mark(row) | Self::Prove(row) => budget::of_row(row),
+            Self::Mark(row) | Self::Prove(row, _) => budget::of_row(row),
         }
     }
 }
@@ -202,7 +203,10 @@ pub fn changes(
             .filter(|row| row.valid_until == desired.valid_until && row.relays == desired.relays);
         if let Some(row) = same {
             if row.proven != is_proven {
-                changes.push(Change::Prove(proven(row.clone(), is_proven, now)));
+                changes.push(Change::Prove(
+                    proven(row.clone(), is_proven, now),
+                    row.changed_at,
+                ));
             }
             continue;
         }

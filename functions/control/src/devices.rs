@@ -192,7 +192,7 @@ async fn record_removal_of_all<S: Devices + Budgets, E>(
             None => return Ok(roster),
             Some(removed) => {
                 if !is_paid {
-                    pay_for_removal(context, &roster).await?;
+                    pay_for_removal(context, &roster, !roster.devices.is_empty()).await?;
                     is_paid = true;
                 }
                 if context.store.commit(None, Some(&removed)).await? {
@@ -213,6 +213,7 @@ async fn remove_by<S: Devices + Budgets, E: Endpoints>(
     mut is_paid: bool,
     decide: impl Fn(Option<&Device>) -> Option<Device>,
 ) -> Result<Applied, Failure> {
+    let now = context.now.to_seconds();
     for _ in 0..MAX_ATTEMPTS {
         let rows = context.store.devices(std::slice::from_ref(id)).await?;
         let row = rows.first();
@@ -226,7 +227,8 @@ async fn remove_by<S: Devices + Budgets, E: Endpoints>(
         };
         if !is_paid {
             let roster = device_store::roster_or_new(context.store, owner).await?;
-            pay_for_removal(context, &roster).await?;
+            let exists = row.is_some_and(|row| row.active_for(owner, now).is_some());
+            pay_for_removal(context, &roster, exists).await?;
             is_paid = true;
         }
         if device_store::remove_endpoint(context.store, context.sns, device).await? {
@@ -239,9 +241,10 @@ async fn remove_by<S: Devices + Budgets, E: Endpoints>(
 async fn pay_for_removal<S: Budgets, E>(
     context: &EventContext<'_, S, E>,
     roster: &Roster,
+    exists: bool,
 ) -> Result<(), Failure> {
     let class = OwnerClass::of_roster(roster, context.now.to_seconds());
-    budget::take_for_removal(context, &roster.owner, class, budget::REMOVAL).await
+    budget::take_for_removal(context, &roster.owner, class, exists, budget::REMOVAL).await
 }
 
 /// Returns `true` if the endpoint of a removed device may still exist. The process that is deleting

@@ -76,14 +76,14 @@ pub fn is_due(roster: &Roster, now: Seconds) -> bool {
         .is_none_or(|at| at + DORMANCY_INTERVAL <= now)
 }
 
-/// The change of one filter.
+/// The change of one filter. The time is the `changed_at` of the row that was read.
 pub enum Step {
     /// Write the index rows and then the row: it is in force.
-    Wake(Subscription),
+    Wake(Subscription, Millis),
     /// Write the row: it is dormant. Then delete the index rows.
-    Rest(Subscription),
+    Rest(Subscription, Millis),
     /// Write the row, which differs only in whether the owner is proven.
-    Prove(Subscription),
+    Prove(Subscription, Millis),
     /// Delete index rows that a crash may have left.
     DeleteIndex(Subscription),
 }
@@ -92,19 +92,22 @@ impl Step {
     /// The row.
     pub fn row(&self) -> &Subscription {
         match self {
-            Self::Wake(row) | Self::Rest(row) | Self::Prove(row) | Self::DeleteIndex(row) => row,
+            Self::Wake(row, _)
+            | Self::Rest(row, _)
+            | Self::Prove(row, _)
+            | Self::DeleteIndex(row) => row,
         }
     }
 
-    /// Applies the step. Returns `false` if a row of another order is stored.
+    /// Applies the step. Returns `false` if another row is stored by now.
     ///
     /// # Errors
     /// A dependency failed.
     pub async fn apply(&self, store: &(impl Subscriptions + IndexWriter)) -> PortResult<bool> {
         match self {
-            Self::Wake(row) => subscriptions::wake(store, row).await,
-            Self::Rest(row) => subscriptions::rest(store, row).await,
-            Self::Prove(row) => store.replace(row).await,
+            Self::Wake(row, read) => subscriptions::wake(store, row, *read).await,
+            Self::Rest(row, read) => subscriptions::rest(store, row, *read).await,
+            Self::Prove(row, read) => store.replace(row, *read).await,
             Self::DeleteIndex(row) => {
                 subscriptions::delete_index(store, row).await?;
                 Ok(true)
@@ -131,14 +134,17 @@ pub fn steps(
         };
         if is_known {
             if is_dormant || (is_active && (is_touched || doubt.crashed_at_rest)) {
-                return Some(Step::Wake(with(SubscriptionState::Active)));
+                return Some(Step::Wake(with(SubscriptionState::Active), row.changed_at));
             }
             if is_active && row.proven != is_proven {
-                return Some(Step::Prove(with(SubscriptionState::Active)));
+                return Some(Step::Prove(with(SubscriptionState::Active), row.changed_at));
             }
         } else if is_active {
             let until = row.valid_until;
-            return Some(Step::Rest(with(SubscriptionState::Dormant { until })));
+            return Some(Step::Rest(
+                with(SubscriptionState::Dormant { until }),
+                row.changed_at,
+            ));
         } else if is_dormant && (is_touched || doubt.crashed_at_wake) {
             return Some(Step::DeleteIndex(row.clone()));
         }
@@ -159,6 +165,6 @@ pub fn losses_of_proof(
         row.is_active(now.to_seconds()) && row.proven && !touched.contains(&row.identity)
     };
     let rows = rows.iter().filter(lose);
-    rows.map(|row| Step::Prove(derived::proven(row.clone(), false, now)))
+    rows.map(|row| Step::Prove(derived::proven(row.clone(), false, now), row.changed_at))
         .collect()
 }

@@ -16,7 +16,7 @@ use nostr_push_core::{
 
 use crate::{
     admission,
-    budget::SpentBudgets,
+    budget::{self, SpentBudgets},
     check::{self, ControlKind, DecryptedEvent},
     context::{EventContext, Limits, Receipt},
     deletions, devices,
@@ -104,6 +104,13 @@ where
         admission::check(store, limits, &addressed, &app, now.to_seconds()).await?;
         let event = check::check_content(addressed, app, &self.keys, now.to_seconds())?;
         let context = self.context(&event.app, receipt);
+        if event.kind != ControlKind::DialectH {
+            let removes = matches!(
+                event.kind,
+                ControlKind::Deregister | ControlKind::DeleteFilters
+            );
+            budget::enter(&context, &event.owner, removes).await?;
+        }
         match event.kind {
             ControlKind::Register => self.register(&context, &event).await,
             ControlKind::Deregister => self.deregister(&context, &event).await,
@@ -179,6 +186,7 @@ where
             payload::settings(&event.plaintext, &event.app, &event.owner, event.order)?;
         let mut applied = None;
         if let Some(update) = settings {
+            budget::enter(context, &event.owner, update.is_logout()).await?;
             applied = Some(settings::replace(context, &self.hasher, update).await?);
         }
         if let Some(online) = online {

@@ -1,8 +1,8 @@
 //! Heartbeats and going offline (dialect H). Each costs one read, and a write only if needed.
 
 use nostr_push_core::{
-    Millis,
-    ports::{PortResult, Presences},
+    Millis, device_store,
+    ports::{Devices, PortResult, Presences},
     presence::Presence,
 };
 
@@ -13,7 +13,7 @@ use crate::{check::DecryptedEvent, outcome::Applied};
 /// # Errors
 /// A dependency failed: apply the event again.
 pub async fn record(
-    store: &impl Presences,
+    store: &(impl Presences + Devices),
     event: &DecryptedEvent,
     online: bool,
     received_at: Millis,
@@ -30,6 +30,13 @@ pub async fn record(
     }
     if !presence.should_store(stored.as_ref(), timeout) {
         return Ok(Applied::HeartbeatUnwritten);
+    }
+    if stored.is_none() {
+        // Nothing is delivered to an owner without a device, so the presence makes no difference.
+        let roster = device_store::roster_or_new(store, owner).await?;
+        if roster.active_until <= received_at.to_seconds() {
+            return Ok(Applied::HeartbeatUnwritten);
+        }
     }
     let written = store
         .put_presence(owner, &presence, presence.expires_at(timeout))

@@ -85,6 +85,8 @@ where
         // that reconciles as well, and finds what was written here.
         let stored = context.store.of_owner(owner).await?;
         let view = View::read(context.store, owner).await?;
+        let class = OwnerClass::of(&view.owner_devices, context.now.to_seconds());
+        budget::charge_read(context, owner, class, &stored).await?;
         match reconciler.pass(&stored, &view).await? {
             Pass::Unchanged => return Ok(()),
             Pass::Written if View::read(context.store, owner).await?.is_same(&view) => {
@@ -207,7 +209,7 @@ where
         let touched = self.doubt.touched.clone();
         // What this message has brought into force with devices that have ended since, it undoes.
         let is_rest =
-            |step: &Step| matches!(step, Step::Rest(row) if !touched.contains(&row.identity));
+            |step: &Step| matches!(step, Step::Rest(row, _) if !touched.contains(&row.identity));
         let units: u64 = steps
             .iter()
             .filter(|step| is_rest(step))

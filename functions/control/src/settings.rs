@@ -94,7 +94,7 @@ where
     let roster = device_store::roster_or_new(store, owner).await?;
     let class = OwnerClass::of_roster(&roster, now);
     if is_logout {
-        return budget::take_for_removal(context, owner, class, 2 * budget::REMOVAL).await;
+        return budget::take_for_removal(context, owner, class, true, 2 * budget::REMOVAL).await;
     }
     let mut units = budget::of_settings_row(settings);
     let registers = settings.token_hash.is_some();
@@ -104,10 +104,11 @@ where
     if registers || class != OwnerClass::Stranger {
         // The filters come into force, and with a first device also those that are dormant.
         let rows = store.of_owner(owner).await?;
+        budget::charge_read(context, owner, class, &rows).await?;
         let changes = derived::changes_of_settings(context.app, settings, &rows, now);
         let is_new = |change: &Change| matches!(change, Change::Mark(_));
         if changes.iter().any(is_new) {
-            admission::check_further_filters(store, context.limits).await?;
+            admission::check_further_filters(store, context.limits, class).await?;
         }
         units += changes.iter().map(Change::units).sum::<u64>();
         units += budget::of_dormant(&rows, now);

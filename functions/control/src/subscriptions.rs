@@ -38,16 +38,18 @@ pub async fn put(
 }
 
 /// Brings a stored subscription into force: writes its index rows, and then its row with the same
-/// order. Returns `false` if a row of another order is stored.
+/// order. `read` is the `changed_at` of the row that was read. Returns `false` if another row is
+/// stored by now.
 ///
 /// # Errors
 /// A dependency failed.
 pub async fn wake(
     store: &(impl Subscriptions + IndexWriter),
     row: &Subscription,
+    read: Millis,
 ) -> PortResult<bool> {
     store.put_index(row.index_rows().collect()).await?;
-    let is_written = store.replace(row).await?;
+    let is_written = store.replace(row, read).await?;
     if !is_written {
         delete_stray_index(store, row).await?;
     }
@@ -95,8 +97,9 @@ pub async fn put_without_index(
 pub async fn rest(
     store: &(impl Subscriptions + IndexWriter),
     row: &Subscription,
+    read: Millis,
 ) -> PortResult<bool> {
-    let is_written = store.replace(row).await?;
+    let is_written = store.replace(row, read).await?;
     if is_written {
         delete_index(store, row).await?;
     }

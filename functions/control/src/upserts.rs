@@ -48,12 +48,13 @@ where
     let stored = store.of_owner(owner).await?;
     let owner_devices = device_store::owner_devices(store, owner).await?;
     let is_known = owner_devices.active_until(now).is_some();
+    let class = OwnerClass::of(&owner_devices, now);
+    budget::charge_read(context, owner, class, &stored).await?;
     let plan = Plan::new(event, filters, &stored, &owner_devices, context.now);
     check_quotas(&plan, &stored, is_known, now)?;
     if plan.adds_filters(now) {
-        admission::check_further_filters(store, context.limits).await?;
+        admission::check_further_filters(store, context.limits, class).await?;
     }
-    let class = OwnerClass::of(&owner_devices, now);
     budget::take(context, owner, class, plan.units()).await?;
     if context.is_repeated {
         for row in &plan.superseded {

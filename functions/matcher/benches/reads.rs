@@ -71,8 +71,8 @@ impl Subscriptions for CountingStore {
         self.store.put(row).await
     }
 
-    async fn replace(&self, row: &Subscription) -> PortResult<bool> {
-        self.store.replace(row).await
+    async fn replace(&self, row: &Subscription, read: Millis) -> PortResult<bool> {
+        self.store.replace(row, read).await
     }
 }
 

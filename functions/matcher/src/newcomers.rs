@@ -24,6 +24,7 @@ pub const NEWCOMER_PUSHES: &str = "newcomer_pushes";
 /// the longest time ago are forgotten.
 const MAX_COUNTED_NEWCOMERS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
+#[cfg(test)]
 const DAY: Seconds = Seconds::from_days(1);
 
 /// Admits deliveries to newcomers.

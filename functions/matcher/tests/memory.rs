@@ -25,7 +25,7 @@ use nostr_push_aws::{
     telemetry::Telemetry,
 };
 use nostr_push_core::{
-    Seconds,
+    Millis, Seconds,
     filter::Filter,
     index_key::IndexKey,
     message::{self, ContentMessage, DeliveryMessage, MAX_EVENT_BYTES, MAX_TAGS},
@@ -109,7 +109,7 @@ impl Subscriptions for Worst {
         Ok(true)
     }
 
-    async fn replace(&self, _: &Subscription) -> PortResult<bool> {
+    async fn replace(&self, _: &Subscription, _: Millis) -> PortResult<bool> {
         Ok(true)
     }
 }

@@ -186,7 +186,7 @@ test('removed devices get no push', async () => {
     created_at: registered + 2,
     expiration: null,
   })
-  const none = await waitForCounter('deliver.dropped.no_device', () =>
+  const none = await waitForCounter('matcher.dropped.no_device', () =>
     publish(bob.note('none is left', alice)),
   )
   mustNotBePushed.push(none)

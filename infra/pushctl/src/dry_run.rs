@@ -121,7 +121,7 @@ impl Subscriptions for DryRun<'_> {
         Ok(true)
     }
 
-    async fn replace(&self, _: &Subscription) -> PortResult<bool> {
+    async fn replace(&self, _: &Subscription, _: Millis) -> PortResult<bool> {
         Ok(true)
     }
 }

@@ -296,11 +296,12 @@ impl Subscriptions for Memory {
         })
     }
 
-    async fn replace(&self, row: &Subscription) -> PortResult<bool> {
+    async fn replace(&self, row: &Subscription, read: Millis) -> PortResult<bool> {
         self.call(|state| {
             let id = (row.owner.clone(), row.identity.clone());
             let stored = state.subscriptions.get(&id);
-            let is_same = stored.is_some_and(|stored| stored.order == row.order);
+            let is_same =
+                stored.is_some_and(|stored| stored.order == row.order && stored.changed_at == read);
             if is_same {
                 state.stamps.insert(id.clone(), state.clock);
                 state.subscriptions.insert(id, row.clone());

@@ -103,12 +103,17 @@ async fn a_blocked_pubkey_is_refused_even_with_a_device() {
 #[tokio::test]
 async fn a_full_stack_refuses_new_owners_and_then_further_filters() {
     let f = fixture();
-    let (known, stranger) = (Keys::generate(), Keys::generate());
-    f.accept(&f.demo(&known, 3079, NOW, &token(1))).await;
+    let (known, unproven) = (Keys::generate(), Keys::generate());
+    f.register("demo", &known).await;
+    f.prove(&format!("device of {}", known.public_key()));
+    f.reconcile(&known, NOW).await;
     f.accept(&f.demo(&known, 3081, NOW, &tag("a"))).await;
+    f.accept(&f.demo(&unproven, 3079, NOW, &token(3))).await;
     f.fill(100);
-    let register = f.demo(&stranger, 3079, NOW, &token(2));
+    let register = f.demo(&Keys::generate(), 3079, NOW, &token(2));
     assert_eq!(f.reason(&register).await, "at_capacity");
+    let another = f.demo(&unproven, 3081, NOW, &tag("b"));
+    assert_eq!(f.reason(&another).await, "at_capacity");
     let another = f.demo(&known, 3081, NOW, &tag("b"));
     assert_eq!(f.reason(&another).await, "subscribed");
     f.fill(120);

@@ -1,5 +1,6 @@
 //! Writes are paid from budgets, and proven owners do not depend on those of newcomers.
 
+use nostr_push_core::admission::Admission;
 use proptest::prelude::*;
 
 use super::*;
@@ -63,7 +64,7 @@ async fn a_newcomer_is_limited_per_day() {
 }
 
 #[tokio::test]
-async fn repeats_and_heartbeats_take_nothing() {
+async fn repeats_take_one_unit_and_heartbeats_nothing() {
     let f = fixture();
     let keys = Keys::generate();
     let register = f.demo(&keys, 3079, NOW, &token(1));
@@ -81,6 +82,8 @@ async fn repeats_and_heartbeats_take_nothing() {
         f.accept(event).await;
     }
     f.accept(&f.demo(&keys, 3081, NOW - 1, &large("a"))).await;
+    let entered = all.len() as u64 + 1;
+    let before = (before.0 + entered, before.1 + entered);
     f.accept(&f.settings(&keys, NOW, &json!({"online": 1})))
         .await;
     assert_eq!((f.of_owner(&keys), f.of_newcomers()), before);
@@ -113,6 +116,21 @@ async fn strangers_leave_known_owners_their_budget() {
     f.accept(&f.demo(&known, 3079, NOW + 1, &token(1))).await;
     f.accept(&f.demo(&known, 3081, NOW + 1, &large("a"))).await;
     f.accept(&f.demo(&known, 3080, NOW + 2, &token(1))).await;
+}
+
+#[tokio::test]
+async fn strangers_whom_an_app_admits_do_not_share_with_others() {
+    let f = fixture();
+    let keys = Keys::generate();
+    let app = f.stage.store.state().apps["demo"].clone();
+    let allow = App {
+        admission: Admission::Allow,
+        allowed: vec![keys.public_key()],
+        ..app
+    };
+    f.stage.store.state().apps.insert("demo".to_owned(), allow);
+    f.exhaust(&[Shared::Strangers]);
+    f.accept(&f.demo(&keys, 3079, NOW, &token(1))).await;
 }
 
 #[tokio::test]

@@ -315,6 +315,7 @@ async fn only_dialect_h_accepts_nip04() {
 async fn accepts_nip44_and_ignores_expiration() {
     let f = fixture();
     let keys = Keys::generate();
+    f.register("demo", &keys).await;
     let now = NOW.to_string();
     let tags: &[&[&str]] = &[&["expiration", &now]];
     let heartbeat = f.event(&keys, 22456, NOW, tags, &json!({"online": 1}));
@@ -325,6 +326,7 @@ async fn accepts_nip44_and_ignores_expiration() {
 async fn an_app_tag_wins_over_the_heartbeat_app() {
     let f = fixture();
     let keys = Keys::generate();
+    f.register("other", &keys).await;
     let heartbeat = json!({"online": 1});
     let tagged = f.dialect_h(&keys, NOW, &[&["app", "other"]], &heartbeat);
     assert_eq!(f.reason(&tagged).await, "heartbeat");
@@ -424,6 +426,7 @@ async fn settings_end_after_90_days_unless_renewed() {
 async fn a_heartbeat_is_read_once_and_written_only_if_needed() {
     let f = fixture();
     let keys = Keys::generate();
+    f.register("demo", &keys).await;
     let mut reasons = BTreeMap::new();
     for minute in 0..60 {
         let at = NOW + 60 * minute;
@@ -467,9 +470,19 @@ async fn the_age_of_an_event_excludes_its_time_in_the_queue() {
 }
 
 #[tokio::test]
+async fn a_heartbeat_without_a_device_is_not_written() {
+    let f = fixture();
+    let keys = Keys::generate();
+    let heartbeat = f.settings(&keys, NOW, &json!({"online": 1}));
+    assert_eq!(f.reason(&heartbeat).await, "heartbeat_unwritten");
+    assert!(f.presence("demo", &keys).is_none());
+}
+
+#[tokio::test]
 async fn a_late_or_repeated_heartbeat_changes_nothing() {
     let f = fixture();
     let keys = Keys::generate();
+    f.register("demo", &keys).await;
     let heartbeat = f.settings(&keys, NOW, &json!({"online": 1}));
     let offline = f.settings(&keys, NOW + 1, &json!({"online": 0}));
     assert_eq!(f.reason(&offline).await, "offline");

@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, sync::Mutex};
 
 use nostr_push_core::{
-    Seconds,
+    Millis, Seconds,
     app::App,
     capacity::Usage,
     device::{Device, DeviceId, Roster},
@@ -102,8 +102,8 @@ impl Subscriptions for Slow<'_> {
         self.memory().await.put(row).await
     }
 
-    async fn replace(&self, row: &Subscription) -> PortResult<bool> {
-        self.memory().await.replace(row).await
+    async fn replace(&self, row: &Subscription, read: Millis) -> PortResult<bool> {
+        self.memory().await.replace(row, read).await
     }
 }
 

@@ -16,7 +16,7 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Item, SAME_ORDER, Store, n, read, s};
+use super::{Item, SAME_ORDER, Store, conditional, n, order_values, read, s, write};
 use crate::clients::{now, unavailable};
 
 const GET: &str = "dynamodb.subscriptions.get";
@@ -110,10 +110,23 @@ impl Subscriptions for Store {
             .await
     }
 
-    async fn replace(&self, row: &Subscription) -> PortResult<bool> {
-        let table = &self.tables.subscriptions;
-        self.put_if(SAME_ORDER, REPLACE, table, &Row::of(row), &row.order)
-            .await
+    async fn replace(&self, row: &Subscription, read: Millis) -> PortResult<bool> {
+        // Rows that earlier versions wrote have their only time in `changed_at`.
+        let condition = format!(
+            "{SAME_ORDER} AND (processed_at = :read OR \
+             (attribute_not_exists(processed_at) AND changed_at = :read))"
+        );
+        let mut request = self
+            .client
+            .put_item()
+            .table_name(&self.tables.subscriptions)
+            .set_item(Some(write(REPLACE, &Row::of(row))?))
+            .expression_attribute_values(":read", n(read.0));
+        for (name, value) in order_values(&row.order) {
+            request = request.expression_attribute_values(name, value);
+        }
+        let result = request.condition_expression(condition).send().await;
+        conditional(REPLACE, result)
     }
 }
 

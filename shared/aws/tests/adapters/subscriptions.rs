@@ -31,13 +31,16 @@ pub(crate) async fn newest_row_wins(store: &Store) {
     let written = store.put(&tie).await.unwrap();
     assert!(written, "on a tie the smaller event id wins");
     // Only a row of the same event takes its place.
+    let read = tie.changed_at;
     let tie = Subscription {
         changed_at: Millis(2_001),
         ..tie
     };
-    assert!(store.replace(&tie).await.unwrap());
+    assert!(store.replace(&tie, read).await.unwrap());
+    let again = store.replace(&tie, read).await.unwrap();
+    assert!(!again, "another process has replaced the row that was read");
     for other in [&old, &new, &subscription(&owner, &filter, order(3, 1))] {
-        assert!(!store.replace(other).await.unwrap());
+        assert!(!store.replace(other, tie.changed_at).await.unwrap());
     }
     let of_owner = store.of_owner(&owner).await.unwrap();
     assert_eq!(of_owner, std::slice::from_ref(&tie));
