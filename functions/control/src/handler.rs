@@ -84,7 +84,8 @@ where
     /// [`Failure::Refused`]: drop the message. [`Failure::Unavailable`]: receive it again.
     pub async fn handle(&self, input: &ControlInput, receipt: Receipt) -> Result<Applied, Failure> {
         match input {
-            ControlInput::Event(message) => self.event(message, receipt).await,
+            // The future is large, and there are up to ten at once.
+            ControlInput::Event(message) => Box::pin(self.event(message, receipt)).await,
             ControlInput::Reconcile(message) => self.reconcile(&message.reconcile, receipt).await,
         }
     }
