@@ -20,8 +20,8 @@ mod user;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use attacks::{Attack, Attacker};
+use anyhow::{Context, Result, ensure};
+use attacks::{Attack, Attacker, PER_OWNER};
 use bill::{AverageCharges, Bill};
 use nostr::key::PublicKey;
 use nostr_push_core::app::App;
@@ -67,16 +67,21 @@ async fn measure(stack: &Stack, meter: Meter) -> Result<()> {
     let bill = Bill::new(stack, meter).await;
     let user = User::proven(stack, service).await?;
 
-    meter_attacks(stack, service, &bill).await?;
+    meter_attacks(stack, service, &user, &bill).await?;
     compare_times(stack, service, &user).await
 }
 
 /// Prints what each attack costs.
-async fn meter_attacks(stack: &Stack, service: PublicKey, bill: &Bill<'_>) -> Result<()> {
+async fn meter_attacks(
+    stack: &Stack,
+    service: PublicKey,
+    user: &User<'_>,
+    bill: &Bill<'_>,
+) -> Result<()> {
     let relay = stack.relays[0].as_str();
     println!("| attack | events | $ per 1,000 events | events a day | $ a day |");
     println!("|---|---:|---:|---:|---:|");
-    let mut attacker = Attacker::new(relay, service);
+    let mut attacker = Attacker::new(relay, service, user.pubkey());
     let mut classes: Vec<(&str, f64)> = Vec::new();
     for attack in Attack::ALL {
         let n = attack.sample();
@@ -89,7 +94,7 @@ async fn meter_attacks(stack: &Stack, service: PublicKey, bill: &Bill<'_>) -> Re
             .await?;
         let dollars = dollars(&charges) / f64::from(n);
         let writes = writes(&charges) / f64::from(n);
-        let events = attack.events_a_day(writes);
+        let events = attack.events_a_day(attacker.bytes(attack), writes);
         let a_day = dollars * events;
         println!(
             "| {} | {n} | {:.4} | {events:.0} | {a_day:.2} |",
@@ -106,8 +111,10 @@ async fn meter_attacks(stack: &Stack, service: PublicKey, bill: &Bill<'_>) -> Re
     for (class, a_day) in &classes {
         println!("- {class}: {a_day:.2} $ a day");
     }
-    let total: f64 = classes.iter().map(|(_, a_day)| a_day).sum();
-    println!("- all together: {total:.2} $ a day\n");
+    let shared = classes.iter().filter(|(class, _)| *class != PER_OWNER);
+    let total: f64 = shared.map(|(_, a_day)| a_day).sum();
+    println!("- all together, without mentions: {total:.2} $ a day\n");
+    ensure!(total <= 1.0, "strangers can cost more than 1 $ a day");
 
     Ok(())
 }
@@ -116,7 +123,7 @@ async fn meter_attacks(stack: &Stack, service: PublicKey, bill: &Bill<'_>) -> Re
 async fn compare_times(stack: &Stack, service: PublicKey, user: &User<'_>) -> Result<()> {
     let relay = stack.relays[0].clone();
     let before = user.samples(SAMPLES).await?;
-    let flood = tokio::spawn(attacks::flood(relay, service, SENDERS));
+    let flood = tokio::spawn(attacks::flood(relay, service, user.pubkey(), SENDERS));
     // The burst of the budgets is used up at the beginning, which is the worst time for others.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let during = user.samples(SAMPLES).await;

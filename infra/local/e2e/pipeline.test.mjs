@@ -37,7 +37,7 @@ test('status reports the service pubkey and the apps', async () => {
   const response = await status()
   assert.equal(response.ready, true)
   assert.equal(response.service_pubkey, service)
-  assert.deepEqual(response.apps, ['demo', 'second'])
+  assert.deepEqual(response.apps, ['demo', 'second', 'work', 'granted', 'closed'])
 })
 
 test("each device gets one push in its platform's format", async () => {

@@ -23,26 +23,37 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(200);
 
 const DAY: f64 = 86_400.0;
 
-/// The default of `StrangerBytesPerSecond`.
-const STRANGER_BYTES: f64 = 2_048.0;
+/// The bytes a day of all strangers: the default of `StrangerBytesPerSecond`, and the burst.
+const STRANGER_BYTES: f64 = 2_048.0 * (DAY + 8_192.0);
 
-/// The default of `NewcomerBytesPerSecond`.
-const NEWCOMER_BYTES: f64 = 4_096.0;
+/// The bytes a day of all known owners who are not proven: the default of
+/// `NewcomerBytesPerSecond`, and the burst.
+const NEWCOMER_BYTES: f64 = 4_096.0 * (DAY + 4_096.0);
 
-/// The default of `NewcomerWriteUnits`.
-const NEWCOMER_WRITES: f64 = 400_000.0;
+/// The write units a day of all strangers: a quarter of the default of `NewcomerWriteUnits`.
+const STRANGER_WRITES: f64 = 200_000.0;
+
+/// The write units a day of all known owners who are not proven.
+const NEWCOMER_WRITES: f64 = 600_000.0;
 
 /// The default of `NewcomerPushes`.
 const NEWCOMER_PUSHES: f64 = 50_000.0;
 
-/// The events per second that hit only what newcomers subscribe to.
-const NEWCOMER_HITS: f64 = 0.5;
+/// The hits a day on what only newcomers subscribe to, and the burst.
+const NEWCOMER_HITS: f64 = 0.5 * DAY + 20_000.0;
 
-/// The hits per second on what known users subscribe to, beyond their own share.
-const SHARED_HITS: f64 = 0.5;
+/// The mentions a day of one proven owner, and the burst.
+const MENTIONS: f64 = 1_440.0 + 240.0;
 
-/// What the listener charges for an event besides its content.
+/// What the listener charges for an event besides its JSON.
 const EVENT_OVERHEAD: f64 = 512.0;
+
+const STRANGERS: &str = "control events of strangers";
+const NEWCOMERS: &str = "control events of newcomers";
+const PUSHES: &str = "pushes to newcomers";
+/// Not part of the sum: it grows with the number of proven owners.
+pub(crate) const PER_OWNER: &str = "mentions of one proven owner";
+const NOTHING: &str = "no budget is needed";
 
 /// The filters or owners of one author that a fan-out reaches.
 const READERS: u32 = 20;
@@ -55,21 +66,25 @@ pub(crate) enum Attack {
     Deletions,
     Settings,
     Filters,
+    Removals,
+    Turns,
     FanOut,
-    Notes,
+    Mentions,
     ForgedEvents,
 }
 
 impl Attack {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Registrations,
         Self::WaitingFilters,
         Self::Heartbeats,
         Self::Deletions,
         Self::Settings,
         Self::Filters,
+        Self::Removals,
+        Self::Turns,
         Self::FanOut,
-        Self::Notes,
+        Self::Mentions,
         Self::ForgedEvents,
     ];
 
@@ -81,8 +96,10 @@ impl Attack {
             Self::Deletions => "deletions of 50 filters that never existed",
             Self::Settings => "settings with 900 new channels from a new key with a token",
             Self::Filters => "filters with 1,000 short values from new keys with a token",
+            Self::Removals => "removals of tokens that never existed by keys with a token",
+            Self::Turns => "deregistration and registration in turns, with a filter of 900 keys",
             Self::FanOut => "a note that 20 new keys with a token subscribe to",
-            Self::Notes => "a note that mentions a known user",
+            Self::Mentions => "a note that mentions one proven user",
             Self::ForgedEvents => "forged control events",
         }
     }
@@ -91,12 +108,12 @@ impl Attack {
     pub(crate) fn budget(self) -> &'static str {
         match self {
             Self::Registrations | Self::WaitingFilters | Self::Heartbeats | Self::Deletions => {
-                "control events of strangers"
+                STRANGERS
             }
-            Self::Settings | Self::Filters => "writes of newcomers",
-            Self::FanOut => "pushes to newcomers",
-            Self::Notes => "hits on what known users subscribe to",
-            Self::ForgedEvents => "none is needed",
+            Self::Settings | Self::Filters | Self::Removals | Self::Turns => NEWCOMERS,
+            Self::FanOut => PUSHES,
+            Self::Mentions => PER_OWNER,
+            Self::ForgedEvents => NOTHING,
         }
     }
 
@@ -110,21 +127,16 @@ impl Attack {
         }
     }
 
-    /// The most events of a day, given the write units of one.
-    pub(crate) fn events_a_day(self, writes: f64) -> f64 {
-        let strangers = |content: f64| DAY * STRANGER_BYTES / (content + EVENT_OVERHEAD);
-        let newcomers = |content: f64| DAY * NEWCOMER_BYTES / (content + EVENT_OVERHEAD);
-        let by_writes = NEWCOMER_WRITES / writes.max(1.0);
-        match self {
-            Self::Registrations => strangers(216.0).min(by_writes),
-            Self::WaitingFilters => strangers(82_000.0).min(by_writes),
-            Self::Heartbeats => strangers(64.0),
-            Self::Deletions => strangers(8_000.0),
-            Self::Settings => newcomers(82_000.0).min(by_writes),
-            Self::Filters => newcomers(12_000.0).min(by_writes),
-            Self::FanOut => (NEWCOMER_PUSHES / f64::from(READERS)).min(DAY * NEWCOMER_HITS),
-            Self::Notes => DAY * SHARED_HITS,
-            Self::ForgedEvents => DAY * 1_000.0,
+    /// The most events of a day, given the bytes of one and the write units of control for it.
+    pub(crate) fn events_a_day(self, bytes: f64, writes: f64) -> f64 {
+        let bytes = bytes + EVENT_OVERHEAD;
+        match self.budget() {
+            STRANGERS => (STRANGER_BYTES / bytes).min(STRANGER_WRITES / writes.max(1.0)),
+            NEWCOMERS => (NEWCOMER_BYTES / bytes).min(NEWCOMER_WRITES / writes.max(1.0)),
+            PUSHES => (NEWCOMER_PUSHES / f64::from(READERS)).min(NEWCOMER_HITS),
+            PER_OWNER => MENTIONS,
+            // Nothing of them leaves the listener.
+            _ => 0.0,
         }
     }
 }
@@ -137,27 +149,35 @@ pub(crate) struct Attacker {
     registered: Vec<Keys>,
     /// Whom the readers follow.
     author: Keys,
-    victim: Keys,
+    /// A proven owner.
+    victim: PublicKey,
 }
 
 impl Attacker {
-    pub(crate) fn new(relay: &str, service: PublicKey) -> Self {
+    pub(crate) fn new(relay: &str, service: PublicKey, victim: PublicKey) -> Self {
         Self {
             relay: relay.to_owned(),
             service,
             registered: Vec::new(),
             author: Keys::generate(),
-            victim: Keys::generate(),
+            victim,
         }
     }
 
     /// Makes what the attack needs and the bill does not count.
     pub(crate) async fn prepare(&mut self, stack: &Stack, attack: Attack) -> Result<()> {
         let events: Vec<Event> = match attack {
-            Attack::Settings | Attack::Filters => {
+            Attack::Settings | Attack::Filters | Attack::Removals | Attack::Turns => {
                 self.registered = (0..attack.sample()).map(|_| Keys::generate()).collect();
                 let registrations = self.registered.iter();
-                registrations.map(|keys| self.registration(keys)).collect()
+                let mut events: Vec<Event> =
+                    registrations.map(|keys| self.registration(keys)).collect();
+                if attack == Attack::Turns {
+                    let filter = json!({"filter": {"kinds": [1], "authors": pubkeys(900)}});
+                    let filters = self.registered.iter();
+                    events.extend(filters.map(|keys| self.filter(keys, 3081, &filter)));
+                }
+                events
             }
             Attack::FanOut => {
                 let filter = json!({"kinds": [1], "authors": [self.author.public_key()]});
@@ -170,15 +190,16 @@ impl Attacker {
                 });
                 events.collect()
             }
-            Attack::Notes => {
-                let filter = json!({"kinds": [1], "#p": [self.victim.public_key()]});
-                let filter = self.filter(&self.victim, 3081, &json!({"filter": filter}));
-                vec![self.registration(&self.victim), filter]
-            }
             _ => return Ok(()),
         };
         self.publish(events).await?;
         user::wait_until_idle(stack).await
+    }
+
+    /// The bytes of an event of this attack.
+    pub(crate) fn bytes(&self, attack: Attack) -> f64 {
+        let json = json!(self.event(attack, 0)).to_string();
+        u32::try_from(json.len()).map_or(f64::MAX, f64::from)
     }
 
     /// Sends `n` events of this attack.
@@ -203,7 +224,8 @@ impl Attacker {
         let keys = Keys::generate();
         let now = clients::now().to_seconds();
         let registered = || {
-            let number = usize::try_from(n).unwrap_or_default();
+            // Two events in turn are of the same key.
+            let number = usize::try_from(n / 2).unwrap_or_default();
             let known = self.registered.get(number % self.registered.len().max(1));
             known.cloned().unwrap_or_else(Keys::generate)
         };
@@ -235,8 +257,13 @@ impl Attacker {
                 self.filter(&registered(), 3081, &json!({"filter": filter}))
             }
             Attack::FanOut => event(&self.author, 1, now.0, &[], &format!("{n}")),
-            Attack::Notes => {
-                let victim = self.victim.public_key().to_hex();
+            Attack::Removals => {
+                let token = Keys::generate().public_key().to_hex();
+                self.filter(&registered(), 3080, &json!({"token": token}))
+            }
+            Attack::Turns => self.turn(&registered(), n),
+            Attack::Mentions => {
+                let victim = self.victim.to_hex();
                 event(&keys, 1, now.0, &[&["p", &victim]], &format!("{n}"))
             }
             Attack::ForgedEvents => {
@@ -244,6 +271,15 @@ impl Attacker {
                 forged.sig = self.registration(&Keys::generate()).sig;
                 forged
             }
+        }
+    }
+
+    /// A deregistration or a registration, in turns.
+    fn turn(&self, keys: &Keys, n: u32) -> Event {
+        if n.is_multiple_of(2) {
+            self.filter(keys, 3080, &json!({"token": ""}))
+        } else {
+            self.registration(keys)
         }
     }
 
@@ -267,10 +303,10 @@ fn pubkeys(n: usize) -> Vec<String> {
 }
 
 /// Sends all attacks in turn, in several tasks, as fast as the relay accepts them. Never returns.
-pub(crate) async fn flood(relay: String, service: PublicKey, senders: usize) {
+pub(crate) async fn flood(relay: String, service: PublicKey, victim: PublicKey, senders: usize) {
     let sender = || async {
         loop {
-            if let Err(error) = send_all(&relay, service).await {
+            if let Err(error) = send_all(&relay, service, victim).await {
                 eprintln!("the flood continues after: {error:#}");
                 sleep(PAUSE_AFTER_ERROR).await;
             }
@@ -280,8 +316,8 @@ pub(crate) async fn flood(relay: String, service: PublicKey, senders: usize) {
     drop(never);
 }
 
-async fn send_all(relay: &str, service: PublicKey) -> Result<()> {
-    let mut attacker = Attacker::new(relay, service);
+async fn send_all(relay: &str, service: PublicKey, victim: PublicKey) -> Result<()> {
+    let mut attacker = Attacker::new(relay, service, victim);
     attacker.registered = (0..6).map(|_| Keys::generate()).collect();
     let registrations = attacker.registered.iter();
     let registrations = registrations.map(|keys| attacker.registration(keys));

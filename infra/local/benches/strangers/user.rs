@@ -62,6 +62,10 @@ impl<'a> User<'a> {
         Ok(user)
     }
 
+    pub(crate) fn pubkey(&self) -> PublicKey {
+        self.keys.public_key()
+    }
+
     async fn put_first_push_back(&self) -> Result<()> {
         let config = clients::at(&self.stack.aws.environment(), "AWS_ENDPOINT_URL").await;
         let dynamodb = aws_sdk_dynamodb::Client::new(&config);
