@@ -17,10 +17,11 @@ use nostr_push_core::{
     app::App,
     device::{OwnerDevices, Roster},
     device_store,
+    index_key::IndexKey,
     owner::Owner,
     ports::{Budgets, Devices, OwnerSettings, PortResult, Subscriptions},
     settings::Settings,
-    subscription::Subscription,
+    subscription::{MAX_INLINE_BYTES, Subscription},
 };
 
 use crate::{
@@ -109,7 +110,12 @@ pub fn of_row(row: &Subscription) -> u64 {
 
 /// The units of writing or deleting a subscription's index rows once.
 pub fn of_index(row: &Subscription) -> u64 {
-    u64::try_from(row.filter.index_keys().len()).unwrap_or(u64::MAX)
+    let residuals = row.filter.residuals();
+    let units = |key: &IndexKey| {
+        let bytes = residuals.bytes_under(key);
+        of_bytes(ROW_BYTES + if bytes <= MAX_INLINE_BYTES { bytes } else { 0 })
+    };
+    row.filter.index_keys().iter().map(units).sum()
 }
 
 /// The units of writing a subscription with its index rows.
@@ -354,5 +360,29 @@ impl SpentBudgets {
 
     fn days(&self) -> MutexGuard<'_, [Option<Seconds>; 2]> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nostr::key::Keys;
+    use nostr_push_testkit::{owner, subscription};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn index_rows_above_one_kib_cost_two_units() {
+        let tags: Vec<String> = (0..100).map(|n| format!("tag-{n}")).collect();
+        let units = |authors: u32| {
+            let authors: Vec<String> = (0..authors).map(|n| format!("{n:064x}")).collect();
+            let filter = json!({"#t": tags, "authors": authors});
+            of_index(&subscription(
+                &owner(Keys::generate().public_key()),
+                &filter,
+            ))
+        };
+        // Filters above 1 KiB are not in the index rows.
+        assert_eq!([1, 14, 16, 200].map(units), [100, 200, 100, 100]);
     }
 }

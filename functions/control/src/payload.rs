@@ -8,13 +8,14 @@ use nostr_push_core::{
     device::MAX_TOKEN_BYTES,
     filter::Filter,
     hex,
-    index_key::{MAX_TAG_VALUE_BYTES, TagValue},
+    index_key::{IndexKey, MAX_TAG_VALUE_BYTES, TagValue},
     order::Order,
     owner::Owner,
     relay_url::RelayUrl,
     settings::{MAX_MENTIONS, Settings},
     subscription::{
-        MAX_FILTER_BYTES, MAX_FILTER_KINDS, MAX_INDEX_KEYS, MAX_OWNER_RELAYS, MAX_SUBSCRIPTIONS,
+        MAX_FILTER_BYTES, MAX_FILTER_KINDS, MAX_INDEX_KEYS, MAX_OWNER_RELAYS, MAX_RESIDUAL_BYTES,
+        MAX_SUBSCRIPTIONS,
     },
 };
 use serde::Deserialize;
@@ -90,6 +91,7 @@ pub fn filters(plaintext: &str, app: &App, owner: PublicKey) -> Result<Filters, 
         if filter.to_json().len() > MAX_FILTER_BYTES {
             return Err(Refusal::OverQuota);
         }
+        check_residuals(filter, owner)?;
     }
     Ok(filters)
 }
@@ -125,6 +127,19 @@ pub fn filters_to_delete(plaintext: &str, app: &App, owner: PublicKey) -> Result
 /// Refuses more than [`MAX_FILTER_KINDS`] different kinds.
 fn check_kinds(kinds: Option<&[u16]>) -> Result<(), Refusal> {
     if kinds.is_some_and(|kinds| kinds.len() > MAX_FILTER_KINDS) {
+        return Err(Refusal::OverQuota);
+    }
+    Ok(())
+}
+
+/// Refuses residual filters above [`MAX_RESIDUAL_BYTES`], which the matcher reads for each event
+/// that hits the key. Under the owner's own mention they cost reads only for events to the owner.
+fn check_residuals(filter: &Filter, owner: PublicKey) -> Result<(), Refusal> {
+    let residuals = filter.residuals();
+    let is_too_large = |key: &IndexKey| {
+        key.mentions() != Some(owner.as_bytes()) && residuals.bytes_under(key) > MAX_RESIDUAL_BYTES
+    };
+    if filter.index_keys().iter().any(is_too_large) {
         return Err(Refusal::OverQuota);
     }
     Ok(())

@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use nostr_push_core::{
     device_store::owner_devices,
     message::{DeliveryMessage, ReconcileMessage},
+    owner::Owner,
     ports::{
         Apps, ClaimResult, Claims, DelayQueue, Devices, MuteLists, PortResult, Presences,
         Publisher, Queue, Rates,
@@ -101,7 +102,25 @@ where
         .map(|device| push::publish(store, sns, queues, &claim, device, &pushes, now));
     let outcomes: PortResult<_> = join_all(publishes).await.into_iter().collect();
     let outcome = DeliveryOutcome::of_devices(outcomes?);
+    if devices.has_proven(now) != devices.roster.proven {
+        ask_to_reconcile(queues, owner).await;
+    }
     let completed = matches!(outcome, DeliveryOutcome::Completed(_));
     claim.release(store, completed).await?;
     Ok(outcome)
+}
+
+/// Tells control that the owner's roster does not say whether the owner is proven. The matcher
+/// reads it there.
+///
+/// A failure is only logged: the push was tried, and the next one finds the same difference.
+async fn ask_to_reconcile(queue: &impl Queue<ReconcileMessage>, owner: Owner) {
+    let message = ReconcileMessage { reconcile: owner };
+    if let Err(error) = queue.send(&[message]).await {
+        tracing::warn!(
+            stage = "deliver",
+            dependency = error.dependency,
+            "control is not told of an outdated roster: {error}"
+        );
+    }
 }

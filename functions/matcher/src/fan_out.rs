@@ -1,18 +1,19 @@
 //! Reads the index under an event's hits, within the limits of one invocation.
 
 use nostr_push_core::{
-    Millis,
+    Millis, Seconds,
     filter::Filter,
     index_key::IndexKey,
     message::{ContentMessage, FanOutPosition},
     owner::Owner,
-    ports::{IndexReader, PortResult, Subscriptions},
+    ports::{IndexReader, PortResult, Standings, Subscriptions},
     subscription::{IndexRow, Subscription, SubscriptionState},
 };
 use tokio::sync::Semaphore;
 
 use crate::{
-    limits::{Limits, MAX_LARGE_FILTERS, MAX_ROWS_OF_OTHERS},
+    large_filters::{Candidate, FilterSource, LargeFilters, groups, is_large},
+    limits::{Limits, MAX_LARGE_FILTERS, MAX_ROWS_OF_OTHERS, RECIPIENTS_PER_READ},
     recipients::Recipients,
 };
 
@@ -24,6 +25,8 @@ pub struct FanOut<'a, S, C> {
     /// The permits for reading large filters. The events of a batch share them.
     large_filters: &'a Semaphore,
     content: &'a ContentMessage,
+    large: LargeFilters,
+    now: Seconds,
     found: Recipients<'a>,
     position: FanOutPosition,
     deadline: Millis,
@@ -41,7 +44,7 @@ enum PageEnd {
     TooManyRows,
 }
 
-impl<'a, S: IndexReader + Subscriptions, C: Fn() -> Millis> FanOut<'a, S, C> {
+impl<'a, S: IndexReader + Subscriptions + Standings, C: Fn() -> Millis> FanOut<'a, S, C> {
     /// A fan-out that starts at the message's position.
     pub fn new(
         store: &'a S,
@@ -57,6 +60,8 @@ impl<'a, S: IndexReader + Subscriptions, C: Fn() -> Millis> FanOut<'a, S, C> {
             limits,
             large_filters,
             content,
+            large: LargeFilters::default(),
+            now: now.to_seconds(),
             found: Recipients::new(content, now.to_seconds()),
             position: content.position.clone().unwrap_or_default(),
             deadline: now + limits.time,
@@ -112,44 +117,61 @@ impl<'a, S: IndexReader + Subscriptions, C: Fn() -> Millis> FanOut<'a, S, C> {
 
     /// Considers the rows of a page, and moves the position on after each.
     async fn read_rows(&mut self, key: &IndexKey, rows: &[IndexRow]) -> PortResult<PageEnd> {
-        for group in groups(rows) {
-            let large = self.large_filters_of(group);
-            let mut permit = None;
-            let mut subscriptions = Vec::new();
-            if !large.is_empty() {
-                if self.found.rows > 0 && self.queries >= self.limits.queries {
-                    return Ok(PageEnd::Stopped);
-                }
-                self.queries += 1;
-                permit = self.large_filters.acquire().await.ok();
-                subscriptions = self.store.get(&large).await?;
+        for rows in groups(rows, RECIPIENTS_PER_READ, is_large) {
+            if rows.iter().any(is_large) && !self.starts_query() {
+                return Ok(PageEnd::Stopped);
             }
-            let end = self.consider(key, group, &subscriptions);
-            drop(permit);
-            if end != PageEnd::Read {
-                return Ok(end);
+            let (now, found) = (self.now, &self.found);
+            let candidates = self.large.candidates(self.store, rows, found, now);
+            let candidates = candidates.await?;
+            for group in groups(&candidates, MAX_LARGE_FILTERS, is_in_subscriptions) {
+                let end = self.read_group(key, group).await?;
+                if end != PageEnd::Read {
+                    return Ok(end);
+                }
             }
         }
         Ok(PageEnd::Read)
     }
 
-    /// The subscriptions of the rows whose filters are too large for the index.
-    fn large_filters_of(&self, rows: &[IndexRow]) -> Vec<(Owner, String)> {
-        let large = rows
+    /// Considers the rows of a group, and reads their large filters before.
+    async fn read_group(&mut self, key: &IndexKey, group: &[Candidate<'_>]) -> PortResult<PageEnd> {
+        let large = group
             .iter()
-            .filter(|row| is_large(row) && self.found.is_in_force(row));
-        large
-            .map(|row| (row.owner.clone(), row.identity.clone()))
-            .collect()
+            .filter(|candidate| is_in_subscriptions(candidate));
+        let large: Vec<(Owner, String)> = large
+            .map(|candidate| (candidate.row.owner.clone(), candidate.row.identity.clone()))
+            .collect();
+        if large.is_empty() {
+            return Ok(self.consider(key, group, &[]));
+        }
+        if !self.starts_query() {
+            return Ok(PageEnd::Stopped);
+        }
+        let permit = self.large_filters.acquire().await.ok();
+        let subscriptions = self.store.get(&large).await?;
+        let end = self.consider(key, group, &subscriptions);
+        drop(permit);
+        Ok(end)
+    }
+
+    /// Counts a query behind the page. Returns `false` if a limit is reached and at least one row
+    /// has been considered.
+    fn starts_query(&mut self) -> bool {
+        let is_stopped =
+            self.found.rows > 0 && (self.queries >= self.limits.queries || self.is_full());
+        self.queries += usize::from(!is_stopped);
+        !is_stopped
     }
 
     fn consider(
         &mut self,
         key: &IndexKey,
-        rows: &[IndexRow],
+        candidates: &[Candidate<'_>],
         subscriptions: &[Subscription],
     ) -> PageEnd {
-        for row in rows {
+        for candidate in candidates {
+            let row = candidate.row;
             if self.found.rows > 0 && self.is_full() {
                 return PageEnd::Stopped;
             }
@@ -159,8 +181,20 @@ impl<'a, S: IndexReader + Subscriptions, C: Fn() -> Millis> FanOut<'a, S, C> {
                 }
                 self.position.others += 1;
             }
-            if let Some(filter) = filter_of(row, subscriptions) {
-                self.found.consider(key, row, filter);
+            match candidate.source {
+                FilterSource::Row => {
+                    if let Some(filter) = &row.filter {
+                        self.found.consider(key, row, filter);
+                    }
+                }
+                FilterSource::Subscriptions => {
+                    if let Some(filter) = filter_of(row, subscriptions) {
+                        self.found.consider(key, row, filter);
+                        self.found.rows += rows_of_large_filter(filter);
+                    }
+                }
+                FilterSource::OverBudget => self.found.newcomers_over_budget += 1,
+                FilterSource::Skipped => {}
             }
             self.found.rows += 1;
             self.position.after = Some(row.sort_key());
@@ -169,62 +203,23 @@ impl<'a, S: IndexReader + Subscriptions, C: Fn() -> Millis> FanOut<'a, S, C> {
     }
 }
 
-fn is_large(row: &IndexRow) -> bool {
-    row.filter.is_none()
+fn is_in_subscriptions(candidate: &Candidate<'_>) -> bool {
+    candidate.source == FilterSource::Subscriptions
 }
 
-/// The rows in groups of at most [`MAX_LARGE_FILTERS`] large filters.
-fn groups(rows: &[IndexRow]) -> impl Iterator<Item = &[IndexRow]> {
-    let mut large = 0;
-    rows.split_inclusive(move |row| {
-        large += usize::from(is_large(row));
-        let is_complete = large == MAX_LARGE_FILTERS;
-        large %= MAX_LARGE_FILTERS;
-        is_complete
-    })
+/// The filter of a row in its subscription.
+fn filter_of<'a>(row: &IndexRow, subscriptions: &'a [Subscription]) -> Option<&'a Filter> {
+    let mut subscriptions = subscriptions.iter();
+    let is_of_row = |stored: &&Subscription| {
+        stored.owner == row.owner
+            && stored.identity == row.identity
+            && stored.state == SubscriptionState::Active
+    };
+    subscriptions.find(is_of_row).map(|stored| &stored.filter)
 }
 
-/// The filter of a row, from the row itself or from its subscription.
-fn filter_of<'a>(row: &'a IndexRow, subscriptions: &'a [Subscription]) -> Option<&'a Filter> {
-    row.filter.as_ref().or_else(|| {
-        let mut subscriptions = subscriptions.iter();
-        let is_of_row = |stored: &&Subscription| {
-            stored.owner == row.owner
-                && stored.identity == row.identity
-                && stored.state == SubscriptionState::Active
-        };
-        subscriptions.find(is_of_row).map(|stored| &stored.filter)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use nostr::key::Keys;
-    use nostr_push_testkit::{owner, subscription};
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn groups_keep_the_order_and_have_few_large_filters(
-            large in prop::collection::vec(any::<bool>(), 0..100),
-        ) {
-            let owner = owner(Keys::generate().public_key());
-            let row = subscription(&owner, &json!({"#t": ["a"]})).index_rows().next().unwrap();
-            let row = |(n, is_large): (usize, &bool)| IndexRow {
-                identity: n.to_string(),
-                filter: row.filter.clone().filter(|_| !is_large),
-                ..row.clone()
-            };
-            let rows: Vec<IndexRow> = large.iter().enumerate().map(row).collect();
-            let groups: Vec<&[IndexRow]> = groups(&rows).collect();
-            for group in &groups {
-                let large = group.iter().filter(|row| is_large(row)).count();
-                prop_assert!(large <= MAX_LARGE_FILTERS);
-            }
-            prop_assert_eq!(groups.concat(), rows);
-        }
-    }
+/// The rows that the read of a large filter counts as: one per started 4 KiB, as DynamoDB bills
+/// reads.
+fn rows_of_large_filter(filter: &Filter) -> usize {
+    filter.to_json().len().div_ceil(4 * 1024)
 }

@@ -85,6 +85,7 @@ impl Matcher {
             before_subscription_matches: found.before_subscription_matches,
             relay_not_named_matches: found.relay_not_named_matches,
             too_many_rows: found.too_many_rows,
+            newcomers_over_budget: found.newcomers_over_budget,
             ..MatchOutcome::default()
         };
         let (newcomers, recipients) = (&self.newcomers, found.reasons);

@@ -15,7 +15,7 @@ use nostr_push_core::{
 };
 
 /// The most deliveries per newcomer and day, in one instance.
-pub const MAX_DELIVERIES_PER_NEWCOMER: u32 = 300;
+pub const MAX_DELIVERIES_PER_NEWCOMER: u32 = 200;
 
 /// The name of the budget of all newcomers together.
 pub const NEWCOMER_PUSHES: &str = "newcomer_pushes";
@@ -23,9 +23,6 @@ pub const NEWCOMER_PUSHES: &str = "newcomer_pushes";
 /// The newcomers whose deliveries an instance counts, about 2 MB. Beyond, those that were counted
 /// the longest time ago are forgotten.
 const MAX_COUNTED_NEWCOMERS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
-
-#[cfg(test)]
-const DAY: Seconds = Seconds::from_days(1);
 
 /// Admits deliveries to newcomers.
 #[derive(Debug)]
@@ -126,6 +123,8 @@ mod tests {
     use super::*;
 
     const NOON: Seconds = Seconds(1_800_014_400);
+
+    const DAY: Seconds = Seconds::from_days(1);
 
     fn newcomer() -> Owner {
         owner(Keys::generate().public_key())

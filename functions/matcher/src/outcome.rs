@@ -24,7 +24,8 @@ pub struct MatchOutcome {
     /// The number of recipients without an active device.
     pub no_device: u64,
     /// The number of recipients without a proven device who have had enough deliveries today, or
-    /// all such recipients together have.
+    /// all such recipients together have. And the number of such owners' large filters that were
+    /// not read.
     pub newcomers_over_budget: u64,
 }
 

@@ -19,7 +19,7 @@ pub struct Recipients<'a> {
     /// The relay that sent the event. `None` if no subscription can name it.
     relay: Option<RelayHash>,
     now: Seconds,
-    /// The number of rows read.
+    /// The number of rows read. Each large filter that was read adds its weight.
     pub rows: usize,
     /// For each recipient, the dimensions by which the event was found.
     pub reasons: BTreeMap<Owner, BTreeSet<String>>,
@@ -31,6 +31,8 @@ pub struct Recipients<'a> {
     pub relay_not_named_matches: u64,
     /// The number of mentions under which not all rows of others were read.
     pub too_many_rows: u64,
+    /// The number of large filters of newcomers that were not read.
+    pub newcomers_over_budget: u64,
 }
 
 impl<'a> Recipients<'a> {
@@ -46,6 +48,7 @@ impl<'a> Recipients<'a> {
             before_subscription_matches: 0,
             relay_not_named_matches: 0,
             too_many_rows: 0,
+            newcomers_over_budget: 0,
         }
     }
 

@@ -112,28 +112,69 @@ impl Filter {
     /// `ids`, else the tag with the fewest values, else `authors`, else `kinds`. A filter for mute
     /// lists alone is indexed by their authors. Only the empty filter has no keys.
     pub fn index_keys(&self) -> Vec<IndexKey> {
+        match self.dimension() {
+            Dimension::Ids => keys(self.ids.iter().flatten().copied(), IndexKey::Id),
+            Dimension::Tag(letter) => {
+                let values = self.tags.get(&letter).into_iter().flatten().cloned();
+                keys(values, |value| IndexKey::Tag(letter, value))
+            }
+            Dimension::Authors => {
+                let key = if self.kinds.as_deref() == Some(&[MUTE_LIST_KIND]) {
+                    IndexKey::MuteList
+                } else {
+                    IndexKey::Author
+                };
+                keys(self.authors.iter().flatten().copied(), key)
+            }
+            Dimension::Kinds => keys(self.kinds.iter().flatten().copied(), IndexKey::Kind),
+        }
+    }
+
+    /// The dimension by which the filter is indexed.
+    fn dimension(&self) -> Dimension {
         let tag = self.tags.iter().min_by_key(|(_, values)| values.len());
-        if let Some(ids) = &self.ids {
-            ids.iter().copied().map(IndexKey::Id).collect()
-        } else if let Some((letter, values)) = tag {
-            values
-                .iter()
-                .map(|value| IndexKey::Tag(*letter, value.clone()))
-                .collect()
-        } else if let Some(authors) = &self.authors {
-            let key = if self.kinds.as_deref() == Some(&[MUTE_LIST_KIND]) {
-                IndexKey::MuteList
-            } else {
-                IndexKey::Author
-            };
-            authors.iter().copied().map(key).collect()
+        if self.ids.is_some() {
+            Dimension::Ids
+        } else if let Some((letter, _)) = tag {
+            Dimension::Tag(*letter)
+        } else if self.authors.is_some() {
+            Dimension::Authors
         } else {
-            self.kinds
-                .iter()
-                .flatten()
-                .copied()
-                .map(IndexKey::Kind)
-                .collect()
+            Dimension::Kinds
+        }
+    }
+
+    /// The residual filters of this filter, one per index key.
+    pub fn residuals(&self) -> Residuals {
+        let dimension = self.dimension();
+        let keys = |keys: &Option<Keys>, of: Dimension| keys.clone().filter(|_| dimension != of);
+        let tags = self.tags.iter();
+        let other_tags = tags.filter(|(letter, _)| dimension != Dimension::Tag(**letter));
+        let rest = Self {
+            ids: keys(&self.ids, Dimension::Ids),
+            authors: keys(&self.authors, Dimension::Authors),
+            kinds: self.kinds.clone().filter(|_| dimension != Dimension::Kinds),
+            tags: other_tags
+                .map(|(letter, values)| (*letter, values.clone()))
+                .collect(),
+        };
+        Residuals {
+            rest_bytes: rest.to_json().len(),
+            rest,
+        }
+    }
+
+    /// Lets only the value of this key through in the key's dimension.
+    fn restrict_to(&mut self, key: &IndexKey) {
+        match key {
+            IndexKey::Id(id) => self.ids = Some(vec![*id]),
+            IndexKey::Author(author) | IndexKey::MuteList(author) => {
+                self.authors = Some(vec![*author]);
+            }
+            IndexKey::Tag(letter, value) => {
+                self.tags.insert(*letter, vec![value.clone()]);
+            }
+            IndexKey::Kind(kind) => self.kinds = Some(vec![*kind]),
         }
     }
 
@@ -174,6 +215,48 @@ impl Filter {
     }
 }
 
+/// The dimension by which a filter is indexed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dimension {
+    Ids,
+    Tag(char),
+    Authors,
+    Kinds,
+}
+
+/// The residual filters of one filter. The residual under an index key is the filter with the key's
+/// value alone in the dimension by which the filter is indexed. An event with this key matches the
+/// residual exactly if it matches the filter.
+#[derive(Debug)]
+pub struct Residuals {
+    /// The filter without the dimension by which it is indexed.
+    rest: Filter,
+    /// The bytes of JSON of `rest`.
+    rest_bytes: usize,
+}
+
+impl Residuals {
+    /// The residual under this key of the filter.
+    pub fn under(&self, key: &IndexKey) -> Filter {
+        let mut residual = self.rest.clone();
+        residual.restrict_to(key);
+        residual
+    }
+
+    /// The bytes of JSON of the residual under this key. The residual is not built.
+    pub fn bytes_under(&self, key: &IndexKey) -> usize {
+        let mut of_key = Filter::default();
+        of_key.restrict_to(key);
+        let key_bytes = of_key.to_json().len();
+        if self.rest == Filter::default() {
+            key_bytes
+        } else {
+            // `{"a":1}` and `{"b":2}` are `{"a":1,"b":2}` together.
+            self.rest_bytes + key_bytes - 1
+        }
+    }
+}
+
 impl fmt::Debug for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_json())
@@ -205,6 +288,11 @@ impl<'de> Deserialize<'de> for Filter {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::from_json(&Value::deserialize(deserializer)?).map_err(D::Error::custom)
     }
+}
+
+/// The index keys of these values.
+fn keys<T>(values: impl Iterator<Item = T>, key: impl Fn(T) -> IndexKey) -> Vec<IndexKey> {
+    values.map(key).collect()
 }
 
 /// The letter of a `#<letter>` field.
@@ -263,9 +351,12 @@ fn hex_key(value: &Value) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use nostr_push_testkit::event;
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::index_key::keys_of;
 
     fn filter(json: &Value) -> Filter {
         Filter::from_json(json).unwrap()
@@ -357,5 +448,89 @@ mod tests {
         );
         assert_eq!(keys(json!({"kinds": [7, 1]})), ["kind:1", "kind:7"]);
         assert_eq!(keys(json!({})), [""; 0]);
+    }
+
+    /// Lists over few values, so that events often match.
+    fn some<T: std::fmt::Debug + Clone>(
+        values: &'static [T],
+    ) -> impl Strategy<Value = Option<Vec<T>>> {
+        prop::option::of(prop::collection::vec(prop::sample::select(values), 1..4))
+    }
+
+    fn author(n: u8) -> nostr::key::Keys {
+        nostr::key::Keys::parse(&format!("{n:064x}")).unwrap()
+    }
+
+    fn any_filter() -> impl Strategy<Value = Filter> {
+        let texts = || some(&["a", "\"é", ""]);
+        let (authors, kinds) = (some(&[1, 2, 3]), some(&[1, 4, 10_000]));
+        (authors, kinds, some(&[1, 2, 3]), texts(), texts()).prop_map(
+            |(authors, kinds, p, t, h)| {
+                let pubkeys = |list: Vec<u8>| -> Vec<String> {
+                    list.iter()
+                        .map(|n| author(*n).public_key().to_hex())
+                        .collect()
+                };
+                let fields = [
+                    ("authors", authors.map(|list| json!(pubkeys(list)))),
+                    ("kinds", kinds.map(|list| json!(list))),
+                    ("#p", p.map(|list| json!(pubkeys(list)))),
+                    ("#t", t.map(|list| json!(list))),
+                    ("#h", h.map(|list| json!(list))),
+                ];
+                let fields = fields.into_iter();
+                let fields = fields.filter_map(|(name, value)| Some((name.to_owned(), value?)));
+                filter(&Value::Object(fields.collect()))
+            },
+        )
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        let tag = prop_oneof![
+            (1..4u8).prop_map(|n| vec!["p".to_owned(), author(n).public_key().to_hex()]),
+            ("[th]", prop::sample::select(&["a", "\"é", "", "b"]))
+                .prop_map(|(letter, value)| vec![letter, value.to_owned()]),
+        ];
+        let kind = prop::sample::select(&[1, 4, 7, 10_000]);
+        (1..4u8, kind, prop::collection::vec(tag, 0..5)).prop_map(|(n, kind, tags)| {
+            let tags: Vec<Vec<&str>> = tags
+                .iter()
+                .map(|tag| tag.iter().map(String::as_str).collect())
+                .collect();
+            let tags: Vec<&[&str]> = tags.iter().map(Vec::as_slice).collect();
+            event(&author(n), kind, 1, &tags, "")
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn residual_matches_like_its_filter(
+            mut filter in any_filter(),
+            event in any_event(),
+            recipient in 1..4u8,
+            has_id: bool,
+        ) {
+            if has_id {
+                filter.ids = Some(vec![[7; 32], *event.id.as_bytes()]);
+                filter.ids.as_mut().unwrap().sort_unstable();
+            }
+            let recipient = author(recipient).public_key();
+            let residuals = filter.residuals();
+            let keys = filter.index_keys();
+            let mut is_match = false;
+            for key in &keys {
+                let residual = residuals.under(key);
+                prop_assert_eq!(residuals.bytes_under(key), residual.to_json().len());
+                prop_assert_eq!(residual.index_keys().len(), 1);
+                if keys_of(&event).any(|of_event| of_event.to_owned() == *key) {
+                    let expected = filter.matches_for(&event, &recipient);
+                    prop_assert_eq!(residual.matches_for(&event, &recipient), expected);
+                    is_match |= expected;
+                }
+            }
+            // An event that no key finds does not match either.
+            let is_empty = filter == Filter::default();
+            prop_assert!(is_empty || is_match == filter.matches_for(&event, &recipient));
+        }
     }
 }

@@ -22,6 +22,13 @@ pub const MAX_OWNER_INDEX_KEYS: usize = 10_000;
 /// The longest filter, in bytes of JSON.
 pub const MAX_FILTER_BYTES: usize = 128 * 1024;
 
+/// The longest residual filter, in bytes of JSON. Under the owner's own mention key it may be
+/// longer, because a filter for mentions by contacts names them all.
+pub const MAX_RESIDUAL_BYTES: usize = 16 * 1024;
+
+/// The longest residual filter that an index row contains, in bytes of JSON.
+pub const MAX_INLINE_BYTES: usize = 1024;
+
 /// The most filters of one (owner, app) that may wait for the owner's first device.
 pub const MAX_WAITING_FILTERS: usize = 10;
 
@@ -137,22 +144,25 @@ impl Subscription {
         relays.filter_map(|url| RelayHash::of(url)).collect()
     }
 
-    /// The subscription's rows in `filter_index`.
+    /// The subscription's rows in `filter_index`. Each contains the residual filter under its key
+    /// if that has at most [`MAX_INLINE_BYTES`].
     pub fn index_rows(&self) -> impl Iterator<Item = IndexRow> + '_ {
         let relays = self.relay_hashes();
-        self.filter
-            .index_keys()
-            .into_iter()
-            .map(move |index_key| IndexRow {
+        let residuals = self.filter.residuals();
+        let keys = self.filter.index_keys().into_iter();
+        keys.map(move |index_key| {
+            let is_inline = residuals.bytes_under(&index_key) <= MAX_INLINE_BYTES;
+            IndexRow {
+                filter: is_inline.then(|| residuals.under(&index_key)),
                 index_key,
                 owner: self.owner.clone(),
                 identity: self.identity.clone(),
-                filter: Some(self.filter.clone()),
                 relays: relays.clone(),
                 order: self.order,
                 since: self.since,
                 valid_until: self.valid_until,
-            })
+            }
+        })
     }
 
     /// Returns `true` if the subscription follows from a fixed trigger, from settings of dialect H
@@ -173,7 +183,9 @@ pub struct IndexRow {
     pub owner: Owner,
     /// The subscription's identity.
     pub identity: String,
-    /// The filter. A filter above 1 KiB is stored in `subscriptions` alone and is `None` here.
+    /// The residual filter under the index key ([`Residuals`](crate::filter::Residuals)). Rows that
+    /// earlier versions wrote contain the whole filter. Above [`MAX_INLINE_BYTES`] it is `None`, and
+    /// the filter is in `subscriptions` alone.
     pub filter: Option<Filter>,
     /// The relays that the subscription names.
     pub relays: Vec<RelayHash>,
@@ -201,5 +213,55 @@ impl IndexRow {
             key => key.mentions(),
         };
         of_key == Some(self.owner.pubkey.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nostr::key::Keys;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn filters_in_rows(filter: &Value) -> Vec<Option<Value>> {
+        let row = Subscription {
+            owner: Owner {
+                app: "demo".to_owned(),
+                pubkey: Keys::generate().public_key(),
+            },
+            identity: String::new(),
+            filter: Filter::from_json(filter).unwrap(),
+            relays: Vec::new(),
+            proven: false,
+            order: Order::counter(1),
+            since: Seconds(0),
+            state: SubscriptionState::Active,
+            valid_until: Seconds(1),
+            changed_at: Millis(0),
+        };
+        let json = |filter: String| serde_json::from_str(&filter).unwrap();
+        let rows = row.index_rows();
+        rows.map(|row| row.filter.map(|filter| json(filter.to_json())))
+            .collect()
+    }
+
+    #[test]
+    fn index_rows_contain_residual_filters() {
+        let contacts: Vec<String> = (0..1_000).map(|n| format!("{n:064x}")).collect();
+        let of_author = |author: &String| Some(json!({"authors": [author], "kinds": [1]}));
+        let expected: Vec<_> = contacts.iter().map(of_author).collect();
+        let rows = filters_in_rows(&json!({"authors": contacts, "kinds": [1]}));
+        assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn large_residual_filters_are_left_out_of_index_rows() {
+        let authors = |n: u32| (0..n).map(|n| format!("{n:064x}")).collect::<Vec<_>>();
+        let is_inline = |n| {
+            let rows = filters_in_rows(&json!({"#t": ["a", "b"], "authors": authors(n)}));
+            assert_eq!(rows.len(), 2);
+            rows.iter().all(Option::is_some)
+        };
+        assert!(is_inline(14) && !is_inline(16));
     }
 }

@@ -88,6 +88,8 @@ pub struct MemoryState {
     pub members: BTreeMap<String, Seconds>,
     /// The number of index pages read.
     pub pages_read: usize,
+    /// The number of subscriptions read by their identity.
+    pub subscriptions_read: usize,
     /// Rows per page of the index.
     pub page_size: Option<usize>,
     /// The number of calls before the one that fails. `None` means that no call fails.
@@ -264,6 +266,7 @@ impl Devices for Memory {
 impl Subscriptions for Memory {
     async fn get(&self, ids: &[(Owner, String)]) -> PortResult<Vec<Subscription>> {
         self.call(|state| {
+            state.subscriptions_read += ids.len();
             ids.iter()
                 .filter_map(|id| state.subscriptions.get(id).cloned())
                 .collect()

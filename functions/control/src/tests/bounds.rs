@@ -81,6 +81,48 @@ async fn settings_at_each_start_write_no_index_rows() {
 }
 
 #[tokio::test]
+async fn residual_filters_have_at_most_16_kib() {
+    let f = fixture();
+    let keys = Keys::generate();
+    f.register("demo", &keys).await;
+    f.prove(&format!("device of {}", keys.public_key()));
+    let authors = |n: u32| (0..n).map(|n| format!("{n:064x}")).collect::<Vec<_>>();
+    let (own, other) = (keys.public_key().to_hex(), "cd".repeat(32));
+    for (filter, reason) in [
+        (
+            json!({"authors": authors(1_000), "kinds": [1]}),
+            "subscribed",
+        ),
+        (json!({"#t": ["a"], "authors": authors(240)}), "subscribed"),
+        (json!({"#t": ["a"], "authors": authors(250)}), "over_quota"),
+        (
+            json!({"#p": [own], "authors": authors(1_900)}),
+            "subscribed",
+        ),
+        (
+            json!({"#p": [other], "authors": authors(250)}),
+            "over_quota",
+        ),
+        (
+            json!({"#p": [own, other], "authors": authors(250)}),
+            "over_quota",
+        ),
+        (
+            json!({"ids": [other], "authors": authors(250)}),
+            "over_quota",
+        ),
+    ] {
+        let upsert = f.demo(&keys, 3081, NOW, &json!({"filter": filter}));
+        let shown = &filter.to_string()[..40];
+        assert_eq!(f.reason(&upsert).await, reason, "{shown}");
+    }
+    // A filter from before this limit can still be deleted.
+    let large = json!({"filter": {"#t": ["a"], "authors": authors(250)}});
+    let delete = f.demo(&keys, 3082, NOW, &large);
+    assert_eq!(f.reason(&delete).await, "unsubscribed");
+}
+
+#[tokio::test]
 async fn filters_of_an_owner_have_at_most_10_000_index_keys() {
     let f = fixture();
     let keys = Keys::generate();

@@ -48,6 +48,9 @@ async fn two_pushes_with_time_between_prove_a_device() {
     attempt(&memory, &delivery(note("3")), 15).await.unwrap();
     assert_eq!(proof(&memory, "a"), (None, true));
     assert_eq!(reconciles(&memory), 1, "control learns of the proof");
+    for roster in memory.state().rosters.values_mut() {
+        roster.proven = true;
+    }
     attempt(&memory, &delivery(note("4")), 30).await.unwrap();
     assert_eq!(reconciles(&memory), 1);
     assert_eq!(proof(&memory, "dead"), at_first);
@@ -138,4 +141,42 @@ async fn proof_of_a_push_does_not_change_a_newer_registration() {
     .await
     .unwrap();
     assert_eq!(proof(&memory, "a"), (None, false));
+}
+
+#[tokio::test]
+async fn outdated_roster_is_reconciled() {
+    for (is_device_proven, is_roster_proven) in
+        [(false, false), (true, true), (true, false), (false, true)]
+    {
+        let memory = memory(&[("a", Platform::Fcm)]);
+        for device in memory.state().devices.values_mut() {
+            device.registration.as_mut().unwrap().proven = is_device_proven;
+        }
+        for roster in memory.state().rosters.values_mut() {
+            roster.proven = is_roster_proven;
+        }
+        let outcome = attempt(&memory, &delivery(note("hi")), 0).await.unwrap();
+        assert!(is_completed_on(&outcome, 1));
+        let is_outdated = is_device_proven != is_roster_proven;
+        assert_eq!(reconciles(&memory), usize::from(is_outdated));
+    }
+}
+
+#[tokio::test]
+async fn push_is_not_repeated_if_control_is_not_told_of_an_outdated_roster() {
+    let mut lost = 0;
+    for crash in 0..12 {
+        let memory = memory(&[("a", Platform::Fcm)]);
+        for roster in memory.state().rosters.values_mut() {
+            roster.proven = true;
+        }
+        memory.state().fail_in = Some(crash);
+        let outcome = attempt(&memory, &delivery(note("hi")), 0).await;
+        let is_completed = outcome.is_ok_and(|outcome| is_completed_on(&outcome, 1));
+        if is_completed && reconciles(&memory) == 0 {
+            assert_eq!(published(&memory), ["arn:a"]);
+            lost += 1;
+        }
+    }
+    assert_eq!(lost, 1, "one of the calls is the message to control");
 }

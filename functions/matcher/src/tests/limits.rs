@@ -5,7 +5,10 @@ use std::cell::Cell;
 use nostr_push_core::message::FanOutPosition;
 
 use super::*;
-use crate::limits::{Limits, MAX_ROWS_OF_OTHERS};
+use crate::{
+    large_filters::is_large,
+    limits::{Limits, MAX_LARGE_FILTERS_OF_NEWCOMERS, MAX_ROWS_OF_OTHERS},
+};
 
 #[tokio::test]
 async fn rows_of_one_invocation_are_limited() {
@@ -230,6 +233,27 @@ async fn crash_at_any_call_misses_nobody() {
     }
 }
 
+#[tokio::test]
+async fn large_filters_count_as_rows() {
+    let author = Keys::generate();
+    // 1,000 authors have about 65 KiB.
+    let others = (0..999).map(|n| format!("{n:064x}"));
+    let authors: Vec<String> = others.chain([author.public_key().to_hex()]).collect();
+    let filter = json!({"#t": ["a"], "authors": authors});
+    let rows: Vec<Subscription> = (0..40).map(|_| subscription(&anyone(), &filter)).collect();
+    let mut fixture = Fixture::with(&rows).await;
+    for roster in fixture.memory.state().rosters.values_mut() {
+        roster.proven = true;
+    }
+    fixture.matcher.limits.rows = 200;
+    let note = event(&author, 1, NOW, &[&["t", "a"]], "");
+    let outcomes = handle_all(&fixture, &note).await;
+    let recipients: Vec<u64> = outcomes.iter().map(|outcome| outcome.recipients).collect();
+    // Each row counts as 1 + 17 rows.
+    assert_eq!(recipients, [12, 12, 12, 4]);
+    assert!(fixture.memory.state().subscriptions_read <= 40 + 3 * 8);
+}
+
 /// Limits so low that they apply to a few rows.
 fn low_limits() -> impl Strategy<Value = Limits> {
     (1..5usize, 1..7usize, 1..5usize, 0..9u64).prop_map(|(recipients, rows, queries, time)| {
@@ -251,8 +275,11 @@ proptest! {
         event in any_event(),
         page_size in 1..9usize,
         limits in low_limits(),
+        proven in prop::collection::vec(any::<bool>(), 4),
     ) {
         let people = people();
+        let proven = people.iter().zip(proven).filter(|(_, is_proven)| *is_proven);
+        let proven: BTreeSet<Owner> = proven.map(|(keys, _)| owner(keys.public_key())).collect();
         let filters = filters.iter().filter(|(_, filter, _)| *filter != json!({}));
         let rows: Vec<(Subscription, bool)> = filters
             .map(|(n, filter, is_large)| {
@@ -263,12 +290,15 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let mut fixture = Fixture::with(&subscriptions).await;
+            let expected = delivered_to(&fixture, &event).await;
             let large = rows.iter().filter(|(_, is_large)| *is_large);
             let large: BTreeSet<&String> = large.map(|(row, _)| &row.identity).collect();
             for row in fixture.memory.state().index.values_mut() {
                 row.filter = row.filter.take().filter(|_| !large.contains(&row.identity));
             }
-            let expected = delivered_to(&fixture, &event).await;
+            for roster in fixture.memory.state().rosters.values_mut() {
+                roster.proven = proven.contains(&roster.owner);
+            }
             fixture.memory.state().sent.clear();
             fixture.memory.state().page_size = Some(page_size);
             fixture.matcher.limits = limits;
@@ -277,7 +307,13 @@ proptest! {
                 app: delivery.app,
                 pubkey: delivery.recipient,
             });
-            assert_eq!(reached.collect::<BTreeSet<_>>(), expected);
+            let reached: BTreeSet<Owner> = reached.collect();
+            assert!(reached.is_subset(&expected));
+            // Newcomers may be left out, but only beyond their limit of large filters.
+            let is_within = fixture.memory.state().index.values().filter(|row| is_large(row)).count()
+                <= MAX_LARGE_FILTERS_OF_NEWCOMERS;
+            let must_reach = |owner: &&Owner| is_within || proven.contains(*owner);
+            assert!(expected.iter().filter(must_reach).all(|owner| reached.contains(owner)));
         });
     }
 }

@@ -4,7 +4,7 @@ use nostr::{event::Tag, key::PublicKey};
 use nostr_push_core::{message::MAX_DELIVERED_CONTENT, subscription::MUTE_LIST_PREFIX};
 
 use super::*;
-use crate::newcomers::MAX_DELIVERIES_PER_NEWCOMER;
+use crate::{limits::MAX_LARGE_FILTERS_OF_NEWCOMERS, newcomers::MAX_DELIVERIES_PER_NEWCOMER};
 
 #[tokio::test]
 async fn nothing_is_queued_for_owners_without_a_device() {
@@ -78,6 +78,72 @@ async fn proven_owners_are_not_limited_as_newcomers_are() {
         assert_eq!(to(&proven), 310);
         assert_eq!(over_budget, 310 - u64::from(expected));
     }
+}
+
+/// A filter for the notes about `t` by this author and 100 others. It is too large for the index.
+fn large_filter(author: &Keys) -> Value {
+    let others = (0..100).map(|n| format!("{n:064x}"));
+    let authors: Vec<String> = others.chain([author.public_key().to_hex()]).collect();
+    json!({"#t": ["a"], "authors": authors})
+}
+
+#[tokio::test]
+async fn few_large_filters_of_newcomers_are_read() {
+    const NEWCOMERS: usize = 1_550;
+    let author = Keys::generate();
+    let filter = large_filter(&author);
+    let mut rows: Vec<Subscription> = (0..NEWCOMERS)
+        .map(|_| subscription(&anyone(), &filter))
+        .collect();
+    let known: Vec<Owner> = (0..20).map(|_| anyone()).collect();
+    rows.extend(known[..10].iter().map(|owner| subscription(owner, &filter)));
+    let small = json!({"#t": ["a"]});
+    rows.extend(known[10..].iter().map(|owner| subscription(owner, &small)));
+    let fixture = Fixture::with(&rows).await;
+    for owner in &known {
+        let mut state = fixture.memory.state();
+        state.rosters.get_mut(owner).unwrap().proven = true;
+    }
+    let note = event(&author, 1, NOW, &[&["t", "a"]], "");
+    let expected = MatchOutcome {
+        recipients: (known.len() + MAX_LARGE_FILTERS_OF_NEWCOMERS) as u64,
+        newcomers_over_budget: (NEWCOMERS - MAX_LARGE_FILTERS_OF_NEWCOMERS) as u64,
+        ..MatchOutcome::default()
+    };
+    assert_eq!(fixture.live(&note).await, expected);
+    let reached: BTreeSet<_> = deliveries(&fixture.memory)
+        .iter()
+        .map(|d| d.recipient)
+        .collect();
+    assert!(known.iter().all(|owner| reached.contains(&owner.pubkey)));
+    let read = fixture.memory.state().subscriptions_read;
+    assert_eq!(read, 10 + MAX_LARGE_FILTERS_OF_NEWCOMERS);
+    // The next event has reads of its own.
+    let note = event(&author, 1, NOW, &[&["t", "a"]], "again");
+    assert_eq!(fixture.live(&note).await, expected);
+}
+
+#[tokio::test]
+async fn large_filters_of_owners_without_a_device_are_not_read() {
+    let author = Keys::generate();
+    let filter = large_filter(&author);
+    let rows: Vec<Subscription> = (0..30).map(|_| subscription(&anyone(), &filter)).collect();
+    let fixture = Fixture::with(&rows).await;
+    let (without_roster, ended) = (&rows[0].owner, &rows[1].owner);
+    {
+        let mut state = fixture.memory.state();
+        state.rosters.remove(without_roster);
+        for roster in state.rosters.values_mut() {
+            roster.proven = true;
+        }
+        state.rosters.get_mut(ended).unwrap().active_until = Seconds(NOW);
+    }
+    let note = event(&author, 1, NOW, &[&["t", "a"]], "");
+    assert_eq!(fixture.live(&note).await, pushed_to(28));
+    assert_eq!(fixture.memory.state().subscriptions_read, 28);
+    fixture.memory.state().rosters.clear();
+    assert_eq!(fixture.live(&note).await, dropped(MatchDropReason::NoMatch));
+    assert_eq!(fixture.memory.state().subscriptions_read, 28);
 }
 
 #[tokio::test]

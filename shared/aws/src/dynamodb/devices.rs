@@ -77,10 +77,21 @@ fn not_recorded() -> Seconds {
 #[derive(Deserialize)]
 struct StandingRow {
     owner: Owner,
-    #[serde(default = "not_recorded")]
-    active_until: Seconds,
+    active_until: Option<Seconds>,
     #[serde(default)]
     proven: bool,
+}
+
+impl StandingRow {
+    /// The standing. Owners whose rosters earlier versions wrote count as proven as well, until
+    /// control reconciles them. Otherwise an upgrade would put the pushes to all owners under the
+    /// limits for newcomers.
+    fn standing(&self) -> Standing {
+        Standing {
+            active_until: self.active_until.unwrap_or_else(not_recorded),
+            proven: self.proven || self.active_until.is_none(),
+        }
+    }
 }
 
 impl Standings for Store {
@@ -90,13 +101,7 @@ impl Standings for Store {
             .map(|owner| Item::from([(KEY.to_owned(), s(roster_key(owner)))]))
             .collect();
         let rows: Vec<StandingRow> = self.batch_get(GET, &self.tables.devices, keys).await?;
-        let standing = |row: StandingRow| {
-            let standing = Standing {
-                active_until: row.active_until,
-                proven: row.proven,
-            };
-            (row.owner, standing)
-        };
+        let standing = |row: StandingRow| (row.owner.clone(), row.standing());
         Ok(rows.into_iter().map(standing).collect())
     }
 }
@@ -240,4 +245,47 @@ fn device_id(key: &str) -> PortResult<DeviceId> {
         app: app.to_owned(),
         token_hash: token_hash.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn standing(attributes: &[(&str, Value)]) -> Standing {
+        let mut row = json!({"owner": format!("demo#{:064x}", 1)});
+        for (name, value) in attributes {
+            row[*name] = value.clone();
+        }
+        serde_json::from_value::<StandingRow>(row)
+            .unwrap()
+            .standing()
+    }
+
+    #[test]
+    fn owners_of_earlier_versions_count_as_proven() {
+        let earlier = Standing {
+            active_until: Seconds(u64::MAX),
+            proven: true,
+        };
+        assert_eq!(standing(&[]), earlier);
+        for (is_proven, attributes) in [
+            (false, vec![("active_until", json!(7))]),
+            (
+                false,
+                vec![("active_until", json!(7)), ("proven", json!(false))],
+            ),
+            (
+                true,
+                vec![("active_until", json!(7)), ("proven", json!(true))],
+            ),
+        ] {
+            let expected = Standing {
+                active_until: Seconds(7),
+                proven: is_proven,
+            };
+            assert_eq!(standing(&attributes), expected);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! `filter_index`: key `index_key` and `owner_subscription` (`own#app#pubkey#identity` or
-//! `sub#app#pubkey#identity`, see [`IndexRow::sort_key`]). Holds the filter if it is at most 1 KiB.
-//! A larger filter is in `subscriptions` alone. The attribute `relays` holds the hashes of the
-//! relays that the subscription names, if it names any.
+//! `sub#app#pubkey#identity`, see [`IndexRow::sort_key`]). Holds the filter that the row contains. A
+//! larger filter is in `subscriptions` alone. The attribute `relays` holds the hashes of the relays
+//! that the subscription names, if it names any.
 //!
 //! Guarantee: an older event neither overwrites nor deletes the row of a newer one.
 
@@ -29,9 +29,6 @@ const QUERY: &str = "dynamodb.filter_index.query";
 
 const INDEX_KEY: &str = "index_key";
 const OWNER_SUBSCRIPTION: &str = "owner_subscription";
-
-/// The largest filter that is stored in the index row itself, in bytes of JSON.
-const MAX_INLINE_BYTES: usize = 1024;
 
 /// The rows of a page. With filters of typical size a page is below DynamoDB's limit of 1 MiB.
 const PAGE_ROWS: i32 = 500;
@@ -94,17 +91,12 @@ impl Visitor<'_> for RelayHashesVisitor {
 impl IndexWriter for Store {
     async fn put_index(&self, rows: Vec<IndexRow>) -> PortResult<()> {
         let put = |row: IndexRow| async move {
-            let json = row
-                .filter
-                .as_ref()
-                .map(Filter::to_json)
-                .filter(|json| json.len() <= MAX_INLINE_BYTES);
             let item = Row {
                 index_key: row.index_key.to_string(),
                 owner_subscription: row.sort_key(),
                 owner: row.owner,
                 subscription: row.identity,
-                filter: json,
+                filter: row.filter.as_ref().map(Filter::to_json),
                 relays: RelayHashes(row.relays),
                 order: row.order,
                 since: row.since,
