@@ -65,6 +65,9 @@ impl AdmissionRules {
     /// Checks whether the author of a control event may be an owner. The signature need not have
     /// been verified. If `is_scarce`, strangers use up their budget.
     ///
+    /// Returns the class whose budget pays for the event. A stranger whom the app admits by work, a
+    /// grant or a list counts as known, and so does not wait behind other strangers.
+    ///
     /// An event of an unknown app passes: control refuses it.
     ///
     /// # Errors
@@ -75,30 +78,32 @@ impl AdmissionRules {
         class: OwnerClass,
         is_scarce: bool,
         now: Seconds,
-    ) -> Result<(), DropReason> {
+    ) -> Result<OwnerClass, DropReason> {
         if self.blocked.contains(&event.pubkey) {
             return Err(DropReason::NotAdmitted);
         }
         if class != OwnerClass::Stranger {
-            return Ok(());
+            return Ok(class);
         }
         let Some(app) = self.app_of(event).and_then(|app| self.apps.get(app)) else {
-            return Ok(());
+            return Ok(class);
         };
         let difficulty = extra_difficulty(app, is_scarce);
         if app.admission == Admission::Open && difficulty.is_none() {
-            return Ok(());
+            return Ok(class);
         }
         // The work is in the id, so the id must be right.
         if !event.verify_id() {
-            Err(DropReason::BadSignature)
-        } else if admits(app, event, now)
-            && difficulty.is_none_or(|difficulty| has_work(event, difficulty))
-        {
-            Ok(())
-        } else {
-            Err(DropReason::NotAdmitted)
+            return Err(DropReason::BadSignature);
         }
+        let has_work = difficulty.is_none_or(|difficulty| has_work(event, difficulty));
+        if !admits(app, event, now) || !has_work {
+            return Err(DropReason::NotAdmitted);
+        }
+        Ok(match app.admission {
+            Admission::Open | Admission::Closed => class,
+            Admission::Pow | Admission::Grant | Admission::Allow => OwnerClass::Known,
+        })
     }
 
     /// The app of a control event. `None` if that is not certain.

@@ -5,9 +5,11 @@
 //! - [`waiting_room`]: the budgets of control events, in bytes, and the events that wait for theirs
 //! - [`release`]: forwards waiting events when it is their turn
 //! - [`content`]: the budgets of content events, in index keys that they hit
+//! - [`mute_lists`]: the newest mute lists, so that old ones spend no budget
 
 pub mod bucket;
 pub mod content;
+pub mod mute_lists;
 pub mod release;
 pub mod waiting_room;
 

@@ -33,7 +33,7 @@ pub enum MessageKind {
 pub enum DropReason {
     /// The event hits no index key in use.
     NoInterest,
-    /// The event has already been forwarded.
+    /// The event has already been forwarded, or a newer mute list of its author.
     Duplicate,
     /// The pubkey has sent too many control events in a minute.
     RateLimited,

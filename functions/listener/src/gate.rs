@@ -13,8 +13,9 @@ use std::{
 
 use nostr::{event::Event, key::PublicKey};
 use nostr_push_core::{
-    Millis, Seconds,
+    MUTE_LIST_KIND, Millis, Seconds,
     announcement::AnnouncedApp,
+    index_key::IndexKey,
     interest::{Hit, Interest, OwnerClass},
     message::{ContentMessage, ControlMessage, MAX_EVENT_BYTES, MAX_TAGS},
     tags::tag_values,
@@ -26,7 +27,7 @@ pub use self::control_room::ControlRoom;
 use self::control_room::Offered;
 use crate::{
     admission::AdmissionRules,
-    budget::{Budgets, content::ContentBudget},
+    budget::{Budgets, content::ContentBudget, mute_lists::NewestMuteLists},
     counter::DropReason,
     rate::RateLimiter,
     seen::{Forwarding, SeenEvents},
@@ -138,6 +139,7 @@ pub struct Gate {
     /// `true` while strangers use up their budget.
     is_scarce: AtomicBool,
     content_budget: Mutex<ContentBudget>,
+    newest_mute_lists: Mutex<NewestMuteLists>,
 }
 
 impl Gate {
@@ -155,6 +157,7 @@ impl Gate {
             control_room: ControlRoom::new(budgets.control),
             is_scarce: AtomicBool::new(false),
             content_budget: Mutex::new(ContentBudget::new(budgets.content)),
+            newest_mute_lists: Mutex::default(),
         }
     }
 
@@ -204,7 +207,7 @@ impl Gate {
             return Err(DropReason::Duplicate);
         }
         let class = self.class_of(incoming.event.pubkey.as_bytes());
-        self.admission().check(
+        let class = self.admission().check(
             &incoming.event,
             class,
             self.is_scarce.load(Ordering::SeqCst),
@@ -240,7 +243,7 @@ impl Gate {
         let id = *incoming.event.id.as_bytes();
         let live = !incoming.backfill;
         let from_owners_relay = incoming.relay.source != RelaySource::Operator;
-        let (mut hits, proven_owners) = {
+        let (mut hits, mute_list, proven_owners) = {
             let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
             let mut hits = interest.hits_of_all(&incoming.event);
             if from_owners_relay && !hits.is_empty() {
@@ -251,7 +254,8 @@ impl Gate {
                     interest.hits_through(&incoming.event, relay)
                 });
             }
-            (hits, interest.proven_owners())
+            let mute_list = MuteListVersion::of(&incoming.event, &interest);
+            (hits, mute_list, interest.proven_owners())
         };
         if hits.is_empty() {
             return Err(DropReason::NoInterest);
@@ -263,6 +267,7 @@ impl Gate {
             (&self.seen, id)
         };
         check_new(seen, &key, self.forwarding(&hits, live))?;
+        self.remove_old_mute_list(&mut hits, mute_list)?;
         let now = incoming.received_at;
         self.content_budget()
             .retain_affordable(&mut hits, proven_owners, now);
@@ -274,6 +279,7 @@ impl Gate {
         let hits = {
             // While the lock is held, no copy from another relay is paid for as well.
             let mut budget = self.content_budget();
+            self.remove_old_mute_list(&mut hits, mute_list)?;
             budget.retain_affordable(&mut hits, proven_owners, now);
             check_new(seen, &key, self.forwarding(&hits, live))?;
             budget.spend(&mut hits, proven_owners, now);
@@ -282,6 +288,10 @@ impl Gate {
             }
             // A copy that finds more budget later hits more keys, so it is no duplicate.
             record(seen, key, self.forwarding(&hits, live))?;
+            if let Some(list) = mute_list.filter(|_| hits.iter().any(is_of_mute_list)) {
+                self.newest_mute_lists()
+                    .record(list.key_id, list.created_at);
+            }
             hits
         };
         Ok(Verdict::Content(Box::new(ContentMessage {
@@ -323,6 +333,34 @@ impl Gate {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn newest_mute_lists(&self) -> MutexGuard<'_, NewestMuteLists> {
+        self.newest_mute_lists
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the hit by which a mute list reaches its author, unless the list is newer than all
+    /// that were forwarded. Otherwise old lists would spend the author's budget.
+    fn remove_old_mute_list(
+        &self,
+        hits: &mut Vec<Hit>,
+        mute_list: Option<MuteListVersion>,
+    ) -> Result<(), DropReason> {
+        let is_newer = |list: MuteListVersion| {
+            self.newest_mute_lists()
+                .is_newer(list.key_id, list.created_at)
+        };
+        if mute_list.is_none_or(is_newer) {
+            return Ok(());
+        }
+        hits.retain(|hit| !is_of_mute_list(hit));
+        if hits.is_empty() {
+            Err(DropReason::Duplicate)
+        } else {
+            Ok(())
+        }
+    }
+
     fn forwarding(&self, hits: &[Hit], live: bool) -> Forwarding {
         // The order of the keys makes no difference.
         let hashes = hits.iter().map(|hit| self.hasher.hash_one(&hit.key));
@@ -345,6 +383,32 @@ impl Gate {
     fn is_addressed_to_service(&self, event: &Event) -> bool {
         tag_values(event, "p").any(|value| value == self.service)
     }
+}
+
+/// Which mute list of an owner an event is.
+#[derive(Debug, Clone, Copy)]
+struct MuteListVersion {
+    /// See [`Interest::key_id`].
+    key_id: u64,
+    created_at: Seconds,
+}
+
+impl MuteListVersion {
+    /// `None` if the event is no mute list of an owner.
+    fn of(event: &Event, interest: &Interest) -> Option<Self> {
+        if event.kind.as_u16() != MUTE_LIST_KIND {
+            return None;
+        }
+        let key = IndexKey::MuteList(*event.pubkey.as_bytes());
+        Some(Self {
+            key_id: interest.key_id(&key)?,
+            created_at: Seconds(event.created_at.as_secs()),
+        })
+    }
+}
+
+fn is_of_mute_list(hit: &Hit) -> bool {
+    matches!(hit.key, IndexKey::MuteList(_))
 }
 
 /// Checks that no earlier forwarding covers this one.

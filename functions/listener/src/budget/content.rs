@@ -5,11 +5,15 @@
 //! |---|---|
 //! | of a mute list | the owner's own bucket, and the bucket of newcomers if the owner is one |
 //! | used by unproven owners only | the bucket of newcomers |
-//! | mention of a proven owner | the owner's own bucket, then the bucket of proven owners |
+//! | mention of a proven owner | the owner's own bucket |
+//! | the same, in a mass mention | the bucket of mass mentions |
 //! | `kind:` of a proven owner | nothing: only the operator can allow such filters |
 //! | any other | the bucket of proven owners |
 //!
-//! One key may use a quarter of a shared bucket, so that nobody can use it up with one key.
+//! One key may use only a part of the buckets of newcomers and of proven owners, so that nobody can
+//! use them up with a few keys. An event with more than [`MAX_MENTIONS`] mentions of proven owners
+//! is a mass mention. Whatever others send, a mention of an owner in any other event is paid once a
+//! minute.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -25,8 +29,16 @@ use super::bucket::{Rate, TokenBucket};
 /// time is forgotten first: it is the one that is most likely full.
 const MAX_KEY_BUCKETS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
 
-/// One key may use `1 / KEY_PART` of a shared bucket.
-const KEY_PART: u64 = 4;
+/// The most mentions of proven owners in an event for which these owners pay. Otherwise one event
+/// could take from the buckets of a thousand owners.
+pub const MAX_MENTIONS: usize = 10;
+
+/// One key may use `1 / KEY_PART_OF_PROVEN` of the bucket of proven owners.
+const KEY_PART_OF_PROVEN: u64 = 4;
+
+/// One key may use `1 / KEY_PART_OF_NEWCOMERS` of the bucket of newcomers. It is less, because keys
+/// of newcomers cost nothing.
+const KEY_PART_OF_NEWCOMERS: u64 = 100;
 
 /// How many index keys may be hit.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +51,8 @@ pub struct ContentRates {
     pub per_proven: Rate,
     /// Mentions of one proven owner.
     pub mention: Rate,
+    /// Mentions of proven owners in mass mentions, together.
+    pub mass_mentions: Rate,
     /// One owner's mute list.
     pub mute_list: Rate,
 }
@@ -48,7 +62,7 @@ impl Default for ContentRates {
         let per_day = 43_200;
         Self {
             newcomers: Rate {
-                burst: 4_000,
+                burst: 20_000,
                 per_day,
             },
             proven: Rate {
@@ -61,8 +75,10 @@ impl Default for ContentRates {
             },
             mention: Rate {
                 burst: 240,
-                per_day: 720,
+                // One a minute, so that a flood never silences an owner.
+                per_day: 1_440,
             },
+            mass_mentions: Rate::per_second(5_000, 1),
             mute_list: Rate {
                 burst: 10,
                 per_day: 24,
@@ -79,6 +95,7 @@ impl ContentRates {
             proven: Rate::UNLIMITED,
             per_proven: Rate::UNLIMITED,
             mention: Rate::UNLIMITED,
+            mass_mentions: Rate::UNLIMITED,
             mute_list: Rate::UNLIMITED,
         }
     }
@@ -101,6 +118,7 @@ pub struct ContentBudget {
     rates: ContentRates,
     proven: TokenBucket,
     newcomers: TokenBucket,
+    mass_mentions: TokenBucket,
     /// The buckets of single keys, by a hash.
     keys: LruCache<u64, TokenBucket>,
     hasher: RandomState,
@@ -113,21 +131,25 @@ impl ContentBudget {
             rates,
             proven: TokenBucket::default(),
             newcomers: TokenBucket::default(),
+            mass_mentions: TokenBucket::default(),
             keys: LruCache::new(MAX_KEY_BUCKETS),
             hasher: RandomState::new(),
         }
     }
 
     /// Removes the hits that have no budget. It spends nothing, so it may be called for an event
-    /// that may be forged. `proven` is the number of proven owners.
+    /// that may be forged. `proven` is the number of proven owners. Of a mass mention all mentions
+    /// stay or none, so that what is left of it is still one.
     pub fn retain_affordable(&self, hits: &mut Vec<Hit>, proven: u64, now: Millis) {
-        hits.retain(|hit| self.price(hit, proven, now).is_some());
+        let is_mass = is_mass_mention(hits);
+        hits.retain(|hit| self.price(hit, is_mass, proven, now).is_some());
     }
 
     /// Spends the hits of a verified event, and removes those that have no budget.
     pub fn spend(&mut self, hits: &mut Vec<Hit>, proven: u64, now: Millis) {
+        let is_mass = is_mass_mention(hits);
         hits.retain(|hit| {
-            let Some(price) = self.price(hit, proven, now) else {
+            let Some(price) = self.price(hit, is_mass, proven, now) else {
                 return false;
             };
             for (id, rate) in price.keys.into_iter().flatten() {
@@ -137,6 +159,9 @@ impl ContentBudget {
             if price.newcomers {
                 self.newcomers.take(1, self.rates.newcomers, now);
             }
+            if price.mass_mentions {
+                self.mass_mentions.take(1, self.rates.mass_mentions, now);
+            }
             if let Some(rate) = price.proven {
                 self.proven.take(1, rate, now);
             }
@@ -145,7 +170,7 @@ impl ContentBudget {
     }
 
     /// The buckets from which a hit is paid. `None` if they have too little.
-    fn price(&self, hit: &Hit, proven: u64, now: Millis) -> Option<Price> {
+    fn price(&self, hit: &Hit, is_mass: bool, proven: u64, now: Millis) -> Option<Price> {
         let own = |rate| self.key_bucket(hit, KeyBucket::Own, rate, now);
         let is_mute_list = matches!(hit.key, IndexKey::MuteList(_));
         let mut price = Price::default();
@@ -154,7 +179,7 @@ impl ContentBudget {
         }
         if !hit.proven {
             let rate = self.rates.newcomers;
-            let part = rate.part(KEY_PART);
+            let part = rate.part(KEY_PART_OF_NEWCOMERS);
             price.keys[1] = Some(self.key_bucket(hit, KeyBucket::PartOfNewcomers, part, now)?);
             price.newcomers = true;
             return self.newcomers.has(1, rate, now).then_some(price);
@@ -162,14 +187,17 @@ impl ContentBudget {
         if is_mute_list || matches!(hit.key, IndexKey::Kind(_)) {
             return Some(price);
         }
-        if hit.mentions_proven
-            && let Some(paid) = own(self.rates.mention)
-        {
-            price.keys[0] = Some(paid);
+        if is_mention(hit) && is_mass {
+            price.mass_mentions = true;
+            let rate = self.rates.mass_mentions;
+            return self.mass_mentions.has(1, rate, now).then_some(price);
+        }
+        if is_mention(hit) {
+            price.keys[0] = Some(own(self.rates.mention)?);
             return Some(price);
         }
         let rate = self.rates.proven.plus(self.rates.per_proven, proven);
-        let part = rate.part(KEY_PART);
+        let part = rate.part(KEY_PART_OF_PROVEN);
         price.keys[1] = Some(self.key_bucket(hit, KeyBucket::PartOfProven, part, now)?);
         price.proven = Some(rate);
         self.proven.has(1, rate, now).then_some(price)
@@ -194,12 +222,24 @@ impl ContentBudget {
 struct Price {
     keys: [Option<(u64, Rate)>; 2],
     newcomers: bool,
+    mass_mentions: bool,
     /// The rate of the bucket of proven owners, which depends on their number.
     proven: Option<Rate>,
 }
 
+/// Returns `true` if the hit is a mention of a proven owner that newcomers do not pay.
+fn is_mention(hit: &Hit) -> bool {
+    hit.proven && hit.mentions_proven
+}
+
+fn is_mass_mention(hits: &[Hit]) -> bool {
+    hits.iter().filter(|hit| is_mention(hit)).count() > MAX_MENTIONS
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NOW: Millis = Millis(1_000);
@@ -229,39 +269,105 @@ mod tests {
         ContentBudget::new(ContentRates::default())
     }
 
+    /// A mention of proven owner `n`.
+    fn mention(n: u64) -> Hit {
+        hit(&format!("#p:{n:064x}"), true, true)
+    }
+
+    fn mass_mention(owners: u64) -> Vec<Hit> {
+        (0..owners).map(mention).collect()
+    }
+
+    /// How many hits of an event are paid for.
+    fn spend(budget: &mut ContentBudget, event: &[Hit], now: Millis) -> Vec<Hit> {
+        let mut hits = event.to_vec();
+        budget.retain_affordable(&mut hits, 2, now);
+        budget.spend(&mut hits, 2, now);
+        hits
+    }
+
     #[test]
-    fn newcomers_share_a_bucket_that_no_key_can_use_up() {
+    fn newcomers_share_a_bucket_that_few_keys_cannot_use_up() {
         let mut budget = budget();
         let tag = |n: u64| hit(&format!("#t:{n}"), false, false);
-        assert_eq!(count(&mut budget, &tag(0), NOW), 1_000);
-        assert_eq!(count(&mut budget, &tag(1), NOW), 1_000);
-        assert_eq!(count(&mut budget, &tag(2), NOW), 1_000);
-        assert_eq!(count(&mut budget, &tag(3), NOW), 1_000);
-        assert_eq!(count(&mut budget, &tag(4), NOW), 0);
-        assert_eq!(count(&mut budget, &tag(4), NOW + Millis(10_000)), 5);
+        for n in 0..99 {
+            assert_eq!(count(&mut budget, &tag(n), NOW), 200);
+        }
+        assert_eq!(count(&mut budget, &tag(0), NOW + Millis(1_000_000)), 5);
+        assert_eq!(count(&mut budget, &tag(99), NOW), 200);
+        for n in 100..103 {
+            count(&mut budget, &tag(n), NOW + Millis(1_000_000));
+        }
+        assert_eq!(count(&mut budget, &tag(103), NOW + Millis(1_000_000)), 0);
+        assert_eq!(count(&mut budget, &tag(103), NOW + Millis(1_010_000)), 5);
         let proven = hit("#t:5", true, false);
         assert_eq!(count(&mut budget, &proven, NOW), (20_000 + 200) / 4);
     }
 
     #[test]
-    fn mentions_of_a_proven_owner_have_a_bucket_of_their_own() {
+    fn mentions_are_paid_by_the_owner_alone() {
         let mut budget = budget();
+        for owner in 0..200 {
+            assert_eq!(count(&mut budget, &mention(owner), NOW), 240);
+        }
         for n in 0..4 {
             let others = hit(&format!("#t:{n}"), true, false);
             assert_eq!(count(&mut budget, &others, NOW), 5_050);
         }
-        let mention = hit(&format!("#p:{}", "ab".repeat(32)), true, true);
-        assert_eq!(count(&mut budget, &mention, NOW), 240);
         let hour = NOW + Millis(3_600_000);
-        // What an hour adds to the own bucket and to the shared one.
-        let shared = (43_200 + 2 * 720) / 24;
-        assert_eq!(count(&mut budget, &mention, hour), 30 + shared);
+        assert_eq!(count(&mut budget, &mention(1), hour), 60);
     }
 
     #[test]
-    fn mention_falls_back_to_the_shared_bucket() {
-        let mention = hit(&format!("#p:{}", "ab".repeat(32)), true, true);
-        assert_eq!(count(&mut budget(), &mention, NOW), 240 + 5_050);
+    fn mass_mentions_take_only_from_their_own_bucket() {
+        let mut budget = budget();
+        let all = mass_mention(1_000);
+        for _ in 0..5 {
+            assert_eq!(spend(&mut budget, &all, NOW).len(), 1_000);
+        }
+        assert!(spend(&mut budget, &all, NOW).is_empty());
+        assert!(spend(&mut budget, &mass_mention(11), NOW).is_empty());
+        let ten = mass_mention(10);
+        for _ in 0..240 {
+            assert_eq!(spend(&mut budget, &ten, NOW).len(), 10);
+        }
+        assert!(spend(&mut budget, &ten, NOW).is_empty());
+        let later = NOW + Millis(3_000);
+        assert_eq!(spend(&mut budget, &all, later).len(), 3, "one a second");
+        let others = hit("#t:a", true, false);
+        assert_eq!(count(&mut budget, &others, NOW), 5_050);
+        let with_others = [all, vec![hit("#t:b", true, false)]].concat();
+        assert_eq!(
+            spend(&mut budget, &with_others, later),
+            with_others[1_000..]
+        );
+    }
+
+    proptest! {
+        /// Owner 0 is mentioned by events of others, of which some are mass mentions.
+        #[test]
+        fn owner_is_reached_once_a_minute_whatever_others_send(
+            steps in prop::collection::vec((1..20u64, 1..60u64, 0..20_000u64), 1..40),
+        ) {
+            let (mut budget, mut now) = (budget(), NOW);
+            let mut reached_at: Option<Millis> = None;
+            for (mentions, events, pause) in steps {
+                let mut event = mass_mention(mentions);
+                event.push(hit("#t:a", true, false));
+                event.push(hit("#t:b", false, false));
+                for _ in 0..events {
+                    let is_reached = spend(&mut budget, &event, now).contains(&mention(0));
+                    if mentions > 10 {
+                        continue;
+                    }
+                    if is_reached {
+                        reached_at = Some(now);
+                    }
+                    prop_assert!(reached_at.is_some_and(|at| now - at < Millis(60_000)));
+                }
+                now += Millis(pause);
+            }
+        }
     }
 
     #[test]

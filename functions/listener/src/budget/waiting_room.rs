@@ -36,7 +36,7 @@ const MAX_STRANGERS_BYTES: u64 = 8 * 1024 * 1024;
 /// The most bytes of known owners that wait.
 const MAX_KNOWN_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The bytes that an event takes in memory beside its JSON.
+/// The bytes that an event takes in memory beside those that it costs.
 const OVERHEAD_BYTES: u64 = 512;
 
 /// The most strangers whose buckets are remembered. The one that was silent longest is forgotten
@@ -130,7 +130,7 @@ pub struct Arrival<T> {
     pub class: OwnerClass,
     /// The URL of the relay that sent it.
     pub relay: Arc<str>,
-    /// The bytes of its JSON.
+    /// The bytes that it costs: those of its JSON, and some for the event itself.
     pub bytes: u64,
     /// When it was received.
     pub received_at: Millis,

@@ -14,6 +14,10 @@ use tokio::sync::Notify;
 use super::IncomingEvent;
 use crate::budget::waiting_room::{Arrival, ControlRates, Offer, WaitingRoom};
 
+/// The bytes that an event costs beside its JSON. Each event costs a message and reads, however
+/// small it is.
+pub(super) const BYTES_PER_EVENT: u64 = 512;
+
 /// The budgets of control events, and the events that wait.
 #[derive(Debug)]
 pub struct ControlRoom {
@@ -70,7 +74,7 @@ impl ControlRoom {
             pubkey: *incoming.event.pubkey.as_bytes(),
             class,
             relay: incoming.relay.url.as_str().into(),
-            bytes: incoming.json.get().len() as u64,
+            bytes: incoming.json.get().len() as u64 + BYTES_PER_EVENT,
             received_at: incoming.received_at,
         };
         let offer = self.room().offer(arrival, incoming.received_at);

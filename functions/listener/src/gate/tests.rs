@@ -1,7 +1,7 @@
 use nostr::key::Keys;
 use nostr_push_core::{
     Seconds,
-    admission::{Admission, has_work},
+    admission::{Admission, GRANT_KIND, has_work},
     app::App,
     order::Order,
     ports::RelayCursor,
@@ -506,7 +506,7 @@ fn hits_without_budget_are_taken_out() {
     );
     let note = |n, tags: &[&[&str]]| event(&stranger, 1, n, tags, "x");
     let tag: &[&str] = &["t", "a"];
-    assert!((0..1_000).all(|n| owners.send(&note(n, &[tag]), 5) == CONTENT));
+    assert!((0..200).all(|n| owners.send(&note(n, &[tag]), 5) == CONTENT));
     let unpaid = note(1_000, &[tag]);
     assert_eq!(owners.send(&unpaid, 5), Err(DropReason::OverBudget));
     let hex = "ab".repeat(32);
@@ -518,7 +518,7 @@ fn hits_without_budget_are_taken_out() {
     assert_eq!(hits(5), 1);
     let again = |now| classify(&owners.gate, &both, false, now);
     assert_eq!(again(6), Err(DropReason::Duplicate));
-    let later = 5 + 60_000;
+    let later = 5 + 600_000;
     assert_eq!(hits(later), 2, "a copy is forwarded once there is budget");
     assert_eq!(again(later), Err(DropReason::Duplicate));
     assert_eq!(owners.send(&unpaid, later), CONTENT);
@@ -540,4 +540,133 @@ fn forged_and_repeated_events_spend_nothing() {
     let newer = |n| event(&owners.proven, 10_000, n, &[], "");
     assert!((2..11).all(|n| owners.send(&newer(n), 5) == CONTENT));
     assert_eq!(owners.send(&newer(11), 5), Err(DropReason::OverBudget));
+}
+
+#[test]
+fn old_mute_lists_spend_nothing() {
+    let owners = Owners::new();
+    let list = |n| event(&owners.proven, 10_000, n, &[], "");
+    assert_eq!(owners.send(&list(100), 5), CONTENT);
+    for n in 50..=100 {
+        let old = event(&owners.proven, 10_000, n, &[], "old");
+        assert_eq!(owners.send(&old, 5), Err(DropReason::Duplicate));
+    }
+    assert!((101..110).all(|n| owners.send(&list(n), 5) == CONTENT));
+    assert_eq!(owners.send(&list(110), 5), Err(DropReason::OverBudget));
+    let hour = 5 + 3_600_000;
+    assert_eq!(owners.send(&list(109), hour), Err(DropReason::Duplicate));
+    assert_eq!(
+        owners.send(&list(110), hour),
+        CONTENT,
+        "a list that was dropped is not the newest"
+    );
+}
+
+#[test]
+fn mute_list_is_forwarded_again_when_its_owner_returns() {
+    let owners = Owners::new();
+    let list = event(&owners.proven, 10_000, 9, &[], "");
+    assert_eq!(owners.send(&list, 5), CONTENT);
+    let pubkey = owners.proven.public_key();
+    let row = subscription(
+        &owner(pubkey),
+        &json!({"kinds": [10_000], "authors": [pubkey]}),
+    );
+    let row = |order, state| Subscription {
+        identity: format!("{MUTE_LIST_PREFIX}{}", row.identity),
+        order: Order::counter(order),
+        state,
+        ..row.clone()
+    };
+    owners.apply(&row(8, SubscriptionState::Removed));
+    owners.apply(&row(9, SubscriptionState::Active));
+    let other_time = event(&owners.proven, 10_000, 8, &[], "");
+    assert_eq!(owners.send(&other_time, 6), CONTENT);
+}
+
+#[test]
+fn old_mute_list_still_reaches_other_subscribers() {
+    let owners = Owners::new();
+    owners.subscribe(
+        &owners.known,
+        &json!({"kinds": [10_000], "#t": ["a"]}),
+        true,
+    );
+    let list = |n, tag| event(&owners.proven, 10_000, n, &[&["t", tag]], "");
+    assert_eq!(owners.send(&list(9, "b"), 5), CONTENT);
+    let old = to_raw_value(&list(8, "a")).unwrap();
+    let Verdict::Content(content) = verdict(&owners.gate, &old, false, 5) else {
+        panic!("not forwarded")
+    };
+    assert_eq!(content.hits, ["#t:a".parse().unwrap()]);
+    let again = classify(&owners.gate, &old, false, 5);
+    assert_eq!(again, Err(DropReason::Duplicate));
+}
+
+#[test]
+fn small_control_events_cost_more_than_their_json() {
+    let owners = Owners::new();
+    let stranger = Keys::generate();
+    let mut spent = 0;
+    for n in 1_000.. {
+        let event = owners.control(&stranger, n, &[], "x");
+        let json = to_raw_value(&event).unwrap();
+        spent += json.get().len() + 512;
+        let outcome = classify(&owners.gate, &json, true, 5);
+        if spent > 256 * 1_024 {
+            assert_eq!(outcome, WAITS);
+            break;
+        }
+        assert_eq!(outcome, CONTROL);
+    }
+}
+
+#[test]
+fn admitted_strangers_do_not_wait_for_others() {
+    let owners = Owners::new();
+    let (stranger, grants) = (Keys::generate(), Keys::generate());
+    let demo: &[&str] = &["app", "demo"];
+    owners.exhaust_strangers();
+    let others = owners.control(&Keys::generate(), 1, &[demo], "x");
+    assert_eq!(owners.send(&others, 5), WAITS);
+
+    let pow = App {
+        admission: Admission::Pow,
+        pow_difficulty: Some(4),
+        ..App::named("demo")
+    };
+    owners.admit(pow, &[]);
+    let mined = (0..1_000)
+        .map(|n| owners.control(&stranger, 1, &[demo, &["nonce", &n.to_string(), "4"]], "x"))
+        .find(|event| has_work(event, 4))
+        .unwrap();
+    assert_eq!(owners.send(&mined, 5), CONTROL);
+
+    let allow = App {
+        admission: Admission::Allow,
+        allowed: [stranger.public_key()].into(),
+        ..App::named("demo")
+    };
+    owners.admit(allow, &[]);
+    let listed = owners.control(&stranger, 2, &[demo], "x");
+    assert_eq!(owners.send(&listed, 5), CONTROL);
+    assert_eq!(
+        owners.send(&owners.control(&Keys::generate(), 1, &[demo], "x"), 5),
+        Err(DropReason::NotAdmitted)
+    );
+
+    let grant = App {
+        admission: Admission::Grant,
+        grant_key: Some(grants.public_key()),
+        ..App::named("demo")
+    };
+    owners.admit(grant, &[]);
+    let tags: &[&[&str]] = &[demo, &["p", &stranger.public_key().to_hex()]];
+    let grant = event(&grants, GRANT_KIND, 99, tags, "").sig.to_string();
+    let granted = owners.control(&stranger, 3, &[demo, &["grant", "99", &grant]], "x");
+    assert_eq!(owners.send(&granted, 5), CONTROL);
+
+    // Without an app that admits the stranger, it waits like all others.
+    let unknown = owners.control(&stranger, 4, &[], "x");
+    assert_eq!(owners.send(&unknown, 5), WAITS);
 }
