@@ -13,9 +13,10 @@ use std::{
 
 use nostr::{event::Event, key::PublicKey};
 use nostr_push_core::{
-    Millis, Seconds,
+    MUTE_LIST_KIND, Millis, Seconds,
     announcement::AnnouncedApp,
     interest::{Hit, Interest, OwnerClass},
+    max_age,
     message::{ContentMessage, ControlMessage, MAX_EVENT_BYTES, MAX_TAGS},
     tags::tag_values,
 };
@@ -256,6 +257,9 @@ impl Gate {
         if hits.is_empty() {
             return Err(DropReason::NoInterest);
         }
+        if is_too_old(&incoming.event, incoming.received_at.to_seconds()) {
+            return Err(DropReason::TooOld);
+        }
         let (seen, key) = if from_owners_relay {
             let key = self.key_from(&incoming.relay.url, id);
             (&self.seen_from_owners_relays, key)
@@ -345,6 +349,13 @@ impl Gate {
     fn is_addressed_to_service(&self, event: &Event) -> bool {
         tag_values(event, "p").any(|value| value == self.service)
     }
+}
+
+/// Returns `true` if the event no longer notifies because of its age. The matcher would drop it,
+/// unless it is a mute list: these are valid at any age.
+fn is_too_old(event: &Event, now: Seconds) -> bool {
+    let kind = event.kind.as_u16();
+    kind != MUTE_LIST_KIND && Seconds::from(event.created_at) + max_age(kind) < now
 }
 
 /// Checks that no earlier forwarding covers this one.

@@ -145,8 +145,8 @@ test('old messages do not notify', async () => {
     bob.sign(kind, [['p', reader.client.pubkey]], 'ciphertext', now() - age)
   await waitForPushes(await publish(to(1059, 86_400)), reader.phone)
   mustNotBePushed.push(
-    await waitForCounter('matcher.dropped.too_old', () => publish(to(1059, 5 * 86_400))),
-    await waitForCounter('matcher.dropped.too_old', () => publish(to(4, 2 * 3_600))),
+    await waitForCounter('listener.dropped.too_old', () => publish(to(1059, 5 * 86_400))),
+    await waitForCounter('listener.dropped.too_old', () => publish(to(4, 2 * 3_600))),
   )
 })
 

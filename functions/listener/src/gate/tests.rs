@@ -120,6 +120,23 @@ fn classifies_control_events_addressed_to_service() {
 }
 
 #[test]
+fn drops_events_that_no_longer_notify_but_not_old_mute_lists() {
+    let owners = Owners::new();
+    let reader = owners.known.public_key().to_hex();
+    let private = json!({"kinds": [4, 1059], "#p": [reader]});
+    owners.subscribe(&owners.known, &private, false);
+    let sent_after = |kind, seconds: u64| {
+        let event = event(&owners.proven, kind, 1_000_000, &[&["p", &reader]], "x");
+        owners.send(&event, (1_000_000 + seconds) * 1_000)
+    };
+    for (kind, max_age) in [(4, 3_600), (1059, 2 * 86_400 + 900)] {
+        assert_eq!(sent_after(kind, max_age + 1), Err(DropReason::TooOld));
+        assert_eq!(sent_after(kind, max_age), CONTENT);
+    }
+    assert_eq!(sent_after(10_000, 365 * 86_400), CONTENT);
+}
+
+#[test]
 fn drops_large_and_malformed_events() {
     let (service, author) = (Keys::generate(), Keys::generate());
     let p = author.public_key().to_hex();
