@@ -5,10 +5,7 @@ mod control_room;
 
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::Ordering},
 };
 
 use nostr::{event::Event, key::PublicKey};
@@ -134,10 +131,10 @@ pub struct Gate {
     seen_from_owners_relays: SeenEvents,
     hasher: RandomState,
     admission: RwLock<Arc<AdmissionRules>>,
+    /// What was announced last.
+    announced: RwLock<Arc<[AnnouncedApp]>>,
     control_rate: RateLimiter,
     control_room: ControlRoom,
-    /// `true` while strangers use up their budget.
-    is_scarce: AtomicBool,
     content_budget: Mutex<ContentBudget>,
 }
 
@@ -152,9 +149,9 @@ impl Gate {
             seen_from_owners_relays: SeenEvents::default(),
             hasher: RandomState::new(),
             admission: RwLock::default(),
+            announced: RwLock::default(),
             control_rate: RateLimiter::new(budgets.max_control_events),
             control_room: ControlRoom::new(budgets.control),
-            is_scarce: AtomicBool::new(false),
             content_budget: Mutex::new(ContentBudget::new(budgets.content)),
         }
     }
@@ -168,11 +165,20 @@ impl Gate {
         *admission = Arc::new(rules);
     }
 
-    /// The apps that may ask new owners for work, with whether they do so now.
-    pub fn announced_apps(&self, now: Millis) -> Vec<AnnouncedApp> {
+    /// The apps that may ask new owners for work, with whether they need it now. They ask for it
+    /// once it is announced: see [`Gate::set_announced`].
+    pub fn apps_to_announce(&self, now: Millis) -> Vec<AnnouncedApp> {
         let is_scarce = self.control_room.is_scarce(now);
-        self.is_scarce.store(is_scarce, Ordering::SeqCst);
         self.admission().announced(is_scarce)
+    }
+
+    /// Sets what was announced last. New owners need the work that it asks for.
+    pub fn set_announced(&self, apps: Vec<AnnouncedApp>) {
+        let mut announced = self
+            .announced
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *announced = apps.into();
     }
 
     /// The control events that wait for their budget.
@@ -205,12 +211,7 @@ impl Gate {
             return Err(DropReason::Duplicate);
         }
         let class = self.class_of(incoming.event.pubkey.as_bytes());
-        self.admission().check(
-            &incoming.event,
-            class,
-            self.is_scarce.load(Ordering::SeqCst),
-            incoming.received_at.to_seconds(),
-        )?;
+        self.check_admission(incoming, class)?;
         verify(&incoming.event)?;
         // Backfill is not limited: it was published over a longer time and arrives at once. No
         // relay stores ephemeral events.
@@ -235,6 +236,23 @@ impl Gate {
             Offered::Waits => Verdict::Waits { dropped: events },
             Offered::Dropped => Verdict::OverBudget { events },
         })
+    }
+
+    /// Checks whether the author may be an owner.
+    fn check_admission(
+        &self,
+        incoming: &IncomingEvent<'_>,
+        class: OwnerClass,
+    ) -> Result<(), DropReason> {
+        let (event, admission) = (&incoming.event, self.admission());
+        admission.check(event, class, incoming.received_at.to_seconds())?;
+        let checked = admission.check_work(event, class, &self.announced());
+        if checked == Err(DropReason::NotAdmitted) && !event.kind.is_ephemeral() {
+            // It is admitted once no work is asked for, so it is requested again.
+            let dropped_controls = incoming.relay.dropped_controls();
+            dropped_controls.store(true, Ordering::SeqCst);
+        }
+        checked
     }
 
     fn classify_content(&self, incoming: IncomingEvent<'_>) -> Result<Verdict, DropReason> {
@@ -319,6 +337,14 @@ impl Gate {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&admission)
+    }
+
+    fn announced(&self) -> Arc<[AnnouncedApp]> {
+        let announced = self
+            .announced
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&announced)
     }
 
     fn content_budget(&self) -> MutexGuard<'_, ContentBudget> {
