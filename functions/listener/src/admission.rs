@@ -63,7 +63,7 @@ impl AdmissionRules {
     }
 
     /// Checks whether the author of a control event may be an owner. The signature need not have
-    /// been verified. If `is_scarce`, strangers use up their budget.
+    /// been verified.
     ///
     /// Returns the class whose budget pays for the event. A stranger whom the app admits by work, a
     /// grant or a list counts as known, and so does not wait behind other strangers.
@@ -76,7 +76,6 @@ impl AdmissionRules {
         &self,
         event: &Event,
         class: OwnerClass,
-        is_scarce: bool,
         now: Seconds,
     ) -> Result<OwnerClass, DropReason> {
         if self.blocked.contains(&event.pubkey) {
@@ -88,22 +87,33 @@ impl AdmissionRules {
         let Some(app) = self.app_of(event).and_then(|app| self.apps.get(app)) else {
             return Ok(class);
         };
-        let difficulty = extra_difficulty(app, is_scarce);
-        if app.admission == Admission::Open && difficulty.is_none() {
+        if app.admission == Admission::Open {
             return Ok(class);
         }
-        // The work is in the id, so the id must be right.
-        if !event.verify_id() {
-            return Err(DropReason::BadSignature);
+        check_id(event, |event| admits(app, event, now))?;
+        Ok(OwnerClass::Known)
+    }
+
+    /// Checks whether a control event has the work that its app asks for in the last announcement.
+    /// An event without it may be admitted later.
+    ///
+    /// # Errors
+    /// Why the event is dropped.
+    pub fn check_work(
+        &self,
+        event: &Event,
+        class: OwnerClass,
+        announced: &[AnnouncedApp],
+    ) -> Result<(), DropReason> {
+        if class != OwnerClass::Stranger || announced.is_empty() {
+            return Ok(());
         }
-        let has_work = difficulty.is_none_or(|difficulty| has_work(event, difficulty));
-        if !admits(app, event, now) || !has_work {
-            return Err(DropReason::NotAdmitted);
-        }
-        Ok(match app.admission {
-            Admission::Open | Admission::Closed => class,
-            Admission::Pow | Admission::Grant | Admission::Allow => OwnerClass::Known,
-        })
+        let id = self.app_of(event);
+        let app = announced.iter().find(|app| Some(app.app.as_str()) == id);
+        app.and_then(|app| app.difficulty)
+            .map_or(Ok(()), |difficulty| {
+                check_id(event, |event| has_work(event, difficulty))
+            })
     }
 
     /// The app of a control event. `None` if that is not certain.
@@ -130,6 +140,17 @@ impl AdmissionRules {
             .collect();
         announced.sort_unstable_by(|a, b| a.app.cmp(&b.app));
         announced
+    }
+}
+
+/// Checks that the id is right, and then what depends on it: the work is in the id.
+fn check_id(event: &Event, is_admitted: impl Fn(&Event) -> bool) -> Result<(), DropReason> {
+    if !event.verify_id() {
+        Err(DropReason::BadSignature)
+    } else if is_admitted(event) {
+        Ok(())
+    } else {
+        Err(DropReason::NotAdmitted)
     }
 }
 
@@ -183,11 +204,13 @@ async fn follow(
                 ),
             }
         }
-        let apps = gate.announced_apps(now);
+        let apps = gate.apps_to_announce(now);
         if read_at.is_some()
-            && let Some(event) = announcer.announce(apps, &keys, now)
+            && let Some(event) = announcer.announce(&apps, &keys, now)
         {
             announcements.send_replace(Some(Arc::new(event)));
+            // No work is asked for that is not announced.
+            gate.set_announced(apps);
         }
         tokio::time::sleep(CHECK_INTERVAL).await;
     }

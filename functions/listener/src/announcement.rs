@@ -21,40 +21,35 @@ use crate::{
 /// The last announcement. The sessions of the operator's relays publish it.
 pub type Announcements = watch::Sender<Option<Arc<Event>>>;
 
-/// How often an announcement may change: twice at once, and then once in ten minutes.
+/// How often an announcement may change: twice at once, and then once a minute.
 const RATE: Rate = Rate {
     burst: 2,
-    per_day: 144,
+    per_day: 1_440,
 };
 
 /// Decides when a new announcement is made.
 #[derive(Debug, Default)]
 pub struct Announcer {
-    announced: Vec<AnnouncedApp>,
-    /// `true` once something was announced. Before, relays may have an announcement of an earlier
-    /// task.
-    has_announced: bool,
+    /// The apps of the last announcement. `None` before the first one: relays may have an
+    /// announcement of an earlier task.
+    announced: Option<Vec<AnnouncedApp>>,
     bucket: TokenBucket,
 }
 
 impl Announcer {
-    /// The event that announces these apps, if it is new and may be published now. Without apps
-    /// that may ask for work, nothing is announced.
-    pub fn announce(&mut self, apps: Vec<AnnouncedApp>, keys: &Keys, now: Millis) -> Option<Event> {
-        let is_new = if self.has_announced {
-            apps != self.announced
-        } else {
-            !apps.is_empty()
-        };
+    /// The event that announces these apps, if it is new and may be published now. The first
+    /// announcement is always new, even without apps: it replaces that of an earlier task.
+    pub fn announce(&mut self, apps: &[AnnouncedApp], keys: &Keys, now: Millis) -> Option<Event> {
+        let is_new = self.announced.as_deref() != Some(apps);
         if !is_new || !self.bucket.has(1, RATE, now) {
             return None;
         }
-        let event = announcement(ADMISSION, "", &CONTROL_KINDS, &apps)
+        let event = announcement(ADMISSION, "", &CONTROL_KINDS, apps)
             .custom_created_at(Timestamp::from_secs(now.to_seconds().0))
             .finalize(keys)
             .ok()?;
         self.bucket.take(1, RATE, now);
-        (self.announced, self.has_announced) = (apps, true);
+        self.announced = Some(apps.to_vec());
         Some(event)
     }
 }
@@ -72,10 +67,10 @@ mod tests {
     }
 
     #[test]
-    fn announces_each_change_but_not_more_often_than_every_ten_minutes() {
+    fn announces_each_change_but_not_more_often_than_every_minute() {
         let (keys, mut announcer) = (Keys::generate(), Announcer::default());
         let mut announce = |difficulty, now| {
-            let event = announcer.announce(apps(difficulty), &keys, Millis(now));
+            let event = announcer.announce(&apps(difficulty), &keys, Millis(now));
             event.map(|event| event.tags.iter().any(|tag| tag.kind() == "pow"))
         };
         assert_eq!(
@@ -87,16 +82,20 @@ mod tests {
         assert_eq!(announce(Some(20), 2), Some(true));
         assert_eq!(announce(Some(20), 3), None);
         assert_eq!(announce(None, 4), None);
-        assert_eq!(announce(None, 599_000), None);
-        assert_eq!(announce(None, 601_000), Some(false));
+        assert_eq!(announce(None, 59_000), None);
+        assert_eq!(announce(None, 61_000), Some(false));
     }
 
     #[test]
-    fn announces_nothing_without_apps_that_may_ask_for_work() {
-        let mut announcer = Announcer::default();
-        assert_eq!(
-            announcer.announce(Vec::new(), &Keys::generate(), Millis(0)),
-            None
+    fn announces_once_after_the_start_without_apps_that_may_ask_for_work() {
+        let (keys, mut announcer) = (Keys::generate(), Announcer::default());
+        let event = announcer.announce(&[], &keys, Millis(0)).unwrap();
+        assert!(
+            event
+                .tags
+                .iter()
+                .all(|tag| ["d", "k"].contains(&tag.kind()))
         );
+        assert_eq!(announcer.announce(&[], &keys, Millis(600_000)), None);
     }
 }

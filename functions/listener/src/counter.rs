@@ -33,6 +33,8 @@ pub enum MessageKind {
 pub enum DropReason {
     /// The event hits no index key in use.
     NoInterest,
+    /// The event hits index keys, but it no longer notifies because of its age.
+    TooOld,
     /// The event has already been forwarded, or a newer mute list of its author.
     Duplicate,
     /// The pubkey has sent too many control events in a minute.
@@ -153,6 +155,7 @@ impl DropReason {
     pub fn reason(self) -> &'static str {
         match self {
             Self::NoInterest => "no_interest",
+            Self::TooOld => "too_old",
             Self::Duplicate => "duplicate",
             Self::RateLimited => "rate_limited",
             Self::NotAdmitted => "not_admitted",

@@ -5,10 +5,7 @@ mod control_room;
 
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::Ordering},
 };
 
 use nostr::{event::Event, key::PublicKey};
@@ -17,6 +14,7 @@ use nostr_push_core::{
     announcement::AnnouncedApp,
     index_key::IndexKey,
     interest::{Hit, Interest, OwnerClass},
+    max_age,
     message::{ContentMessage, ControlMessage, MAX_EVENT_BYTES, MAX_TAGS},
     tags::tag_values,
 };
@@ -134,10 +132,10 @@ pub struct Gate {
     seen_from_owners_relays: SeenEvents,
     hasher: RandomState,
     admission: RwLock<Arc<AdmissionRules>>,
+    /// What was announced last.
+    announced: RwLock<Arc<[AnnouncedApp]>>,
     control_rate: RateLimiter,
     control_room: ControlRoom,
-    /// `true` while strangers use up their budget.
-    is_scarce: AtomicBool,
     content_budget: Mutex<ContentBudget>,
     newest_mute_lists: Mutex<NewestMuteLists>,
 }
@@ -153,9 +151,9 @@ impl Gate {
             seen_from_owners_relays: SeenEvents::default(),
             hasher: RandomState::new(),
             admission: RwLock::default(),
+            announced: RwLock::default(),
             control_rate: RateLimiter::new(budgets.max_control_events),
             control_room: ControlRoom::new(budgets.control),
-            is_scarce: AtomicBool::new(false),
             content_budget: Mutex::new(ContentBudget::new(budgets.content)),
             newest_mute_lists: Mutex::default(),
         }
@@ -170,11 +168,20 @@ impl Gate {
         *admission = Arc::new(rules);
     }
 
-    /// The apps that may ask new owners for work, with whether they do so now.
-    pub fn announced_apps(&self, now: Millis) -> Vec<AnnouncedApp> {
+    /// The apps that may ask new owners for work, with whether they need it now. They ask for it
+    /// once it is announced: see [`Gate::set_announced`].
+    pub fn apps_to_announce(&self, now: Millis) -> Vec<AnnouncedApp> {
         let is_scarce = self.control_room.is_scarce(now);
-        self.is_scarce.store(is_scarce, Ordering::SeqCst);
         self.admission().announced(is_scarce)
+    }
+
+    /// Sets what was announced last. New owners need the work that it asks for.
+    pub fn set_announced(&self, apps: Vec<AnnouncedApp>) {
+        let mut announced = self
+            .announced
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *announced = apps.into();
     }
 
     /// The control events that wait for their budget.
@@ -207,12 +214,7 @@ impl Gate {
             return Err(DropReason::Duplicate);
         }
         let class = self.class_of(incoming.event.pubkey.as_bytes());
-        let class = self.admission().check(
-            &incoming.event,
-            class,
-            self.is_scarce.load(Ordering::SeqCst),
-            incoming.received_at.to_seconds(),
-        )?;
+        let class = self.check_admission(incoming, class)?;
         verify(&incoming.event)?;
         // Backfill is not limited: it was published over a longer time and arrives at once. No
         // relay stores ephemeral events.
@@ -239,26 +241,33 @@ impl Gate {
         })
     }
 
+    /// Checks whether the author may be an owner.
+    fn check_admission(
+        &self,
+        incoming: &IncomingEvent<'_>,
+        class: OwnerClass,
+    ) -> Result<OwnerClass, DropReason> {
+        let (event, admission) = (&incoming.event, self.admission());
+        let class = admission.check(event, class, incoming.received_at.to_seconds())?;
+        let checked = admission.check_work(event, class, &self.announced());
+        if checked == Err(DropReason::NotAdmitted) && !event.kind.is_ephemeral() {
+            // It is admitted once no work is asked for, so it is requested again.
+            let dropped_controls = incoming.relay.dropped_controls();
+            dropped_controls.store(true, Ordering::SeqCst);
+        }
+        checked.map(|()| class)
+    }
+
     fn classify_content(&self, incoming: IncomingEvent<'_>) -> Result<Verdict, DropReason> {
         let id = *incoming.event.id.as_bytes();
         let live = !incoming.backfill;
         let from_owners_relay = incoming.relay.source != RelaySource::Operator;
-        let (mut hits, mute_list, proven_owners) = {
-            let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
-            let mut hits = interest.hits_of_all(&incoming.event);
-            if from_owners_relay && !hits.is_empty() {
-                let to_all = self.forwarding(&hits, live);
-                check_new(&self.seen, &id, to_all)?;
-                let relay = incoming.relay.hash.as_ref();
-                hits = relay.map_or_else(Vec::new, |relay| {
-                    interest.hits_through(&incoming.event, relay)
-                });
-            }
-            let mute_list = MuteListVersion::of(&incoming.event, &interest);
-            (hits, mute_list, interest.proven_owners())
-        };
+        let (mut hits, mute_list, proven_owners) = self.look_up(&incoming)?;
         if hits.is_empty() {
             return Err(DropReason::NoInterest);
+        }
+        if is_too_old(&incoming.event, incoming.received_at.to_seconds()) {
+            return Err(DropReason::TooOld);
         }
         let (seen, key) = if from_owners_relay {
             let key = self.key_from(&incoming.relay.url, id);
@@ -305,6 +314,25 @@ impl Gate {
         })))
     }
 
+    /// The keys that the event hits, whether it is an owner's mute list, and the number of proven
+    /// owners.
+    fn look_up(
+        &self,
+        incoming: &IncomingEvent<'_>,
+    ) -> Result<(Vec<Hit>, Option<MuteListVersion>, u64), DropReason> {
+        let event = &incoming.event;
+        let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
+        let mut hits = interest.hits_of_all(event);
+        if incoming.relay.source != RelaySource::Operator && !hits.is_empty() {
+            let to_all = self.forwarding(&hits, !incoming.backfill);
+            check_new(&self.seen, event.id.as_bytes(), to_all)?;
+            let relay = incoming.relay.hash.as_ref();
+            hits = relay.map_or_else(Vec::new, |relay| interest.hits_through(event, relay));
+        }
+        let mute_list = MuteListVersion::of(event, &interest);
+        Ok((hits, mute_list, interest.proven_owners()))
+    }
+
     /// Whether the pubkey has a device.
     pub fn class_of(&self, pubkey: &[u8; 32]) -> OwnerClass {
         let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
@@ -325,6 +353,14 @@ impl Gate {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&admission)
+    }
+
+    fn announced(&self) -> Arc<[AnnouncedApp]> {
+        let announced = self
+            .announced
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&announced)
     }
 
     fn content_budget(&self) -> MutexGuard<'_, ContentBudget> {
@@ -409,6 +445,13 @@ impl MuteListVersion {
 
 fn is_of_mute_list(hit: &Hit) -> bool {
     matches!(hit.key, IndexKey::MuteList(_))
+}
+
+/// Returns `true` if the event no longer notifies because of its age. The matcher would drop it,
+/// unless it is a mute list: these are valid at any age.
+fn is_too_old(event: &Event, now: Seconds) -> bool {
+    let kind = event.kind.as_u16();
+    kind != MUTE_LIST_KIND && Seconds::from(event.created_at) + max_age(kind) < now
 }
 
 /// Checks that no earlier forwarding covers this one.

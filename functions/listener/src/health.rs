@@ -7,14 +7,14 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
-use nostr_push_core::{Millis, Seconds};
+use nostr_push_core::{Millis, Seconds, capacity::Usage};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -67,6 +67,8 @@ pub struct Health {
     pub watched: AtomicUsize,
     /// The progress of the buffers before the queues.
     pub buffers: [Arc<BufferProgress>; 2],
+    /// What the stack holds, as last counted. `None` while the first load runs.
+    usage: Mutex<Option<Usage>>,
 }
 
 impl Health {
@@ -93,6 +95,16 @@ impl Health {
     pub fn record_interest_read(&self, now: Millis) {
         self.interest_read_at.store(now.0, Ordering::SeqCst);
         self.record_progress(now);
+    }
+
+    /// Records what the stack holds.
+    pub fn record_usage(&self, usage: Usage) {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = Some(usage);
+    }
+
+    /// What the stack holds, as last counted. `None` while the first load runs.
+    pub fn usage(&self) -> Option<Usage> {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The times since the last progress and since the last read of the change feed. The second is

@@ -102,6 +102,9 @@ async fn write_metrics(telemetry: Telemetry, health: Arc<Health>) {
             health.watched.load(Ordering::Relaxed),
             health.connected.load(Ordering::Relaxed),
         );
+        if let Some(usage) = health.usage() {
+            telemetry.usage(&usage);
+        }
         telemetry.flush();
     }
 }

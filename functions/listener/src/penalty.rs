@@ -33,6 +33,7 @@ impl Penalty {
 pub fn points(reason: DropReason) -> u32 {
     match reason {
         DropReason::NoInterest
+        | DropReason::TooOld
         | DropReason::Duplicate
         | DropReason::RateLimited
         | DropReason::NotAdmitted

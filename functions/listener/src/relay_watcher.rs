@@ -90,8 +90,9 @@ impl<S: Relays + Members + Usages + Clone> RelayWatcher<S> {
             self.update(context, now).await;
             let relays = self.relays.values().map(|(relay, _)| relay);
             self.checkpoints.update(relays, now).await;
-            let usage = self.usage.record_if_due(&self.store, &self.view, now);
-            usage.await;
+            self.usage
+                .record_if_due(&self.store, &self.view, &context.health, now)
+                .await;
         }
     }
 

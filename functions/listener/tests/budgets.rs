@@ -57,6 +57,11 @@ async fn backlog_of_a_stranger_delays_no_owner_and_survives_a_restart() {
     }
     let register = control(&alice, 0, 1_000);
     publish(address, &register).await;
+    assert_eq!(
+        listening.health.usage().map(|usage| usage.owners),
+        Some(1),
+        "for the metrics"
+    );
     until("the owner's event", || has(&register)).await;
     assert!(backlog[..5].iter().all(has));
     assert!(!has(&backlog[5]), "it waits");

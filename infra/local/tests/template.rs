@@ -376,8 +376,25 @@ async fn budget_is_optional_and_notifies_at_three_levels() {
 async fn dashboard_is_valid_json_with_all_widgets() {
     let observability = Template::load("infra/observability.yaml").await;
     let body = sub(&observability.properties("Dashboard")["DashboardBody"]);
-    let body: Value = serde_json::from_str(body).unwrap();
-    assert_eq!(body["widgets"].as_array().unwrap().len(), 13);
+    let caps = ["MaxOwners", "MaxIndexKeys", "MaxIndexRows"];
+    let body = caps
+        .iter()
+        .enumerate()
+        .fold(body.to_owned(), |body, (n, cap)| {
+            // They are numbers, so they are not in quotes.
+            body.replace(&format!("${{{cap}}}"), &n.to_string())
+        });
+    let body: Value = serde_json::from_str(&body).unwrap();
+    let widgets = body["widgets"].as_array().unwrap();
+    assert_eq!(widgets.len(), 16);
+    let lines = widgets
+        .iter()
+        .map(|w| &w["properties"]["annotations"]["horizontal"][0]);
+    let lines: Vec<&Value> = lines.filter(|line| !line.is_null()).collect();
+    assert_eq!(lines.len(), caps.len());
+    for (n, (line, cap)) in lines.into_iter().zip(caps).enumerate() {
+        assert_eq!(*line, json!({"label": cap, "value": n}));
+    }
 }
 
 #[tokio::test]

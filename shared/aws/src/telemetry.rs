@@ -5,10 +5,11 @@
 //! All stages share the counter `Events` with the dimensions `Stage`, `Outcome` and `Reason`. The
 //! other metrics have the dimension `Stage` alone: `Latency`, the milliseconds from the relay's
 //! delivery to the stage's outcome; `PushFailures`, 1 for each failed push and 0 for each other;
-//! `RelaysWatched` and `RelaysConnected`.
+//! `RelaysWatched` and `RelaysConnected`; and what the stack holds: `Owners`, `IndexKeys` and
+//! `IndexRows`.
 
 use metrics_cloudwatch_embedded::{Builder, Collector};
-use nostr_push_core::{Millis, counter::Counter};
+use nostr_push_core::{Millis, capacity::Usage, counter::Counter};
 use tracing_subscriber::EnvFilter;
 
 /// The CloudWatch namespace of all metrics, unless `TABLE_PREFIX` names a stack. Two stacks in one
@@ -75,6 +76,17 @@ impl Telemetry {
     /// Records how many relays a task of the listener watches, and to how many it is connected.
     pub fn relays(&self, watched: usize, connected: usize) {
         for (name, n) in [("RelaysWatched", watched), ("RelaysConnected", connected)] {
+            metrics::gauge!(name).set(u32::try_from(n).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Records what the stack holds.
+    pub fn usage(&self, usage: &Usage) {
+        for (name, n) in [
+            ("Owners", usage.owners),
+            ("IndexKeys", usage.index_keys),
+            ("IndexRows", usage.index_rows),
+        ] {
             metrics::gauge!(name).set(u32::try_from(n).unwrap_or(u32::MAX));
         }
     }

@@ -92,9 +92,9 @@ const _: () = assert!(
     "a claim must outlive every age limit, or an event could be pushed twice"
 );
 
-/// The age at which an event of this kind no longer notifies: the matcher drops older ones. The
-/// listener requests no events from relays that are older than this, except that it requests
-/// [`PRIVATE_KINDS`] together.
+/// The age at which an event of this kind no longer notifies: the listener and the matcher drop
+/// older ones. The listener requests no events from relays that are older than this, except that
+/// it requests [`PRIVATE_KINDS`] together.
 pub fn max_age(kind: u16) -> Seconds {
     if is_private_kind(kind) && kind != NIP04_KIND {
         MAX_PRIVATE_AGE

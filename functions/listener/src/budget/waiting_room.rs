@@ -83,17 +83,17 @@ impl Default for ControlRates {
 
 impl ControlRates {
     /// The rates that follow from the bytes per second of all strangers, and of all known owners
-    /// who are not proven. Each burst is a multiple of its rate.
+    /// who are not proven. Each burst is a multiple of its rate. Only a rate of 0 grants nothing.
     pub fn new(strangers: u64, newcomers: u64) -> Self {
         let seconds =
             |rate: u64, seconds: u64| Rate::per_second(rate.saturating_mul(seconds), rate);
         Self {
             proven: seconds(8_192, 512),
-            known: seconds(newcomers / 2, 512),
-            stranger: seconds(strangers / 8, 1_024),
+            known: seconds(newcomers.div_ceil(2), 512),
+            stranger: seconds(strangers.div_ceil(8), 1_024),
             all_known: seconds(newcomers, 4_096),
             all_strangers: seconds(strangers, 8_192),
-            strangers_of_relay: seconds(strangers / 2, 8_192),
+            strangers_of_relay: seconds(strangers.div_ceil(2), 8_192),
         }
     }
 

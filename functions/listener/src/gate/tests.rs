@@ -120,6 +120,23 @@ fn classifies_control_events_addressed_to_service() {
 }
 
 #[test]
+fn drops_events_that_no_longer_notify_but_not_old_mute_lists() {
+    let owners = Owners::new();
+    let reader = owners.known.public_key().to_hex();
+    let private = json!({"kinds": [4, 1059], "#p": [reader]});
+    owners.subscribe(&owners.known, &private, false);
+    let sent_after = |kind, seconds: u64| {
+        let event = event(&owners.proven, kind, 1_000_000, &[&["p", &reader]], "x");
+        owners.send(&event, (1_000_000 + seconds) * 1_000)
+    };
+    for (kind, max_age) in [(4, 3_600), (1059, 2 * 86_400 + 900)] {
+        assert_eq!(sent_after(kind, max_age + 1), Err(DropReason::TooOld));
+        assert_eq!(sent_after(kind, max_age), CONTENT);
+    }
+    assert_eq!(sent_after(10_000, 365 * 86_400), CONTENT);
+}
+
+#[test]
 fn drops_large_and_malformed_events() {
     let (service, author) = (Keys::generate(), Keys::generate());
     let p = author.public_key().to_hex();
@@ -365,7 +382,14 @@ impl Owners {
             let event = self.control(&Keys::generate(), n, &[], &content);
             assert!(self.send(&event, 5).is_ok());
         }
-        self.gate.announced_apps(Millis(5));
+    }
+
+    /// Announces what the apps ask of strangers now.
+    fn announce(&self, now: u64) -> Option<u8> {
+        let apps = self.gate.apps_to_announce(Millis(now));
+        let difficulty = apps[0].difficulty;
+        self.gate.set_announced(apps);
+        difficulty
     }
 }
 
@@ -382,7 +406,14 @@ fn app_decides_about_strangers_before_the_signature_and_not_about_owners() {
     let demo: &[&str] = &["app", "demo"];
     let stranger = Keys::generate();
     let register = owners.control(&stranger, 1, &[demo], "x");
-    assert_eq!(owners.send(&register, 5), Err(DropReason::NotAdmitted));
+    let relay = relay("ws://r", RelaySource::Operator);
+    let json = to_raw_value(&register).unwrap();
+    let sent = verdict_from(&relay, &owners.gate, &json, false, 5);
+    assert_eq!(outcome(&sent), Err(DropReason::NotAdmitted));
+    assert!(
+        !relay.dropped_controls().load(Ordering::SeqCst),
+        "it is not requested again"
+    );
     let mut forged = register.clone();
     forged.sig = owners.control(&stranger, 2, &[], "x").sig;
     assert_eq!(owners.send(&forged, 5), Err(DropReason::NotAdmitted));
@@ -432,7 +463,7 @@ fn blocked_pubkeys_are_dropped_even_if_they_are_owners() {
 }
 
 #[test]
-fn open_app_asks_for_work_while_strangers_use_up_their_budget() {
+fn open_app_asks_for_work_once_that_is_announced() {
     let owners = Owners::new();
     owners.admit(
         App {
@@ -442,25 +473,34 @@ fn open_app_asks_for_work_while_strangers_use_up_their_budget() {
         &[],
     );
     let demo: &[&str] = &["app", "demo"];
-    let asks = |now| owners.gate.announced_apps(Millis(now))[0].difficulty;
-    assert_eq!(asks(5), None);
+    assert_eq!(owners.announce(5), None);
     let idle = owners.control(&Keys::generate(), 1, &[demo], "x");
     assert_eq!(owners.send(&idle, 5), CONTROL);
     owners.exhaust_strangers();
-    assert_eq!(asks(5), Some(4));
+    let unaware = owners.control(&Keys::generate(), 1, &[demo], "x");
+    let needed = owners.gate.apps_to_announce(Millis(5))[0].difficulty;
+    assert_eq!((needed, owners.send(&unaware, 5)), (Some(4), WAITS));
+    assert_eq!(owners.announce(5), Some(4));
     let stranger = Keys::generate();
     let mined = (0..1_000)
         .map(|n| owners.control(&stranger, 1, &[demo, &["nonce", &n.to_string(), "4"]], "x"))
         .find(|event| has_work(event, 4))
         .unwrap();
     let lazy = owners.control(&stranger, 2, &[demo], "x");
-    assert_eq!(owners.send(&lazy, 6), Err(DropReason::NotAdmitted));
+    let relay = relay("ws://r", RelaySource::Operator);
+    let json = to_raw_value(&lazy).unwrap();
+    let sent = verdict_from(&relay, &owners.gate, &json, false, 6);
+    assert_eq!(outcome(&sent), Err(DropReason::NotAdmitted));
+    assert!(
+        relay.dropped_controls().load(Ordering::SeqCst),
+        "it is requested again"
+    );
     assert_eq!(owners.send(&mined, 6), WAITS);
     let known = owners.control(&owners.known, 1, &[demo], "x");
     assert_eq!(owners.send(&known, 6), CONTROL);
     let day = 5 + 86_400_000;
     while owners.gate.control_room().release(Millis(day)).is_some() {}
-    assert_eq!(asks(2 * day), None);
+    assert_eq!(owners.announce(2 * day), None);
     assert_eq!(owners.send(&lazy, 2 * day), CONTROL);
 }
 

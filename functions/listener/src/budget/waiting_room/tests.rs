@@ -232,6 +232,15 @@ fn without_a_budget_strangers_are_dropped_and_others_are_not() {
     assert!(is_forwarded(&known));
 }
 
+#[test]
+fn small_budgets_are_not_rounded_down_to_nothing() {
+    let mut room = WaitingRoom::new(ControlRates::new(1, 1));
+    for (n, class) in [(1, OwnerClass::Stranger), (2, OwnerClass::Known)] {
+        let offer = room.offer(arrival(n, n, class, 500, NOW), NOW);
+        assert!(is_forwarded(&offer), "{class:?}");
+    }
+}
+
 /// What happens, one after another: an event comes, or time passes and events are released.
 #[derive(Debug, Clone)]
 enum Step {
