@@ -31,8 +31,8 @@ pub struct Config {
     ///
     /// - `CONTROL_EVENTS_PER_MINUTE`, default 60: the most control events per minute from one
     ///   pubkey
-    /// - `STRANGER_BYTES_PER_SECOND`, default 2,048: control events of all pubkeys without a device
-    /// - `NEWCOMER_BYTES_PER_SECOND`, default 4,096: control events of all owners with a device
+    /// - `STRANGER_BYTES_PER_SECOND`, default 1,024: control events of all pubkeys without a device
+    /// - `NEWCOMER_BYTES_PER_SECOND`, default 2,048: control events of all owners with a device
     ///   that is not proven
     pub budgets: Budgets,
     /// `HEARTBEAT_APP`: the app of dialect H events without an `app` tag.

@@ -50,10 +50,10 @@ const MAX_OWNERS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
 const MAX_RELAYS: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
 
 /// The bytes per second of all strangers, by default.
-pub const DEFAULT_STRANGER_BYTES_PER_SECOND: u64 = 2_048;
+pub const DEFAULT_STRANGER_BYTES_PER_SECOND: u64 = 1_024;
 
 /// The bytes per second of all known owners who are not proven, by default.
-pub const DEFAULT_NEWCOMER_BYTES_PER_SECOND: u64 = 4_096;
+pub const DEFAULT_NEWCOMER_BYTES_PER_SECOND: u64 = 2_048;
 
 /// Bytes of control events.
 #[derive(Debug, Clone, Copy)]
@@ -89,11 +89,11 @@ impl ControlRates {
             |rate: u64, seconds: u64| Rate::per_second(rate.saturating_mul(seconds), rate);
         Self {
             proven: seconds(8_192, 512),
-            known: seconds(newcomers.div_ceil(2), 512),
-            stranger: seconds(strangers.div_ceil(8), 1_024),
-            all_known: seconds(newcomers, 4_096),
-            all_strangers: seconds(strangers, 8_192),
-            strangers_of_relay: seconds(strangers.div_ceil(2), 8_192),
+            known: seconds(newcomers, 512),
+            stranger: seconds(strangers.div_ceil(4), 1_024),
+            all_known: seconds(newcomers, 8_192),
+            all_strangers: seconds(strangers, 16_384),
+            strangers_of_relay: seconds(strangers.div_ceil(2), 16_384),
         }
     }
 

@@ -24,11 +24,11 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(200);
 const DAY: f64 = 86_400.0;
 
 /// The bytes a day of all strangers: the default of `StrangerBytesPerSecond`, and the burst.
-const STRANGER_BYTES: f64 = 2_048.0 * (DAY + 8_192.0);
+const STRANGER_BYTES: f64 = 1_024.0 * (DAY + 16_384.0);
 
 /// The bytes a day of all known owners who are not proven: the default of
 /// `NewcomerBytesPerSecond`, and the burst.
-const NEWCOMER_BYTES: f64 = 4_096.0 * (DAY + 4_096.0);
+const NEWCOMER_BYTES: f64 = 2_048.0 * (DAY + 8_192.0);
 
 /// The write units a day of all strangers: a quarter of the default of `NewcomerWriteUnits`.
 const STRANGER_WRITES: f64 = 200_000.0;
