@@ -360,6 +360,10 @@ async fn budget_is_optional_and_notifies_at_three_levels() {
     );
     let budget = observability.properties("Budget");
     assert_eq!(budget["Budget"]["TimeUnit"], "MONTHLY");
+    assert!(
+        budget["Budget"].get("BudgetName").is_none(),
+        "a budget with a name cannot be replaced when its receivers change"
+    );
     let notifications = budget["NotificationsWithSubscribers"].as_array().unwrap();
     let levels: Vec<u64> = notifications
         .iter()
