@@ -339,7 +339,12 @@ async fn every_parameter_is_documented() {
 async fn alarms_on_strangers_name_counters() {
     let observability = Template::load("infra/observability.yaml").await;
     let counters = std::fs::read_to_string(root().join("docs/local.md")).unwrap();
-    for name in ["AtCapacity", "OverBudget"] {
+    for name in [
+        "AtCapacity",
+        "OverBudget",
+        "ControlOverBudget",
+        "NewcomersOverBudget",
+    ] {
         let alarm = observability.properties(name);
         let values = alarm["Dimensions"].as_array().unwrap().iter();
         let values: Vec<&str> = values.map(|d| d["Value"].as_str().unwrap()).collect();
