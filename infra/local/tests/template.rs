@@ -339,7 +339,12 @@ async fn every_parameter_is_documented() {
 async fn alarms_on_strangers_name_counters() {
     let observability = Template::load("infra/observability.yaml").await;
     let counters = std::fs::read_to_string(root().join("docs/local.md")).unwrap();
-    for name in ["AtCapacity", "OverBudget"] {
+    for name in [
+        "AtCapacity",
+        "OverBudget",
+        "ControlOverBudget",
+        "NewcomersOverBudget",
+    ] {
         let alarm = observability.properties(name);
         let values = alarm["Dimensions"].as_array().unwrap().iter();
         let values: Vec<&str> = values.map(|d| d["Value"].as_str().unwrap()).collect();
@@ -360,6 +365,10 @@ async fn budget_is_optional_and_notifies_at_three_levels() {
     );
     let budget = observability.properties("Budget");
     assert_eq!(budget["Budget"]["TimeUnit"], "MONTHLY");
+    assert!(
+        budget["Budget"].get("BudgetName").is_none(),
+        "a budget with a name cannot be replaced when its receivers change"
+    );
     let notifications = budget["NotificationsWithSubscribers"].as_array().unwrap();
     let levels: Vec<u64> = notifications
         .iter()

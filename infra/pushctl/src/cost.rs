@@ -8,6 +8,7 @@ mod usage;
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use nostr_push_core::{CLAIM_TTL, Seconds};
 
 #[cfg(test)]
 use self::prices::PRICES;
@@ -27,14 +28,15 @@ const HOURS_PER_MONTH: f64 = 730.0;
 const DAYS_PER_MONTH: f64 = HOURS_PER_MONTH / 24.0;
 
 /// How many days a claim is kept after a push.
-const CLAIM_DAYS: f64 = 9.0;
+#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+const CLAIM_DAYS: f64 = (CLAIM_TTL.0 / Seconds::from_days(1).0) as f64;
 
 /// The requests per month that Lambda sends to an idle queue: five pollers, each of which waits 20
 /// s per request (<https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html>).
 const IDLE_POLLS: f64 = 5.0 * 3.0 * 60.0 * HOURS_PER_MONTH;
 
 /// The number of alarms in the template.
-const ALARMS: f64 = 23.0;
+const ALARMS: f64 = 25.0;
 
 /// The size of one listener task.
 const TASK_VCPUS: f64 = 0.25;
