@@ -26,8 +26,8 @@ pub enum MatcherCounter {
     TooManyRows,
     /// A recipient was left out who has no active device.
     NoDevice,
-    /// A recipient without a proven device, or a large filter of such an owner, was left out, because
-    /// of the limits for newcomers.
+    /// A recipient without a proven device, or a large filter of such an owner, was left out,
+    /// because of the limits for newcomers.
     NewcomersOverBudget,
     /// An event was dropped.
     Dropped(MatchDropReason),

@@ -29,6 +29,12 @@ pub enum BadFilter {
     BadField(String),
 }
 
+/// The bytes of JSON of an id or a pubkey in a list.
+const KEY_BYTES: usize = 67;
+
+/// The most bytes of JSON of a kind in a list.
+const KIND_BYTES: usize = 6;
+
 /// Ids or pubkeys, sorted and without duplicates.
 type Keys = Vec<[u8; 32]>;
 
@@ -106,6 +112,18 @@ impl Filter {
     pub fn to_json(&self) -> String {
         // A map of strings and numbers cannot fail to serialize.
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// About as many bytes as the canonical form has. That is not built.
+    pub fn approximate_bytes(&self) -> usize {
+        let value_bytes = |value: &TagValue| match value {
+            TagValue::Hex(_) => KEY_BYTES,
+            TagValue::Text(text) => text.len() + 3,
+        };
+        let keys = self.ids.iter().chain(&self.authors).map(Vec::len);
+        let kinds = self.kinds.as_ref().map_or(0, Vec::len);
+        let values = self.tags.values().flatten().map(value_bytes);
+        keys.sum::<usize>() * KEY_BYTES + kinds * KIND_BYTES + values.sum::<usize>()
     }
 
     /// The keys under which the filter is indexed, one per value of its most selective dimension:
@@ -448,6 +466,16 @@ mod tests {
         );
         assert_eq!(keys(json!({"kinds": [7, 1]})), ["kind:1", "kind:7"]);
         assert_eq!(keys(json!({})), [""; 0]);
+    }
+
+    #[test]
+    fn approximate_bytes_are_near_those_of_the_canonical_form() {
+        let keys: Vec<String> = (0..500).map(|n| format!("{n:064x}")).collect();
+        let texts: Vec<String> = (0..500).map(|n| format!("text {n}")).collect();
+        let kinds: Vec<u16> = (10_000..10_064).collect();
+        let all = json!({"ids": keys, "authors": keys, "kinds": kinds, "#p": keys, "#t": texts});
+        let filter = filter(&all);
+        assert!(filter.approximate_bytes().abs_diff(filter.to_json().len()) < 100);
     }
 
     /// Lists over few values, so that events often match.

@@ -184,8 +184,8 @@ pub struct IndexRow {
     /// The subscription's identity.
     pub identity: String,
     /// The residual filter under the index key ([`Residuals`](crate::filter::Residuals)). Rows that
-    /// earlier versions wrote contain the whole filter. Above [`MAX_INLINE_BYTES`] it is `None`, and
-    /// the filter is in `subscriptions` alone.
+    /// earlier versions wrote contain the whole filter. `None` if it has more than
+    /// [`MAX_INLINE_BYTES`]: the filter is then in `subscriptions` alone.
     pub filter: Option<Filter>,
     /// The relays that the subscription names.
     pub relays: Vec<RelayHash>,

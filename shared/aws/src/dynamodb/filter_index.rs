@@ -1,7 +1,7 @@
 //! `filter_index`: key `index_key` and `owner_subscription` (`own#app#pubkey#identity` or
-//! `sub#app#pubkey#identity`, see [`IndexRow::sort_key`]). Holds the filter that the row contains. A
-//! larger filter is in `subscriptions` alone. The attribute `relays` holds the hashes of the relays
-//! that the subscription names, if it names any.
+//! `sub#app#pubkey#identity`, see [`IndexRow::sort_key`]). Holds the row's filter, unless it is
+//! in `subscriptions` alone. The attribute `relays` holds the hashes of the relays that the
+//! subscription names, if it names any.
 //!
 //! Guarantee: an older event neither overwrites nor deletes the row of a newer one.
 
