@@ -70,6 +70,8 @@ pub struct Hit {
     pub proven: bool,
     /// `true` if the key is a mention of a proven owner.
     pub mentions_proven: bool,
+    /// The number of subscriptions that use the key.
+    pub uses: u32,
 }
 
 /// An index key and the number of subscriptions that use it.
@@ -426,6 +428,7 @@ impl Interest {
             .map(|used| Hit {
                 key: used.key.clone(),
                 proven: used.proven_uses > 0,
+                uses: used.uses,
                 mentions_proven: used
                     .key
                     .mentions()

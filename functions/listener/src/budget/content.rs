@@ -57,6 +57,12 @@ pub struct ContentRates {
     pub mute_list: Rate,
 }
 
+/// The subscriptions of newcomers under one key that cost one more token.
+const USES_PER_TOKEN: u64 = 16;
+
+/// The most tokens of one hit. A key has twice as many at once.
+const MAX_TOKENS: u64 = 100;
+
 impl Default for ContentRates {
     fn default() -> Self {
         let per_day = 43_200;
@@ -154,16 +160,17 @@ impl ContentBudget {
             };
             for (id, rate) in price.keys.into_iter().flatten() {
                 let bucket = self.keys.get_or_insert_mut(id, TokenBucket::default);
-                bucket.take(1, rate, now);
+                bucket.take(price.tokens, rate, now);
             }
             if price.newcomers {
-                self.newcomers.take(1, self.rates.newcomers, now);
+                self.newcomers.take(price.tokens, self.rates.newcomers, now);
             }
             if price.mass_mentions {
-                self.mass_mentions.take(1, self.rates.mass_mentions, now);
+                self.mass_mentions
+                    .take(price.tokens, self.rates.mass_mentions, now);
             }
             if let Some(rate) = price.proven {
-                self.proven.take(1, rate, now);
+                self.proven.take(price.tokens, rate, now);
             }
             true
         });
@@ -171,18 +178,26 @@ impl ContentBudget {
 
     /// The buckets from which a hit is paid. `None` if they have too little.
     fn price(&self, hit: &Hit, is_mass: bool, proven: u64, now: Millis) -> Option<Price> {
-        let own = |rate| self.key_bucket(hit, KeyBucket::Own, rate, now);
+        let own = |rate| self.key_bucket(hit, KeyBucket::Own, 1, rate, now);
         let is_mute_list = matches!(hit.key, IndexKey::MuteList(_));
-        let mut price = Price::default();
+        let mut price = Price {
+            tokens: 1,
+            keys: [None; 2],
+            newcomers: false,
+            mass_mentions: false,
+            proven: None,
+        };
         if is_mute_list {
             price.keys[0] = Some(own(self.rates.mute_list)?);
         }
         if !hit.proven {
             let rate = self.rates.newcomers;
             let part = rate.part(KEY_PART_OF_NEWCOMERS);
-            price.keys[1] = Some(self.key_bucket(hit, KeyBucket::PartOfNewcomers, part, now)?);
+            price.tokens = tokens_of_newcomers(hit);
+            price.keys[1] =
+                Some(self.key_bucket(hit, KeyBucket::PartOfNewcomers, price.tokens, part, now)?);
             price.newcomers = true;
-            return self.newcomers.has(1, rate, now).then_some(price);
+            return self.newcomers.has(price.tokens, rate, now).then_some(price);
         }
         if is_mute_list || matches!(hit.key, IndexKey::Kind(_)) {
             return Some(price);
@@ -198,7 +213,7 @@ impl ContentBudget {
         }
         let rate = self.rates.proven.plus(self.rates.per_proven, proven);
         let part = rate.part(KEY_PART_OF_PROVEN);
-        price.keys[1] = Some(self.key_bucket(hit, KeyBucket::PartOfProven, part, now)?);
+        price.keys[1] = Some(self.key_bucket(hit, KeyBucket::PartOfProven, 1, part, now)?);
         price.proven = Some(rate);
         self.proven.has(1, rate, now).then_some(price)
     }
@@ -208,18 +223,26 @@ impl ContentBudget {
         &self,
         hit: &Hit,
         bucket: KeyBucket,
+        tokens: u64,
         rate: Rate,
         now: Millis,
     ) -> Option<(u64, Rate)> {
         let id = self.hasher.hash_one((&hit.key, bucket));
         let stored = self.keys.peek(&id).copied().unwrap_or_default();
-        stored.has(1, rate, now).then_some((id, rate))
+        stored.has(tokens, rate, now).then_some((id, rate))
     }
 }
 
-/// One token is taken from each of these buckets.
-#[derive(Debug, Default)]
+/// The tokens of a hit on a key that only newcomers use. The matcher reads the roster of each, so
+/// a key with many subscriptions costs more than one.
+fn tokens_of_newcomers(hit: &Hit) -> u64 {
+    (1 + u64::from(hit.uses) / USES_PER_TOKEN).min(MAX_TOKENS)
+}
+
+/// From each of these buckets so many tokens are taken.
+#[derive(Debug)]
 struct Price {
+    tokens: u64,
     keys: [Option<(u64, Rate)>; 2],
     newcomers: bool,
     mass_mentions: bool,
@@ -246,6 +269,7 @@ mod tests {
 
     fn hit(key: &str, proven: bool, mentions_proven: bool) -> Hit {
         Hit {
+            uses: 1,
             key: key.parse().unwrap(),
             proven,
             mentions_proven,
@@ -284,6 +308,21 @@ mod tests {
         budget.retain_affordable(&mut hits, 2, now);
         budget.spend(&mut hits, 2, now);
         hits
+    }
+
+    #[test]
+    fn keys_of_many_newcomers_cost_more() {
+        let mut budget = ContentBudget::new(ContentRates::default());
+        let crowded = Hit {
+            uses: 1_600,
+            ..hit("#t:crowded", false, false)
+        };
+        let forwarded = (0..10).filter(|_| {
+            let mut hits = vec![crowded.clone()];
+            budget.spend(&mut hits, 0, Millis(5));
+            !hits.is_empty()
+        });
+        assert_eq!(forwarded.count(), 2, "200 tokens at once, 100 for each");
     }
 
     #[test]

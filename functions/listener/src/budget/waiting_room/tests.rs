@@ -61,9 +61,12 @@ fn default_rates_are_those_of_the_documentation() {
     assert_eq!(rates.proven, Rate::per_second(4_096 * kib, 8 * kib));
     assert_eq!(rates.known, Rate::per_second(1_024 * kib, 2 * kib));
     assert_eq!(rates.stranger, Rate::per_second(256 * kib, 256));
-    assert_eq!(rates.all_strangers, Rate::per_second(16_384 * kib, 2 * kib));
-    assert_eq!(rates.all_known, Rate::per_second(16_384 * kib, 4 * kib));
-    assert_eq!(rates.strangers_of_relay, Rate::per_second(8_192 * kib, kib));
+    assert_eq!(rates.all_strangers, Rate::per_second(16_384 * kib, kib));
+    assert_eq!(rates.all_known, Rate::per_second(16_384 * kib, 2 * kib));
+    assert_eq!(
+        rates.strangers_of_relay,
+        Rate::per_second(8_192 * kib, kib / 2)
+    );
 }
 
 /// Ten times what real clients send.
@@ -108,7 +111,7 @@ fn newcomer_goes_before_a_hundred_who_have_used_up_their_budgets() {
     }
     let now = NOW + Millis(1_000);
     room.offer(arrival(777, 999, OwnerClass::Stranger, 2_500, now), now);
-    let now = now + Millis(1_000);
+    let now = now + Millis(8_000);
     assert_eq!(room.release(now), Some(777));
 }
 
@@ -218,9 +221,9 @@ fn scarcity_ends_when_half_of_the_budget_is_back() {
         while room.release(now).is_some() {}
         assert!(room.is_scarce(now));
     }
-    let half = Millis(8 * 1024 * 1024 * 1_000 / 2_048);
-    assert!(room.is_scarce(now + half - Millis(600_000)));
-    assert!(!room.is_scarce(now + half + Millis(600_000)));
+    let half = Millis(8 * 1024 * 1024 * 1_000 / 1_024);
+    assert!(room.is_scarce(now + half - Millis(1_200_000)));
+    assert!(!room.is_scarce(now + half + Millis(1_200_000)));
 }
 
 #[test]
