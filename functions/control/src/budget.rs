@@ -177,8 +177,8 @@ pub async fn take<S: Budgets, E>(
 }
 
 /// Takes the units of a removal. If an owner with a device removes something that `exists`, this is
-/// never refused: it has been paid for, so the budget is exceeded at most once. Whoever removes what
-/// does not exist only has it remembered, and pays for that.
+/// never refused: it has been paid for, so the budget is exceeded at most once. Whoever removes
+/// what does not exist only has it remembered, and pays for that.
 ///
 /// # Errors
 /// `over_budget`, or a dependency failed.

@@ -41,8 +41,8 @@ pub enum Change {
     Remove(Subscription),
     /// Write a removal of a subscription that has no index rows yet.
     Mark(Subscription),
-    /// Write a row that differs from the stored one only in whether the owner is proven. The time is
-    /// the `changed_at` of the stored one.
+    /// Write a row that differs from the stored one only in whether the owner is proven. The time
+    /// is the `changed_at` of the stored one.
     Prove(Subscription, Millis),
 }
 

@@ -37,8 +37,8 @@ pub(crate) enum Command {
     Add(Add),
     /// Lists the apps.
     List,
-    /// Sets options of an app. VALUE is JSON or a single word; `null` restores the default. A list of
-    /// pubkeys is JSON, or `npub1…,npub1…`, or `@FILE` with one pubkey per line.
+    /// Sets options of an app. VALUE is JSON or a single word; `null` restores the default. A list
+    /// of pubkeys is JSON, or `npub1…,npub1…`, or `@FILE` with one pubkey per line.
     Set {
         /// The app's id.
         app: String,
@@ -153,8 +153,8 @@ async fn add(context: &CommandContext, arguments: Add) -> Result<()> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     ensure!(
         (1..=MAX_APP_ID_BYTES).contains(&id.len()) && id.chars().all(is_allowed),
-        "an app id has 1 to {MAX_APP_ID_BYTES} letters, digits, dots, underscores and hyphens, because \
-         SNS allows no others"
+        "an app id has 1 to {MAX_APP_ID_BYTES} letters, digits, dots, underscores and hyphens, \
+         because SNS allows no others"
     );
     let mut platforms = apns(&arguments)?;
     platforms.extend(fcm(&arguments)?);

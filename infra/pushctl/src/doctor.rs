@@ -101,7 +101,8 @@ pub(crate) async fn run(context: &CommandContext) -> Result<ExitCode> {
         checks.add(
             "capacity",
             check_capacity(context, deployed).await,
-            "pushctl owner top --by keys shows who uses the most. Evict owners, close an app to new \
+            "pushctl owner top --by keys shows who uses the most. Evict owners, close an app to \
+             new \
              ones, or raise MaxOwners, MaxIndexKeys and MaxIndexRows and the task's memory.",
         );
     }

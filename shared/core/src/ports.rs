@@ -144,8 +144,8 @@ pub trait Subscriptions: Send + Sync {
     /// has the stamp of its first attempt, so readers of the feed must overlap their reads.
     fn put(&self, row: &Subscription) -> impl Future<Output = PortResult<bool>> + Send;
     /// Writes the row in place of the stored one, if that has the same order and still the
-    /// `changed_at` that was read. Returns `true` if it was written. For what does not come from the
-    /// owner's event, such as [`Subscription::proven`].
+    /// `changed_at` that was read. Returns `true` if it was written. For what does not come from
+    /// the owner's event, such as [`Subscription::proven`].
     fn replace(
         &self,
         row: &Subscription,

@@ -22,8 +22,8 @@ pub(crate) struct Arguments {
     relay: Vec<String>,
 }
 
-/// Stores whom the lists name. If a list is missing, nothing is stored, so that a relay that is down
-/// locks nobody out.
+/// Stores whom the lists name. If a list is missing, nothing is stored, so that a relay that is
+/// down locks nobody out.
 pub(crate) async fn run(context: &CommandContext, arguments: &Arguments) -> Result<()> {
     let app = context.app(&arguments.app).await?;
     ensure!(

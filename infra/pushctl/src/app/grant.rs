@@ -1,4 +1,5 @@
-//! `pushctl app grant`: makes a grant, as a backend does it. `docs/protocol.md` explains the format.
+//! `pushctl app grant`: makes a grant, as a backend does it. `docs/protocol.md` explains the
+//! format.
 
 use std::path::PathBuf;
 
@@ -50,8 +51,8 @@ pub(crate) async fn run(context: &CommandContext, arguments: &Arguments) -> Resu
     Ok(())
 }
 
-/// Reads the key from the file or the environment. It is not an argument, because other users of the
-/// machine can see the arguments of a process.
+/// Reads the key from the file or the environment. It is not an argument, because other users of
+/// the machine can see the arguments of a process.
 fn read_key(arguments: &Arguments) -> Result<Keys> {
     let secret = match &arguments.key_file {
         Some(file) => std::fs::read_to_string(file)

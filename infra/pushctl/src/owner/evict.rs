@@ -1,7 +1,7 @@
 //! `pushctl owner evict`: removes everything of an owner at once.
 //!
-//! The rows stay as records of the removal, as if the owner had removed everything. So an event that
-//! a relay sends again does not bring anything back.
+//! The rows stay as records of the removal, as if the owner had removed everything. So an event
+//! that a relay sends again does not bring anything back.
 
 use anyhow::{Result, bail, ensure};
 use nostr::{event::EventId, key::PublicKey};

@@ -64,8 +64,8 @@ impl Store {
             .map(drop)
     }
 
-    /// Stores the pubkeys that the app's follow lists name. Returns `false` if there is no such app.
-    /// The other attributes keep their values.
+    /// Stores the pubkeys that the app's follow lists name. Returns `false` if there is no such
+    /// app. The other attributes keep their values.
     ///
     /// # Errors
     /// DynamoDB failed.

@@ -1,6 +1,6 @@
-//! The row `#blocked` of `apps`: the pubkeys that the operator has blocked. No app can have this id,
-//! because ids contain no `#`. Reads go through a cache of 60 s. DynamoDB limits the row to 400 KB,
-//! which is about 5,000 pubkeys.
+//! The row `#blocked` of `apps`: the pubkeys that the operator has blocked. No app can have this
+//! id, because ids contain no `#`. Reads go through a cache of 60 s. DynamoDB limits the row to 400
+//! KB, which is about 5,000 pubkeys.
 
 use std::{collections::BTreeSet, sync::Arc};
 
