@@ -102,8 +102,7 @@ pub(crate) async fn run(context: &CommandContext) -> Result<ExitCode> {
             "capacity",
             check_capacity(context, deployed).await,
             "pushctl owner top --by keys shows who uses the most. Evict owners, close an app to \
-             new \
-             ones, or raise MaxOwners, MaxIndexKeys and MaxIndexRows and the task's memory.",
+             new ones, or raise MaxOwners, MaxIndexKeys and MaxIndexRows and the task's memory.",
         );
     }
     let failed = checks.failed();
