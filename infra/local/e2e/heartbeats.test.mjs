@@ -89,6 +89,7 @@ test('an app that is offline gets every push at once', async () => {
 
 test('a heartbeat from several relays is processed once', async () => {
   const client = new Client()
+  await client.register(randomHex())
   const beat = client.dialectHEvent({ online: 1 })
   await waitForCounter('listener.dropped.duplicate', () =>
     waitForCounter('control.accepted.heartbeat', () => publish(beat, { everywhere: true })),
