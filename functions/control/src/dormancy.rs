@@ -134,7 +134,12 @@ pub fn steps(
         };
         if is_known {
             if is_dormant || (is_active && (is_touched || doubt.crashed_at_rest)) {
-                return Some(Step::Wake(with(SubscriptionState::Active), row.changed_at));
+                let mut awake = with(SubscriptionState::Active);
+                if is_dormant && !row.is_waiting(now.to_seconds()) {
+                    // What came while there was no device must not notify now.
+                    awake.since = awake.since.max(now.to_seconds());
+                }
+                return Some(Step::Wake(awake, row.changed_at));
             }
             if is_active && row.proven != is_proven {
                 return Some(Step::Prove(with(SubscriptionState::Active), row.changed_at));
