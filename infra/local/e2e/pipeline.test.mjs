@@ -18,6 +18,7 @@ import {
   publish,
   publishTo,
   waitForPushes,
+  waitUntil,
   pushesOf,
   service,
   status,
