@@ -2,6 +2,7 @@
 // attackers are new keys, some with a device, whose token is any text.
 
 import { after, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import assert from 'node:assert/strict'
 import * as nip13 from 'nostr-tools/nip13'
 import { finalizeEvent } from 'nostr-tools/pure'
@@ -143,7 +144,8 @@ test('old messages do not notify', async () => {
   const reader = await registered({ kinds: [4, 1059] })
   const to = (kind, age) =>
     bob.sign(kind, [['p', reader.client.pubkey]], 'ciphertext', now() - age)
-  await waitForPushes(await publish(to(1059, 86_400)), reader.phone)
+  // After this push, the REQ for the filter is open, and the events below are live.
+  await waitForPushes(await publish(to(1059, 1)), reader.phone)
   mustNotBePushed.push(
     await publish(to(1059, 5 * 86_400), { everywhere: true }),
     await publish(to(4, 2 * 3_600), { everywhere: true }),
@@ -162,7 +164,8 @@ test('a relay that only a stranger named pushes to nobody else', async () => {
     { filter: { kinds: [1059], '#p': [stranger.pubkey] }, relays: [ownersRelay] },
     'subscribed',
   )
-  const wrap = ({ pubkey }) => bob.sign(1059, [['p', pubkey]], 'ciphertext')
+  // Each has another content, so that no two have the same id.
+  const wrap = ({ pubkey }) => bob.sign(1059, [['p', pubkey]], randomHex())
   await waitUntil('the relay is watched', async () => {
     const event = await publishTo(ownersRelay, wrap(stranger))
     return (await pushesOf(event)).length > 0 || undefined
@@ -255,8 +258,14 @@ test('an app can ask for a grant', async () => {
   await registerWith(client, 'granted', REFUSED)
   await registerWith(client, 'granted', REFUSED, grant(bob.pubkey))
   await registerWith(client, 'granted', REGISTERED, grant(client.pubkey))
-  // Whoever has been admitted needs no grant to send more.
-  await client.subscribe({ kinds: [1], '#p': [client.pubkey] }, { app: 'granted' })
+  // Whoever has been admitted needs no grant to send more. The listener knows within two seconds.
+  await waitUntil('a filter without a grant', async () => {
+    const before = await counter('control.accepted.subscribed')
+    const filter = { kinds: [1], '#p': [client.pubkey] }
+    await publish(client.controlEvent(3081, { filter }, { app: 'granted' }))
+    await sleep(1_000)
+    return (await counter('control.accepted.subscribed')) > before
+  })
 })
 
 test('an app can be closed', () => registerWith(new Client(), 'closed', REFUSED))
