@@ -10,11 +10,11 @@ use std::{path::Path, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use nostr::{
-    event::Event,
+    event::{Event, Tag},
     key::{Keys, PublicKey},
 };
 use nostr_push_aws::clients;
-use nostr_push_core::{Seconds, app::App};
+use nostr_push_core::{Seconds, announcement::ADMISSION, app::App};
 use nostr_push_local::{
     aws::STACK,
     demo::publish,
@@ -157,6 +157,10 @@ async fn announces_the_service(operator: &Operator<'_>) {
         }
         let event: Event = serde_json::from_value(message[2].clone()).unwrap();
         event.verify().unwrap();
+        let is_of_listener = |tag: &Tag| tag.as_slice() == ["d", ADMISSION];
+        if event.tags.iter().any(is_of_listener) {
+            continue;
+        }
         kinds.push(event.kind.as_u16());
         if event.kind.as_u16() == 31_990 {
             let tags = serde_json::to_value(&event.tags).unwrap();
