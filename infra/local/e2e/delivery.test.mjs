@@ -121,6 +121,7 @@ test('a flood becomes a few pushes and a summary', async () => {
   const flood = []
   for (let n = 0; n < 20; n++) flood.push(await publish(bob.note(`${n}`, client)))
   flood.push(await publish(new Client().sign(1059, [['p', client.pubkey]], 'private')))
+  // Private kinds are summed up as well.
   const [events, summaries] = await waitUntil('the summary', async () => {
     const mine = (await pushes()).filter((push) => push.token === phone)
     const summaries = mine.filter((push) => push.message.summary)
@@ -130,11 +131,7 @@ test('a flood becomes a few pushes and a summary', async () => {
         flood.length && [events, summaries]
     )
   })
-  assert.ok(summaries.length > 0)
-  assert.ok(
-    events.some((push) => push.message.event_id === flood.at(-1).id),
-    'private kinds are always pushed',
-  )
+  assert.ok(summaries.length > 0 && events.length >= 3)
   const [{ message, attributes }] = summaries
   assert.equal(message.aps.alert.title, `${message.summary} more notifications`)
   assert.match(attributes['AWS.SNS.MOBILE.APNS.COLLAPSE_ID'], /^summary:\d+$/)
