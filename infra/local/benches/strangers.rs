@@ -37,7 +37,7 @@ use prices::{
 use user::User;
 
 /// How often the known user registers and is pushed to, before and during the attacks.
-const SAMPLES: usize = 30;
+const SAMPLES: usize = 20;
 
 /// The tasks that send each attack at once.
 const SENDERS: usize = 2;

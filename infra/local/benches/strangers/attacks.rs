@@ -82,10 +82,11 @@ impl Attack {
         Self::Settings,
         Self::Filters,
         Self::Removals,
-        Self::Turns,
         Self::FanOut,
         Self::Mentions,
         Self::ForgedEvents,
+        // The last one, because some of its messages are received again for minutes.
+        Self::Turns,
     ];
 
     pub(crate) fn name(self) -> &'static str {
