@@ -86,7 +86,6 @@ impl Arguments {
             service_key,
             data: self.data,
             ports: LocalPorts::DEFAULT,
-            budgets: Vec::new(),
             apps: apps.map(app).collect(),
         })
     }

@@ -52,9 +52,6 @@ pub struct Options {
     pub data: PathBuf,
     /// The ports of the AWS endpoint, unless some are stored in `data`.
     pub ports: LocalPorts,
-    /// Parameters of the template and the listener's variables of the same meaning, by name. The
-    /// others have their defaults.
-    pub budgets: Vec<Budget>,
     /// The apps, each with APNs and FCM. `demo` should be one of them: it is the heartbeat app.
     pub apps: Vec<App>,
 }
@@ -69,21 +66,9 @@ impl Options {
             service_key: None,
             data: data.to_owned(),
             ports: LocalPorts::ANY,
-            budgets: Vec::new(),
             apps,
         }
     }
-}
-
-/// A parameter of the template that limits what strangers cost.
-#[derive(Debug, Clone)]
-pub struct Budget {
-    /// The parameter of the template.
-    pub parameter: &'static str,
-    /// The variable of the listener, which `cargo local` starts itself.
-    pub variable: &'static str,
-    /// The value.
-    pub value: u64,
 }
 
 /// One process of the listener.
@@ -174,7 +159,7 @@ impl Stack {
         let data = options.data.canonicalize()?;
         let listener_binary = aws::build(tools).await?;
         let aws = Aws::start_metered(tools, &data, options.ports, meter).await?;
-        let outputs = Outputs(aws::deploy(tools, &aws, &options.budgets).await?);
+        let outputs = Outputs(aws::deploy(tools, &aws).await?);
         let config = clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await;
         let secret = outputs.get("ServiceKeySecret")?;
         let service_pubkey = service_key(&config, secret, options.service_key.as_ref()).await?;
@@ -194,9 +179,6 @@ impl Stack {
         // A copy, because a build cannot replace a program while it runs.
         fs::copy(listener_binary, &binary)?;
         let mut listener_command = listener_command(&binary, &aws, &outputs, &relays)?;
-        for budget in &options.budgets {
-            listener_command.env(budget.variable, budget.value.to_string());
-        }
         let logs = data.join("logs");
         let listener = ListenerProcess::start(&mut listener_command, "listener", &logs).await?;
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::{Aws, REGION, STACK, unsigned_authorization};
-use crate::{process::run, root, stack::Budget, step, tools::Tools};
+use crate::{process::run, root, step, tools::Tools};
 
 /// The prefixes of the variables that `cargo test` sets for the package under test.
 const PACKAGE_VARIABLES: [&str; 5] = [
@@ -82,16 +82,11 @@ struct Output {
     output_value: String,
 }
 
-/// Deploys the built template with `sam deploy`, with these budgets. Returns the outputs of the
-/// stack.
+/// Deploys the built template with `sam deploy`. Returns the outputs of the stack.
 ///
 /// # Errors
 /// The deployment failed.
-pub async fn deploy(
-    tools: &Tools,
-    aws: &Aws,
-    budgets: &[Budget],
-) -> Result<BTreeMap<String, String>> {
+pub async fn deploy(tools: &Tools, aws: &Aws) -> Result<BTreeMap<String, String>> {
     step("sam deploy to the local endpoint");
     let sam = || {
         let mut command = tools.sam("sam");
@@ -100,19 +95,6 @@ pub async fn deploy(
     };
     let mut deploy = sam();
     deploy.args(["deploy", "--config-env", "local"]);
-    if !budgets.is_empty() {
-        // They replace those of `samconfig.toml`.
-        deploy.args([
-            "--parameter-overrides",
-            "Architecture=x86_64",
-            "HeartbeatApp=demo",
-        ]);
-        deploy.args(
-            budgets
-                .iter()
-                .map(|b| format!("{}={}", b.parameter, b.value)),
-        );
-    }
     run(&mut deploy, "sam deploy").await?;
     let mut list = sam();
     list.args(["list", "stack-outputs", "--stack-name", STACK])
