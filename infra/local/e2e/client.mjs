@@ -1,6 +1,8 @@
 // A client that follows the examples of the drafts, and helpers that query the local stack. The
 // client shares no code with the service.
 
+import assert from 'node:assert/strict'
+import { after } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { finalizeEvent, generateSecretKey, getPublicKey } from 'nostr-tools/pure'
 import { Relay } from 'nostr-tools/relay'
@@ -18,12 +20,27 @@ export const ownersRelay = process.env.NOSTR_PUSH_OWNERS_RELAY
 export const strictRelay = process.env.NOSTR_PUSH_STRICT_RELAY
 export const service = process.env.NOSTR_PUSH_SERVICE
 export const now = () => Math.floor(Date.now() / 1000)
+/** Waits for the next second, so that later events have a larger `created_at` than earlier ones. */
+export const nextSecond = async () => {
+  const second = now()
+  while (now() === second) await sleep(50)
+}
 /** 64 random hex characters. */
 export const randomHex = () => getPublicKey(generateSecretKey())
 
 const connections = await Promise.all(relays.map((url) => Relay.connect(url)))
 
-export const close = () => connections.forEach((relay) => relay.close())
+/** Events that must not be pushed. They are checked after all tests of the file. */
+export const mustNotBePushed = []
+after(async () => {
+  try {
+    for (const event of mustNotBePushed)
+      assert.deepEqual(await pushesOf(event), [], `event ${event.id} was pushed`)
+  } finally {
+    // Otherwise the process would not end.
+    connections.forEach((relay) => relay.close())
+  }
+})
 
 let published = 0
 

@@ -1,29 +1,20 @@
 // What is pushed and what is not: texts, mute lists, limits on mentions and on pushes per minute.
 // The app `second` has `content: minimal`, at most 3 pushes per minute and at most 5 mentions.
 
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import assert from 'node:assert/strict'
 import {
   Client,
-  close,
-  waitForCounter,
   disable,
-  randomHex,
+  mustNotBePushed,
   now,
   publish,
-  waitForPushes,
   pushes,
-  pushesOf,
+  randomHex,
+  waitForCounter,
+  waitForPushes,
   waitUntil,
 } from './client.mjs'
-
-/** Events that must not be pushed. They are checked after all tests. */
-const mustNotBePushed = []
-after(async () => {
-  for (const event of mustNotBePushed)
-    assert.deepEqual(await pushesOf(event), [], `event ${event.id} was pushed`)
-  close()
-})
 
 const bob = new Client()
 const SECOND = { app: 'second' }

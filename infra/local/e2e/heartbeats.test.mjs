@@ -2,30 +2,21 @@
 // with the NIP-04 of nostr-tools. The apps of the stack count as closed 30 s after their last
 // heartbeat.
 
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import assert from 'node:assert/strict'
-import { setTimeout as sleep } from 'node:timers/promises'
 import {
   Client,
-  close,
-  waitForCounter,
-  randomHex,
+  mustNotBePushed,
+  nextSecond,
   now,
   publish,
+  randomHex,
+  waitForCounter,
   waitForPushes,
-  pushesOf,
 } from './client.mjs'
 
 /** Seconds. The presence timeout of the apps. */
 const TIMEOUT = 30
-
-/** Events that must not be pushed. They are checked after all tests. */
-const mustNotBePushed = []
-after(async () => {
-  for (const event of mustNotBePushed)
-    assert.deepEqual(await pushesOf(event), [], `event ${event.id} was pushed`)
-  close()
-})
 
 const bob = new Client()
 const mention = (client, content) => publish(bob.note(content, client))
@@ -37,12 +28,6 @@ async function configured(more = {}) {
   await client.sendDialectH({ kinds: [1, 4, 1059], deviceId: phone, ...more }, 'configured')
   await waitForPushes(await mention(client, 'the first'), phone)
   return { client, phone }
-}
-
-/** Waits for the next second, so that later events have a larger `created_at` than earlier ones. */
-const nextSecond = async () => {
-  const second = now()
-  while (now() === second) await sleep(50)
 }
 
 test('a silent client gets the push after the timeout', async () => {

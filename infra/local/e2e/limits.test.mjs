@@ -1,15 +1,14 @@
 // The listener at a relay with low limits (`strict-relay.mjs`): filters that would make its REQs
 // too large, events that are too large, and notes that were signed before they are published.
 
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import assert from 'node:assert/strict'
 import {
   Client,
-  close,
   importToStrictRelay,
+  mustNotBePushed,
   now,
   publish,
-  pushesOf,
   randomHex,
   relays,
   strictRelay,
@@ -20,14 +19,6 @@ import {
 
 /** The bytes of the largest message that the strict relay accepts. */
 const MAX_MESSAGE_BYTES = 65_536
-
-/** Events that must not be pushed. They are checked after all tests. */
-const mustNotBePushed = []
-after(async () => {
-  for (const event of mustNotBePushed)
-    assert.deepEqual(await pushesOf(event), [], `event ${event.id} was pushed`)
-  close()
-})
 
 const bob = new Client()
 const STRICT = { on: strictRelay }

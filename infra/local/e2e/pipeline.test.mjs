@@ -1,7 +1,7 @@
 // Dialect N through the whole pipeline, from the relay to the publishes that SNS accepts, with
 // nostr-tools as the client.
 
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { readFile, rm, writeFile } from 'node:fs/promises'
@@ -9,34 +9,21 @@ import { promisify } from 'node:util'
 import {
   Client,
   api,
-  close,
-  waitForCounter,
   disable,
-  randomHex,
+  mustNotBePushed,
+  nextSecond,
   now,
   ownersRelay,
   publish,
   publishTo,
-  waitForPushes,
-  waitUntil,
-  pushesOf,
+  randomHex,
   service,
   status,
+  waitForCounter,
+  waitForPushes,
 } from './client.mjs'
 
-/** Events that must not be pushed. They are checked after all tests. */
-const mustNotBePushed = []
-after(async () => {
-  for (const event of mustNotBePushed)
-    assert.deepEqual(await pushesOf(event), [], `event ${event.id} was pushed`)
-  close()
-})
-
 const bob = new Client()
-
-/** Waits until the time of the event has passed. What comes later is newer. */
-const afterSecondOf = ({ created_at }) =>
-  waitUntil('the next second', async () => now() > created_at)
 
 test('status reports the service pubkey and the apps', async () => {
   const response = await status()
@@ -193,7 +180,7 @@ test('removed devices get no push', async () => {
   })
   const none = await publish(bob.note('none is left', alice))
   mustNotBePushed.push(none)
-  await afterSecondOf(none)
+  await nextSecond()
   await alice.register(c)
   await waitForPushes(await publish(bob.note('one is back', alice)), c)
 })
@@ -256,7 +243,7 @@ test("an uninstalled app's device is removed", async () => {
   )
   const missed = await publish(bob.note('uninstalled', alice))
   mustNotBePushed.push(missed)
-  await afterSecondOf(missed)
+  await nextSecond()
   await alice.register(phone)
   await waitForPushes(await publish(bob.note('installed again', alice)), phone)
   assert.equal((await disable('nobody')).status, 404)

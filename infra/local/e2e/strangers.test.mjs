@@ -1,7 +1,7 @@
 // What strangers can do to others: each attack with a newcomer and a known user beside it. The
 // attackers are new keys, some with a device, whose token is any text.
 
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import assert from 'node:assert/strict'
 import * as nip13 from 'nostr-tools/nip13'
@@ -9,9 +9,9 @@ import { finalizeEvent } from 'nostr-tools/pure'
 import { hexToBytes } from 'nostr-tools/utils'
 import {
   Client,
-  close,
   counter,
   itemsOf,
+  mustNotBePushed,
   now,
   ownersRelay,
   publish,
@@ -24,14 +24,6 @@ import {
   waitForPushes,
   waitUntil,
 } from './client.mjs'
-
-/** Events that must not be pushed. They are checked after all tests. */
-const mustNotBePushed = []
-after(async () => {
-  for (const event of mustNotBePushed)
-    assert.deepEqual(await pushesOf(event), [], `event ${event.id} was pushed`)
-  close()
-})
 
 const bob = new Client()
 /** A relay that accepts large events. */
