@@ -6,12 +6,11 @@ use nostr_push_core::{
     admission::{Admission, admits},
     app::App,
     capacity::Caps,
+    owner::OwnerClass,
     ports::{Blocklist, Devices, PortResult, Usages},
 };
 
-use crate::{
-    budget::OwnerClass, check::AddressedEvent, context::Limits, outcome::Failure, refusal::Refusal,
-};
+use crate::{check::AddressedEvent, context::Limits, outcome::Failure, refusal::Refusal};
 
 /// How full the stack is, in percent, when new owners are refused.
 const FULL_FOR_NEW_OWNERS: u64 = 100;

@@ -15,10 +15,10 @@ use nostr_push_core::{
     Seconds,
     admission::Admission,
     app::App,
-    device::{OwnerDevices, Roster},
+    device::OwnerDevices,
     device_store,
     index_key::IndexKey,
-    owner::Owner,
+    owner::{Owner, OwnerClass},
     ports::{Budgets, Devices, OwnerSettings, PortResult, Subscriptions},
     settings::Settings,
     subscription::{MAX_INLINE_BYTES, Subscription},
@@ -55,39 +55,6 @@ const SMALL_EVENT: u64 = 50;
 
 /// The bytes of a subscription's row without its filter and relays.
 const ROW_BYTES: usize = 500;
-
-/// How much an owner may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OwnerClass {
-    /// No active device.
-    Stranger,
-    /// An active device, but none that is proven.
-    Known,
-    /// A proven active device.
-    Proven,
-}
-
-impl OwnerClass {
-    /// The class of the owner of these devices.
-    pub fn of(owner_devices: &OwnerDevices, now: Seconds) -> Self {
-        if owner_devices.has_proven(now) {
-            Self::Proven
-        } else if owner_devices.active_until(now).is_some() {
-            Self::Known
-        } else {
-            Self::Stranger
-        }
-    }
-
-    /// The class of the owner of this roster.
-    pub fn of_roster(roster: &Roster, now: Seconds) -> Self {
-        match (roster.active_until > now, roster.proven) {
-            (true, true) => Self::Proven,
-            (true, false) => Self::Known,
-            (false, _) => Self::Stranger,
-        }
-    }
-}
 
 /// The units of writing something of this size once.
 fn of_bytes(bytes: usize) -> u64 {
@@ -208,7 +175,7 @@ pub async fn enter<S: Devices + Budgets, E>(
     removes: bool,
 ) -> Result<(), Failure> {
     let roster = device_store::roster_or_new(context.store, owner).await?;
-    let class = OwnerClass::of_roster(&roster, context.now.to_seconds());
+    let class = roster.class(context.now.to_seconds());
     let exists = removes && !roster.devices.is_empty();
     take_for_removal(context, owner, class, exists, 1).await
 }

@@ -17,7 +17,7 @@ use nostr_push_core::{
 };
 
 use crate::{
-    budget::{self, OwnerClass},
+    budget,
     check::DecryptedEvent,
     contention::{self, MAX_ATTEMPTS},
     context::EventContext,
@@ -64,7 +64,7 @@ where
     let exists = !removals.is_empty();
     let units: u64 = removals.iter().map(budget::of_subscription).sum();
     let units = units + if remembers { budget::REMOVAL } else { 0 };
-    let class = OwnerClass::of_roster(&roster, context.now.to_seconds());
+    let class = roster.class(context.now.to_seconds());
     budget::take_for_removal(context, owner, class, exists, units).await?;
 
     for row in removals {

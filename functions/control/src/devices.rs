@@ -16,7 +16,7 @@ use nostr_push_core::{
 };
 
 use crate::{
-    budget::{self, OwnerClass},
+    budget,
     contention::{self, MAX_ATTEMPTS},
     context::EventContext,
     outcome::{Applied, Failure},
@@ -56,7 +56,7 @@ where
             && !is_paid
         {
             let units = budget::of_registration(context, &owned).await?;
-            let class = OwnerClass::of(&owned, now);
+            let class = owned.class(now);
             budget::take(context, &request.owner, class, units).await?;
             is_paid = true;
         }
@@ -243,7 +243,7 @@ async fn pay_for_removal<S: Budgets, E>(
     roster: &Roster,
     exists: bool,
 ) -> Result<(), Failure> {
-    let class = OwnerClass::of_roster(roster, context.now.to_seconds());
+    let class = roster.class(context.now.to_seconds());
     budget::take_for_removal(context, &roster.owner, class, exists, budget::REMOVAL).await
 }
 

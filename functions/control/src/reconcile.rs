@@ -16,14 +16,14 @@ use std::collections::BTreeSet;
 use nostr_push_core::{
     device::{OwnerDevices, Roster},
     device_store,
-    owner::Owner,
+    owner::{Owner, OwnerClass},
     ports::{Budgets, Devices, IndexWriter, OwnerSettings, PortResult, Subscriptions},
     settings::Settings,
     subscription::{Subscription, TOMBSTONE_TTL},
 };
 
 use crate::{
-    budget::{self, OwnerClass},
+    budget,
     contention::{self, MAX_ATTEMPTS},
     context::EventContext,
     derived::{self, Change},
@@ -85,7 +85,7 @@ where
         // that reconciles as well, and finds what was written here.
         let stored = context.store.of_owner(owner).await?;
         let view = View::read(context.store, owner).await?;
-        let class = OwnerClass::of(&view.owner_devices, context.now.to_seconds());
+        let class = view.owner_devices.class(context.now.to_seconds());
         budget::charge_read(context, owner, class, &stored).await?;
         match reconciler.pass(&stored, &view).await? {
             Pass::Unchanged => return Ok(()),

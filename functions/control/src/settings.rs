@@ -8,15 +8,14 @@ use nostr_push_core::{
     app::Platform,
     device::{DeviceId, DeviceState, RegistrationRequest},
     device_store,
-    owner::Owner,
+    owner::{Owner, OwnerClass},
     ports::{Budgets, Devices, Endpoints, IndexWriter, OwnerSettings, Subscriptions, Usages},
     settings::Settings,
     token_hasher::TokenHasher,
 };
 
 use crate::{
-    admission,
-    budget::{self, OwnerClass},
+    admission, budget,
     context::EventContext,
     derived::{self, Change},
     devices,
@@ -92,7 +91,7 @@ where
 {
     let (store, owner, now) = (context.store, &settings.owner, context.now.to_seconds());
     let roster = device_store::roster_or_new(store, owner).await?;
-    let class = OwnerClass::of_roster(&roster, now);
+    let class = roster.class(now);
     if is_logout {
         return budget::take_for_removal(context, owner, class, true, 2 * budget::REMOVAL).await;
     }

@@ -20,8 +20,7 @@ use nostr_push_core::{
 };
 
 use crate::{
-    admission,
-    budget::{self, OwnerClass},
+    admission, budget,
     check::DecryptedEvent,
     context::EventContext,
     outcome::{Applied, Failure},
@@ -48,7 +47,7 @@ where
     let stored = store.of_owner(owner).await?;
     let owner_devices = device_store::owner_devices(store, owner).await?;
     let is_known = owner_devices.active_until(now).is_some();
-    let class = OwnerClass::of(&owner_devices, now);
+    let class = owner_devices.class(now);
     budget::charge_read(context, owner, class, &stored).await?;
     let plan = Plan::new(event, filters, &stored, &owner_devices, context.now);
     check_quotas(&plan, &stored, is_known, now)?;

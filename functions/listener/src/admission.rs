@@ -16,7 +16,7 @@ use nostr_push_core::{
     admission::{Admission, admits, has_work},
     announcement::AnnouncedApp,
     app::App,
-    interest::OwnerClass,
+    owner::OwnerClass,
     ports::{AllApps, PortResult},
     tags::tag_values,
 };

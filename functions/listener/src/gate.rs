@@ -13,9 +13,10 @@ use nostr_push_core::{
     MUTE_LIST_KIND, Millis, Seconds,
     announcement::AnnouncedApp,
     index_key::IndexKey,
-    interest::{Hit, Interest, OwnerClass},
+    interest::{Hit, Interest},
     max_age,
     message::{ContentMessage, ControlMessage, MAX_EVENT_BYTES, MAX_TAGS},
+    owner::OwnerClass,
     tags::tag_values,
 };
 use serde::Deserialize;

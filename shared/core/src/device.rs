@@ -17,7 +17,13 @@ use std::{
 use nostr::key::PublicKey;
 use serde::{Deserialize, Serialize};
 
-use crate::{Seconds, app::Platform, order::Order, owner::Owner, subscription::TOMBSTONE_TTL};
+use crate::{
+    Seconds,
+    app::Platform,
+    order::Order,
+    owner::{Owner, OwnerClass},
+    subscription::TOMBSTONE_TTL,
+};
 
 /// The most devices of one (owner, app).
 pub const MAX_DEVICES: usize = 20;
@@ -269,6 +275,15 @@ impl Roster {
         self
     }
 
+    /// The owner's class at `now`, as it was when the roster was last written.
+    pub fn class(&self, now: Seconds) -> OwnerClass {
+        match (self.active_until > now, self.proven) {
+            (true, true) => OwnerClass::Proven,
+            (true, false) => OwnerClass::Known,
+            (false, _) => OwnerClass::Stranger,
+        }
+    }
+
     /// The devices in the roster.
     pub fn device_ids(&self) -> impl Iterator<Item = DeviceId> + '_ {
         self.devices.iter().map(|hash| DeviceId {
@@ -319,6 +334,17 @@ impl OwnerDevices {
     pub fn versions(&self) -> BTreeMap<&DeviceId, u64> {
         let devices = self.devices.iter();
         devices.map(|device| (&device.id, device.version)).collect()
+    }
+
+    /// The owner's class at `now`.
+    pub fn class(&self, now: Seconds) -> OwnerClass {
+        if self.has_proven(now) {
+            OwnerClass::Proven
+        } else if self.active_until(now).is_some() {
+            OwnerClass::Known
+        } else {
+            OwnerClass::Stranger
+        }
     }
 
     /// Returns `true` if a device that is in force at `now` is proven.

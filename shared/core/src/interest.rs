@@ -16,7 +16,6 @@ use nostr::event::Event;
 use sha2::{Digest, Sha256};
 use slab::Slab;
 
-pub use self::owners::OwnerClass;
 use self::{
     named_relays::{NamedRelays, RelayLists},
     owners::{KnownOwners, makes_known},
@@ -25,6 +24,7 @@ use crate::{
     MUTE_LIST_KIND, Millis, Seconds,
     capacity::Usage,
     index_key::{IndexKey, KeyRef, keys_of},
+    owner::OwnerClass,
     relay_url::RelayHash,
     subscription::Subscription,
 };

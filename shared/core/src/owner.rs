@@ -14,6 +14,19 @@ pub struct Owner {
     pub pubkey: PublicKey,
 }
 
+/// How far an owner is trusted, which decides what the owner may cost. In the listener a pubkey has
+/// the highest class that it has under any app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum OwnerClass {
+    /// No active device.
+    #[default]
+    Stranger,
+    /// An active device, but none that is proven.
+    Known,
+    /// A proven active device.
+    Proven,
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}", self.app, self.pubkey.to_hex())

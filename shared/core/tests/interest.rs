@@ -11,9 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use nostr::key::Keys;
 use nostr_push_core::{
     MUTE_LIST_KIND, Millis, Seconds,
-    interest::{Interest, OwnerClass},
+    interest::Interest,
     order::Order,
     owner::Owner,
+    owner::OwnerClass,
     subscription::{MUTE_LIST_PREFIX, Subscription, SubscriptionState},
 };
 use nostr_push_testkit::{event, owner, subscription};

@@ -23,7 +23,7 @@ use std::{
 };
 
 use lru::LruCache;
-use nostr_push_core::{Millis, interest::OwnerClass};
+use nostr_push_core::{Millis, owner::OwnerClass};
 
 use super::bucket::{Rate, TokenBucket};
 

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use nostr_push_core::{Millis, interest::OwnerClass, message::ControlMessage};
+use nostr_push_core::{Millis, message::ControlMessage, owner::OwnerClass};
 use tokio::sync::Notify;
 
 use super::IncomingEvent;

@@ -6,20 +6,9 @@ use hashbrown::HashMap;
 
 use crate::{
     index_key::IndexKey,
+    owner::OwnerClass,
     subscription::{MUTE_LIST_PREFIX, Subscription},
 };
-
-/// What is known about a pubkey.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum OwnerClass {
-    /// No active device.
-    #[default]
-    Stranger,
-    /// An active device under some app.
-    Known,
-    /// An active device that is proven, under some app.
-    Proven,
-}
 
 /// The owners with a device. An owner takes about 50 bytes.
 #[derive(Debug, Default)]
