@@ -208,7 +208,7 @@ pub async fn charge<S: Budgets, E>(
     class: OwnerClass,
     units: u64,
 ) -> PortResult<()> {
-    take_up_to(context, owner, class, units, |_| u64::MAX).await?;
+    take_units(context, owner, class, units, false).await?;
     Ok(())
 }
 
@@ -222,49 +222,41 @@ pub async fn try_take<S: Budgets, E>(
     class: OwnerClass,
     units: u64,
 ) -> PortResult<bool> {
-    take_up_to(context, owner, class, units, |max| max).await
+    take_units(context, owner, class, units, true).await
 }
 
 /// Takes from the owner's budget, and for newcomers also from the one that their class shares.
-async fn take_up_to<S: Budgets, E>(
+/// Unless this `may_refuse`, it takes the units even if less is left.
+async fn take_units<S: Budgets, E>(
     context: &EventContext<'_, S, E>,
     owner: &Owner,
     class: OwnerClass,
     units: u64,
-    limit: impl Fn(u64) -> u64,
+    may_refuse: bool,
 ) -> PortResult<bool> {
     if units == 0 {
         return Ok(true);
     }
-    let is_proven = class == OwnerClass::Proven;
-    let limit = |max| {
-        if context.is_repeated {
-            u64::MAX
-        } else {
-            limit(max)
-        }
-    };
-    let window = context.now.to_seconds().start_of_day();
-    let shared =
-        Shared::of(class, context.app).map(|shared| (shared, limit(shared.units(context.limits))));
-    let is_spent = shared
-        .is_some_and(|(shared, max)| max < u64::MAX && context.spent.is_spent(shared, window));
-    if is_spent {
+    let may_refuse = may_refuse && !context.is_repeated;
+    let limit = |max| if may_refuse { max } else { u64::MAX };
+    let (store, window) = (context.store, context.now.to_seconds().start_of_day());
+    let shared = Shared::of(class, context.app);
+    if may_refuse && shared.is_some_and(|shared| context.spent.is_spent(shared, window)) {
         return Ok(false);
     }
-    let of_owner = limit(if is_proven {
-        PROVEN_UNITS
-    } else {
-        NEWCOMER_UNITS
+    let of_owner = limit(match class {
+        OwnerClass::Stranger | OwnerClass::Known => NEWCOMER_UNITS,
+        OwnerClass::Proven => PROVEN_UNITS,
     });
-    let (store, budget) = (context.store, format!("owner:{owner}"));
+    let budget = format!("owner:{owner}");
     if !store.take(&budget, window, units, of_owner).await? {
         return Ok(false);
     }
-    let Some((shared, max)) = shared else {
+    let Some(shared) = shared else {
         return Ok(true);
     };
-    let is_taken = store.take(shared.name(), window, units, max).await?;
+    let of_all = limit(shared.units(context.limits));
+    let is_taken = store.take(shared.name(), window, units, of_all).await?;
     if !is_taken && units <= SMALL_EVENT {
         context.spent.remember(shared, window);
     }
