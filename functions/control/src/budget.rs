@@ -15,7 +15,7 @@ use nostr_push_core::{
     Seconds,
     admission::Admission,
     app::App,
-    device::OwnerDevices,
+    device::{OwnerDevices, Roster},
     device_store,
     index_key::IndexKey,
     owner::{Owner, OwnerClass},
@@ -165,7 +165,7 @@ pub async fn take_for_removal<S: Budgets, E>(
 
 /// Takes the unit that every event costs, before the owner's subscriptions are read. So an owner
 /// whose budget is used up causes no more reads. An event that only removes is let in if the roster
-/// has something to remove.
+/// has something to remove. Returns the roster.
 ///
 /// # Errors
 /// `over_budget`, or a dependency failed.
@@ -173,11 +173,12 @@ pub async fn enter<S: Devices + Budgets, E>(
     context: &EventContext<'_, S, E>,
     owner: &Owner,
     removes: bool,
-) -> Result<(), Failure> {
+) -> Result<Roster, Failure> {
     let roster = device_store::roster_or_new(context.store, owner).await?;
     let class = roster.class(context.now.to_seconds());
     let exists = removes && !roster.devices.is_empty();
-    take_for_removal(context, owner, class, exists, 1).await
+    take_for_removal(context, owner, class, exists, 1).await?;
+    Ok(roster)
 }
 
 /// Charges the owner for reading these rows.

@@ -25,7 +25,7 @@ use crate::{
     subscriptions,
 };
 
-/// Deletes the filters of an event.
+/// Deletes the filters of an event. `roster` is the owner's, as it was read before.
 ///
 /// # Errors
 /// A refusal, or a dependency failed. In the latter case the event can be applied again from the
@@ -34,6 +34,7 @@ pub async fn delete<S, E>(
     context: &EventContext<'_, S, E>,
     event: &DecryptedEvent,
     filters: BTreeMap<String, Filter>,
+    roster: Roster,
 ) -> Result<Applied, Failure>
 where
     S: Devices + Subscriptions + IndexWriter + Budgets,
@@ -59,7 +60,6 @@ where
             _ => absent.push(identity),
         }
     }
-    let roster = device_store::roster_or_new(store, owner).await?;
     let remembers = is_news(context, event, &absent, &roster);
     let exists = !removals.is_empty();
     let units: u64 = removals.iter().map(budget::of_subscription).sum();

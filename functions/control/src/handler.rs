@@ -105,24 +105,26 @@ where
         admission::check(store, limits, &addressed, &app, now.to_seconds()).await?;
         let event = check::check_content(addressed, app, &self.keys, now.to_seconds())?;
         let context = self.context(&event.app, receipt);
-        if event.kind != ControlKind::DialectH {
-            let removes = matches!(
-                event.kind,
-                ControlKind::Deregister | ControlKind::DeleteFilters
-            );
-            budget::enter(&context, &event.owner, removes).await?;
-        }
+        let enter = async |removes| budget::enter(&context, &event.owner, removes).await;
         match event.kind {
-            ControlKind::Register => self.register(&context, &event).await,
-            ControlKind::Deregister => self.deregister(&context, &event).await,
+            ControlKind::Register => {
+                enter(false).await?;
+                self.register(&context, &event).await
+            }
+            ControlKind::Deregister => {
+                enter(true).await?;
+                self.deregister(&context, &event).await
+            }
             ControlKind::UpsertFilters => {
+                enter(false).await?;
                 let filters = payload::filters(&event.plaintext, &event.app, event.owner.pubkey)?;
                 upserts::upsert(&context, &event, filters).await
             }
             ControlKind::DeleteFilters => {
+                let roster = enter(true).await?;
                 let filters =
                     payload::filters_to_delete(&event.plaintext, &event.app, event.owner.pubkey)?;
-                deletions::delete(&context, &event, filters.by_identity).await
+                deletions::delete(&context, &event, filters.by_identity, roster).await
             }
             ControlKind::DialectH => self.dialect_h(&context, &event, message.received_at).await,
         }
@@ -187,8 +189,8 @@ where
             payload::settings(&event.plaintext, &event.app, &event.owner, event.order)?;
         let mut applied = None;
         if let Some(update) = settings {
-            budget::enter(context, &event.owner, update.is_logout()).await?;
-            applied = Some(settings::replace(context, &self.hasher, update).await?);
+            let roster = budget::enter(context, &event.owner, update.is_logout()).await?;
+            applied = Some(settings::replace(context, &self.hasher, update, &roster).await?);
         }
         if let Some(online) = online {
             let recorded = presence::record(&self.store, event, online, received_at).await?;

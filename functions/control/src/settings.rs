@@ -6,7 +6,7 @@
 
 use nostr_push_core::{
     app::Platform,
-    device::{DeviceId, DeviceState, RegistrationRequest},
+    device::{DeviceId, DeviceState, RegistrationRequest, Roster},
     device_store,
     owner::{Owner, OwnerClass},
     ports::{Budgets, Devices, Endpoints, IndexWriter, OwnerSettings, Subscriptions, Usages},
@@ -24,7 +24,7 @@ use crate::{
     reconcile,
 };
 
-/// Applies settings.
+/// Applies settings. `roster` is the owner's, as it was read before.
 ///
 /// # Errors
 /// A refusal, or a dependency failed. In the latter case the event can be applied again from the
@@ -33,6 +33,7 @@ pub async fn replace<S, E>(
     context: &EventContext<'_, S, E>,
     hasher: &TokenHasher,
     update: SettingsUpdate,
+    roster: &Roster,
 ) -> Result<Applied, Failure>
 where
     S: Devices + Subscriptions + IndexWriter + OwnerSettings + Usages + Budgets,
@@ -59,7 +60,7 @@ where
     let mut previous_owner = None;
     if stored.is_none_or(|stored| !stored.order.supersedes(&order)) {
         if applied != Applied::Repeated {
-            pay(context, &settings, is_logout).await?;
+            pay(context, &settings, roster, is_logout).await?;
         }
         // The device is registered before the settings are written, so that a refused token leaves
         // the earlier settings in force.
@@ -84,13 +85,13 @@ where
 async fn pay<S, E>(
     context: &EventContext<'_, S, E>,
     settings: &Settings,
+    roster: &Roster,
     is_logout: bool,
 ) -> Result<(), Failure>
 where
     S: Devices + Subscriptions + Usages + Budgets,
 {
     let (store, owner, now) = (context.store, &settings.owner, context.now.to_seconds());
-    let roster = device_store::roster_or_new(store, owner).await?;
     let class = roster.class(now);
     if is_logout {
         return budget::take_for_removal(context, owner, class, true, 2 * budget::REMOVAL).await;
