@@ -136,24 +136,25 @@ impl Store {
         row: &T,
         order: &Order,
     ) -> PortResult<bool> {
-        self.put_if(SUPERSEDES, dependency, table, row, order).await
+        self.put_if(SUPERSEDES, order_values(order), dependency, table, row)
+            .await
     }
 
-    /// Writes a row if a condition on its order is true. Returns `true` if it was written.
+    /// Writes a row if a condition with these values is true. Returns `true` if it was written.
     async fn put_if<T: Serialize>(
         &self,
         condition: &str,
+        values: impl IntoIterator<Item = (&'static str, AttributeValue)>,
         dependency: &'static str,
         table: &str,
         row: &T,
-        order: &Order,
     ) -> PortResult<bool> {
         let mut request = self
             .client
             .put_item()
             .table_name(table)
             .set_item(Some(write(dependency, row)?));
-        for (name, value) in order_values(order) {
+        for (name, value) in values {
             request = request.expression_attribute_values(name, value);
         }
         conditional(

@@ -16,7 +16,7 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Item, SAME_ORDER, Store, conditional, n, order_values, read, s, write};
+use super::{Item, SAME_ORDER, Store, n, order_values, read, s};
 use crate::clients::{now, unavailable};
 
 const GET: &str = "dynamodb.subscriptions.get";
@@ -116,17 +116,11 @@ impl Subscriptions for Store {
             "{SAME_ORDER} AND (processed_at = :read OR \
              (attribute_not_exists(processed_at) AND changed_at = :read))"
         );
-        let mut request = self
-            .client
-            .put_item()
-            .table_name(&self.tables.subscriptions)
-            .set_item(Some(write(REPLACE, &Row::of(row))?))
-            .expression_attribute_values(":read", n(read.0));
-        for (name, value) in order_values(&row.order) {
-            request = request.expression_attribute_values(name, value);
-        }
-        let result = request.condition_expression(condition).send().await;
-        conditional(REPLACE, result)
+        let values = order_values(&row.order).into_iter();
+        let values = values.chain([(":read", n(read.0))]);
+        let table = &self.tables.subscriptions;
+        self.put_if(&condition, values, REPLACE, table, &Row::of(row))
+            .await
     }
 }
 
