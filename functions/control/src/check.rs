@@ -11,6 +11,7 @@ use nostr::{
 };
 use nostr_push_core::{
     Seconds,
+    admission::app_of,
     app::{App, MAX_APP_ID_BYTES},
     message::{MAX_EVENT_BYTES, MAX_TAGS},
     order::Order,
@@ -135,7 +136,7 @@ pub fn check_envelope(
     check_recipient(&event, service)?;
     check_age(&event, kind, received_at)?;
     let owner = Owner {
-        app: app_id(&event, kind, heartbeat_app)?,
+        app: app_id(&event, heartbeat_app)?,
         pubkey: event.pubkey,
     };
     Ok(AddressedEvent { event, kind, owner })
@@ -203,22 +204,9 @@ fn check_age(event: &Event, kind: ControlKind, received_at: Seconds) -> Result<(
     }
 }
 
-/// The id of the event's app: its only `app` tag, or `heartbeat_app` if an event of dialect H has
-/// none.
-fn app_id(
-    event: &Event,
-    kind: ControlKind,
-    heartbeat_app: Option<&str>,
-) -> Result<String, Refusal> {
-    let mut apps = tag_values(event, "app");
-    let app = match (apps.next(), apps.next()) {
-        (Some(only), None) => Some(only),
-        (None, _) if kind == ControlKind::DialectH => heartbeat_app,
-        _ => None,
-    };
-    let app = app
-        .filter(|app| !app.is_empty())
-        .ok_or(Refusal::MissingApp)?;
+/// The id of the event's app.
+fn app_id(event: &Event, heartbeat_app: Option<&str>) -> Result<String, Refusal> {
+    let app = app_of(event, heartbeat_app).ok_or(Refusal::MissingApp)?;
     // No app has such an id, and DynamoDB refuses longer keys.
     if app.len() > MAX_APP_ID_BYTES {
         return Err(Refusal::UnknownApp);

@@ -13,12 +13,11 @@ use nostr::{
 };
 use nostr_push_core::{
     Millis, Seconds,
-    admission::{Admission, admits, has_work},
+    admission::{Admission, admits, app_of, has_work},
     announcement::AnnouncedApp,
     app::App,
     owner::OwnerClass,
     ports::{AllApps, PortResult},
-    tags::tag_values,
 };
 
 use crate::{
@@ -28,9 +27,6 @@ use crate::{
     options::Options,
     relay_context::RelayContext,
 };
-
-/// The kind of control events that may have no `app` tag.
-const DIALECT_H_KIND: u16 = 22_456;
 
 /// How often the apps are read.
 const READ_INTERVAL: Millis = Seconds::from_minutes(1).to_millis();
@@ -118,12 +114,7 @@ impl AdmissionRules {
 
     /// The app of a control event. `None` if that is not certain.
     fn app_of<'a>(&'a self, event: &'a Event) -> Option<&'a str> {
-        let mut apps = tag_values(event, "app");
-        match (apps.next(), apps.next()) {
-            (Some(app), None) => Some(app),
-            (None, None) if event.kind.as_u16() == DIALECT_H_KIND => self.heartbeat_app.as_deref(),
-            _ => None,
-        }
+        app_of(event, self.heartbeat_app.as_deref())
     }
 
     /// The apps that are open to everybody, and that ask for work while strangers use up their

@@ -1,4 +1,4 @@
-//! Which pubkeys an app admits as new owners. An owner with an active device stays admitted until
+//! For which app a control event is, and which pubkeys an app admits as new owners. An owner with an active device stays admitted until
 //! the last device ends, so these rules are applied to all others.
 
 use nostr::{
@@ -9,11 +9,14 @@ use nostr::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Seconds, app::App};
+use crate::{Seconds, app::App, tags::tag_values};
 
 /// The kind of the event whose signature is a grant. It is in the ephemeral range, and the event is
 /// never published.
 pub const GRANT_KIND: u16 = 23_083;
+
+/// The kind of the control events of dialect H, which may have no `app` tag.
+const DIALECT_H_KIND: u16 = 22_456;
 
 /// The highest difficulty that an app can ask for. Phones need minutes for more.
 pub const MAX_POW_DIFFICULTY: u8 = 32;
@@ -46,6 +49,18 @@ impl Admission {
             Self::Closed => "closed",
         }
     }
+}
+
+/// The id of the app that a control event is for: its only `app` tag, or `heartbeat_app` if an event
+/// of dialect H has none. `None` if that is no app id.
+pub fn app_of<'a>(event: &'a Event, heartbeat_app: Option<&'a str>) -> Option<&'a str> {
+    let mut apps = tag_values(event, "app");
+    let app = match (apps.next(), apps.next()) {
+        (Some(only), None) => Some(only),
+        (None, _) if event.kind.as_u16() == DIALECT_H_KIND => heartbeat_app,
+        _ => None,
+    };
+    app.filter(|app| !app.is_empty())
 }
 
 /// Returns `true` if the app admits the author of this event as a new owner.
