@@ -123,11 +123,7 @@ impl AdmissionRules {
         let apps = self.apps.values();
         let mut announced: Vec<AnnouncedApp> = apps
             .filter(|app| extra_difficulty(app, true).is_some())
-            .map(|app| AnnouncedApp {
-                app: app.app.clone(),
-                admission: app.admission.as_str().to_owned(),
-                difficulty: extra_difficulty(app, is_scarce),
-            })
+            .map(|app| AnnouncedApp::new(app, extra_difficulty(app, is_scarce)))
             .collect();
         announced.sort_unstable_by(|a, b| a.app.cmp(&b.app));
         announced

@@ -114,11 +114,8 @@ fn events(
 
 /// What clients are told about an app. The listener tells them when an open app asks for work.
 fn announced(app: &App) -> AnnouncedApp {
-    AnnouncedApp {
-        app: app.app.clone(),
-        admission: app.admission.as_str().to_owned(),
-        difficulty: (app.admission == Admission::Pow).then(|| app.pow_difficulty()),
-    }
+    let difficulty = (app.admission == Admission::Pow).then(|| app.pow_difficulty());
+    AnnouncedApp::new(app, difficulty)
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 
 use nostr::event::{EventBuilder, Kind, Tag};
 
+use crate::app::App;
+
 /// The kind of handler information.
 pub const HANDLER_KIND: u16 = 31_990;
 
@@ -24,6 +26,17 @@ pub struct AnnouncedApp {
     /// The difficulty of the work (NIP-13,
     /// <https://github.com/nostr-protocol/nips/blob/master/13.md>) that is asked for now, if any.
     pub difficulty: Option<u8>,
+}
+
+impl AnnouncedApp {
+    /// This app, which asks for work of this difficulty now, if of any.
+    pub fn new(app: &App, difficulty: Option<u8>) -> Self {
+        Self {
+            app: app.app.clone(),
+            admission: app.admission.as_str().to_owned(),
+            difficulty,
+        }
+    }
 }
 
 /// An announcement: the handled kinds, and for each app the tag `["admission", <app>, <admission>]`
