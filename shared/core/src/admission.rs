@@ -1,5 +1,6 @@
-//! For which app a control event is, and which pubkeys an app admits as new owners. An owner with an active device stays admitted until
-//! the last device ends, so these rules are applied to all others.
+//! For which app a control event is, and which pubkeys an app admits as new owners. An owner with
+//! an active device stays admitted until the last device ends, so these rules are applied to all
+//! others.
 
 use nostr::{
     event::{Event, EventId, Kind, Signature, Tag, Tags},
@@ -51,8 +52,8 @@ impl Admission {
     }
 }
 
-/// The id of the app that a control event is for: its only `app` tag, or `heartbeat_app` if an event
-/// of dialect H has none. `None` if that is no app id.
+/// The id of the app that a control event is for: its only `app` tag, or `heartbeat_app` if an
+/// event of dialect H has none. `None` if that is no app id.
 pub fn app_of<'a>(event: &'a Event, heartbeat_app: Option<&'a str>) -> Option<&'a str> {
     let mut apps = tag_values(event, "app");
     let app = match (apps.next(), apps.next()) {
