@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio::{process::Command, time::timeout};
 
 /// How long one deployment may take.
-const DEPLOY_TIMEOUT: Duration = Duration::from_secs(300);
+const DEPLOY_TIMEOUT: Duration = Duration::from_secs(1200);
 
 /// A resource that AWS and the local endpoint refuse to create, after all others.
 const BROKEN: &str = "Resources:
@@ -59,9 +59,14 @@ async fn release_is_deployed_after_a_failed_first_deployment() {
         assert!(output.contains(text), "{text}: {output}");
     }
 
-    let from = ["--from", &release.to_string_lossy()].map(str::to_owned);
-    let from: Vec<&str> = from.iter().map(String::as_str).collect();
-    let (succeeded, output) = stack.deploy(root(), &from).await;
+    assert_eq!(
+        stack.cli("dynamodb list-tables --query TableNames").await,
+        "[]"
+    );
+
+    let from = release.to_string_lossy();
+    let arguments = ["--from", &*from, "AvailabilityZones=us-east-1b,us-east-1c"];
+    let (succeeded, output) = stack.deploy(root(), &arguments).await;
     assert!(succeeded, "{output}");
     for text in [
         "of account 000000000000: ROLLBACK_COMPLETE",
@@ -72,13 +77,17 @@ async fn release_is_deployed_after_a_failed_first_deployment() {
         assert!(output.contains(text), "{text}: {output}");
     }
     assert_eq!(stack.status().await, "UPDATE_COMPLETE");
+    let zones = "ec2 describe-subnets --output text --query \
+        Subnets[?starts_with(CidrBlock,'10.42.0.')].AvailabilityZone|sort(@)|join(',',@)";
+    assert_eq!(stack.cli(zones).await, "us-east-1b,us-east-1c");
     let image = stack.listener_image().await;
     stack.assert_image_is_in_the_registry(&image).await;
 
     let updated = stack.last_update().await;
     let (succeeded, output) = stack.deploy(&release, &[]).await;
     assert!(succeeded, "{output}");
-    assert!(output.contains("UPDATE_COMPLETE"), "{output}");
+    let text = "of account 000000000000: UPDATE_COMPLETE";
+    assert!(output.contains(text), "{output}");
     assert_eq!(stack.listener_image().await, image);
     assert_eq!(stack.last_update().await, updated, "nothing has changed");
     stack.stop().await;
@@ -199,6 +208,17 @@ impl Stack {
         let text = String::from_utf8_lossy(&text).into_owned();
         println!("{text}");
         (output.status.success(), text)
+    }
+
+    /// Runs the AWS CLI with these arguments, separated by spaces. Returns what it prints.
+    async fn cli(&self, arguments: &str) -> String {
+        let mut aws = Command::new("aws");
+        aws.args(arguments.split_whitespace())
+            .env("PATH", &self.path)
+            .envs(self.aws.environment());
+        let output = aws.output().await.unwrap();
+        assert!(output.status.success(), "aws {arguments}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     async fn describe(&self) -> aws_sdk_cloudformation::types::Stack {

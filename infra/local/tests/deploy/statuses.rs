@@ -20,6 +20,8 @@ fn first_deployment_deploys_twice_and_without_a_prompt() {
         }
         let role = run.calls_of("aws --region us-west-2 iam create-service-linked-role");
         assert_eq!(role.len(), 1, "{:?}", run.calls);
+        // The role exists.
+        assert!(!run.output.contains("was not created"), "{}", run.output);
     }
 }
 
