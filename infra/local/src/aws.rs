@@ -18,7 +18,7 @@ use tokio::{process::Command, task::JoinHandle};
 
 pub use self::{
     apps::{put_app, report_endpoint_events},
-    deployment::{build, create_tables, deploy, transformed_template},
+    deployment::{build, create_tables, deploy, transformed_template, without_package_variables},
 };
 use crate::{meter::Meter, process::Service, root, sns_proxy::Proxy, step, tools::Tools};
 

@@ -7,6 +7,7 @@
 //!
 //! - [`stack`]: starts all parts in order, and stops them
 //! - [`tools`]: installs the tools, pinned, into `.tools`
+//! - [`packages`]: Debian packages that single tests need
 //! - [`process`]: programs that are started and stopped
 //! - [`aws`]: the local AWS endpoint, and the deployment to it
 //! - [`sns_proxy`]: records every publish to SNS, keeps SNS's state, and injects faults
@@ -22,6 +23,7 @@ pub mod counters;
 pub mod demo;
 mod forward;
 pub mod meter;
+pub mod packages;
 pub mod process;
 pub mod relay;
 pub mod sns_proxy;

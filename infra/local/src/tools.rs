@@ -1,8 +1,8 @@
 //! Installs the tools of the local stack, pinned, into `.tools` of the repository. Needs Python
 //! 3.10 or newer with `venv`.
 //!
-//! There are two Python environments, because ministack and the SAM CLI pin different versions of
-//! the same packages.
+//! There are several Python environments, because ministack, the SAM CLI and the AWS CLI pin
+//! different versions of the same packages.
 
 use std::{
     fs,
@@ -35,9 +35,24 @@ impl Tools {
         })
     }
 
+    /// Installs the AWS CLI, which only the test of a release folder needs. Returns the path of
+    /// the folder that contains `aws`.
+    ///
+    /// # Errors
+    /// The package cannot be installed.
+    pub async fn install_aws_cli() -> Result<PathBuf> {
+        let cli = environment(&root().join(".tools"), "cli", "the AWS CLI").await?;
+        Ok(cli.join("bin"))
+    }
+
     /// The path of a program of the local AWS endpoint.
     pub fn aws(&self, program: &str) -> PathBuf {
         self.aws.join("bin").join(program)
+    }
+
+    /// The folder that contains `sam`, cargo-lambda and zig.
+    pub fn sam_bin(&self) -> PathBuf {
+        self.sam.join("bin")
     }
 
     /// A program that is installed with the SAM CLI. Its environment comes first in `PATH`:

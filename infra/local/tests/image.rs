@@ -11,7 +11,11 @@ use std::{
     process::{Output, Stdio},
 };
 
-use nostr_push_local::{process::run, report_skipped, root, step};
+use nostr_push_local::{
+    packages::{has_buildah, shell_succeeds},
+    process::run,
+    report_skipped, root,
+};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -19,7 +23,7 @@ const IMAGE: &str = "nostr-push-listener:test";
 
 #[tokio::test]
 async fn image_contains_a_listener_that_starts() {
-    let docker = succeeds(Command::new("docker").arg("info")).await;
+    let docker = shell_succeeds("docker info").await;
     if !docker && !has_buildah().await {
         return report_skipped(
             "the listener's image needs docker, or buildah with permission to mount \
@@ -76,31 +80,6 @@ async fn assert_names_missing_variables(command: &mut Command) {
     ] {
         assert!(message.contains(variable), "{variable}: {message}");
     }
-}
-
-/// Returns `true` if the command succeeds.
-async fn succeeds(command: &mut Command) -> bool {
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .await;
-    status.is_ok_and(|status| status.success())
-}
-
-/// Installs buildah if it is absent. Returns `true` if buildah may mount here.
-async fn has_buildah() -> bool {
-    if !succeeds(&mut buildah(&["--version"])).await {
-        step("installing buildah (apt-get)");
-        let install = "apt-get install -y -qq buildah \
-            || { apt-get update -qq && apt-get install -y -qq buildah; }";
-        succeeds(Command::new("sh").args(["-c", install])).await;
-    }
-    let mount = "c=$(buildah --storage-driver vfs from scratch) \
-        && buildah --storage-driver vfs mount $c \
-        && buildah --storage-driver vfs rm $c";
-    succeeds(Command::new("sh").args(["-c", mount])).await
 }
 
 fn buildah(arguments: &[&str]) -> Command {

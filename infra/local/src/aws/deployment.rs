@@ -62,7 +62,7 @@ pub async fn build(tools: &Tools) -> Result<PathBuf> {
 
 /// Removes the variables of the package under test. If they changed from build to build, cargo
 /// would compile everything again for each package's tests.
-fn without_package_variables(command: &mut Command) -> &mut Command {
+pub fn without_package_variables(command: &mut Command) -> &mut Command {
     let is_of_package = |name: &String| {
         PACKAGE_VARIABLES
             .iter()
