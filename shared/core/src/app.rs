@@ -107,6 +107,10 @@ pub struct App {
     pub app: String,
     /// The ARN of the SNS platform application per platform.
     pub platforms: BTreeMap<Platform, String>,
+    /// The ARNs of earlier platform applications whose devices `pushctl app add` is moving to those
+    /// in `platforms`. Functions use the ARNs in the rows of the devices and need no others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moving_from: Vec<String>,
     /// Who can become an owner.
     #[serde(default)]
     pub admission: Admission,
@@ -284,6 +288,21 @@ pub fn platform_application_name(
     Ok(name)
 }
 
+/// The app's id, from the name of one of its platform applications. Names that earlier versions gave
+/// are the id itself.
+pub fn app_of_platform_application(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(_, app)| app)
+}
+
+/// The platform and the name of a platform application or endpoint, from its ARN:
+/// `arn:aws:sns:REGION:ACCOUNT:app/PLATFORM/NAME` or `…:endpoint/PLATFORM/NAME/ID`
+/// (<https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsns.html>).
+/// `None` for any other text.
+pub fn platform_and_name_of(arn: &str) -> Option<(Platform, &str)> {
+    let mut parts = arn.split('/').skip(1);
+    Some((Platform::from_sns_name(parts.next()?)?, parts.next()?))
+}
+
 /// Returns `true` if the text has the form of an APNs token: 64 or more hex characters.
 pub fn is_apns_token(text: &str) -> bool {
     text.len() >= 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
@@ -351,8 +370,20 @@ mod tests {
         let app = "a".repeat(MAX_APP_ID_BYTES);
         let longest = name(&"p".repeat(55), &app).unwrap();
         assert_eq!(longest.len(), MAX_PLATFORM_APPLICATION_NAME);
+        assert_eq!(app_of_platform_application("push.my.app_1-x"), "my.app_1-x");
+        assert_eq!(app_of_platform_application("earlier"), "earlier");
         let too_long = name(&"p".repeat(56), &app);
         assert_eq!(too_long, Err(BadPlatformApplicationName::TooLong));
+    }
+
+    #[test]
+    fn arns_name_platform_and_application() {
+        let expected = Some((Platform::Fcm, "push.demo"));
+        let application = "arn:aws:sns:eu-west-1:1:app/GCM/push.demo";
+        assert_eq!(platform_and_name_of(application), expected);
+        let endpoint = "arn:aws:sns:eu-west-1:1:endpoint/GCM/push.demo/0-1";
+        assert_eq!(platform_and_name_of(endpoint), expected);
+        assert_eq!(platform_and_name_of("arn:aws:sns:eu-west-1:1:topic"), None);
     }
 
     #[test]
