@@ -26,13 +26,14 @@ const NESTED: [&str; 3] = [
 
 /// Substrings that limit a resource to this stack or account. The ARNs of SNS applications and
 /// endpoints are not known to the template, so a policy names the account and region.
-const NARROW_RESOURCES: [&str; 6] = [
+const NARROW_RESOURCES: [&str; 7] = [
     "Ref",
     "GetAtt",
     "Arn}/index/",
     ":sns:${AWS::Region}:${AWS::AccountId}:",
     ":repository/${",
     ":log-group:${",
+    ":log-group:sns/${AWS::Region}/${AWS::AccountId}/app/*/${AWS::StackName}.",
 ];
 
 /// The managed policies that SAM adds to a function: writing logs, and receiving from its queue.
@@ -172,25 +173,119 @@ async fn claim_ttl_exceeds_timeout_and_retention() {
 }
 
 #[tokio::test]
-async fn tables_and_queues_are_encrypted_and_tables_are_kept() {
+async fn tables_are_kept_unless_the_first_deployment_fails() {
     let template = Template::main().await;
+    let resource = |name: &str| &template.0["Resources"][name];
     let mut tables = 0;
     for (name, table) in template.of_type("AWS::DynamoDB::Table") {
         tables += 1;
         let ttl = &table["TimeToLiveSpecification"];
         let recovery = &table["PointInTimeRecoverySpecification"];
-        let policy = &template.0["Resources"][name]["DeletionPolicy"];
         assert_eq!(table["BillingMode"], "PAY_PER_REQUEST", "{name}");
         assert_eq!(ttl["AttributeName"], "expires_at", "{name}");
         assert_eq!(ttl["Enabled"], true, "{name}");
         assert_eq!(recovery["PointInTimeRecoveryEnabled"], true, "{name}");
-        assert_eq!(table["SSESpecification"]["SSEEnabled"], true, "{name}");
-        assert_eq!(policy, "Retain", "{name}");
+        let policy = &resource(name)["DeletionPolicy"];
+        assert_eq!(policy, "RetainExceptOnCreate", "{name}");
+        assert_eq!(resource(name)["UpdateReplacePolicy"], "Retain", "{name}");
+        // A rollback of the first deployment could not delete a protected table.
+        let protection = json!({"Fn::If": ["HasListener", true, false]});
+        assert_eq!(table["DeletionProtectionEnabled"], protection, "{name}");
+        let prefix = &table["TableName"]["Fn::Sub"][1]["Prefix"];
+        assert_eq!(*prefix, table_prefix(), "{name}");
     }
     assert_eq!(tables, 10);
+    let secret = resource("ServiceKey");
+    assert_eq!(secret["DeletionPolicy"], "RetainExceptOnCreate");
+    assert_eq!(secret["UpdateReplacePolicy"], "Retain");
+}
+
+/// `TablePrefix`, or the stack's name if it is empty.
+fn table_prefix() -> Value {
+    let stack = json!({"Ref": "AWS::StackName"});
+    json!({"Fn::If": ["HasTablePrefix", {"Ref": "TablePrefix"}, stack]})
+}
+
+/// The metrics keep the namespace of the stack when the tables get another prefix.
+#[tokio::test]
+async fn every_stage_knows_the_stack_and_the_prefix_of_its_tables() {
+    let template = Template::main().await;
+    let stack = json!({"Ref": "AWS::StackName"});
+    for (name, function) in template.of_type("AWS::Lambda::Function") {
+        let variables = &function["Environment"]["Variables"];
+        assert_eq!(variables["TABLE_PREFIX"], table_prefix(), "{name}");
+        assert_eq!(variables["STACK_NAME"], stack, "{name}");
+    }
+    let listener = &template.properties("Listener")["Parameters"];
+    assert_eq!(listener["TablePrefix"], table_prefix());
+    assert_eq!(listener["Name"], stack);
+    let output = &template.0["Outputs"]["TablePrefix"]["Value"];
+    assert_eq!(*output, table_prefix());
+    let nested = Template::load("infra/listener.yaml").await;
+    let container = &nested.properties("Task")["ContainerDefinitions"][0];
+    let variables = container["Environment"].as_array().unwrap();
+    let name = json!({"Name": "STACK_NAME", "Value": {"Ref": "Name"}});
+    assert!(variables.contains(&name));
+}
+
+/// AWS-owned keys cost nothing. `SSEEnabled: true` alone would buy requests to KMS.
+#[tokio::test]
+async fn tables_and_secret_have_a_customer_key_only_if_it_is_named() {
+    let template = Template::main().await;
+    let (key, none) = (json!({"Ref": "KmsKeyArn"}), json!({"Ref": "AWS::NoValue"}));
+    let encryption = json!({"SSEEnabled": true, "SSEType": "KMS", "KMSMasterKeyId": key});
+    let encryption = json!({"Fn::If": ["HasKmsKey", encryption, none]});
+    for (name, table) in template.of_type("AWS::DynamoDB::Table") {
+        assert_eq!(table["SSESpecification"], encryption, "{name}");
+    }
+    let key_id = &template.properties("ServiceKey")["KmsKeyId"];
+    assert_eq!(*key_id, json!({"Fn::If": ["HasKmsKey", key, none]}));
     for (name, queue) in template.of_type("AWS::SQS::Queue") {
         assert_eq!(queue["SqsManagedSseEnabled"], true, "{name}");
     }
+    // Every role may decrypt with the key, through DynamoDB and Secrets Manager alone.
+    let listener = Template::load("infra/listener.yaml").await;
+    for (template, roles) in [(&template, 4), (&listener, 1)] {
+        assert_eq!(
+            template.0["Resources"]["KmsKeyUse"]["Condition"],
+            "HasKmsKey"
+        );
+        let policy = template.properties("KmsKeyUse");
+        assert_eq!(policy["Roles"].as_array().unwrap().len(), roles);
+        check_policy("KmsKeyUse", policy);
+        let statement = &policy["PolicyDocument"]["Statement"][0];
+        let services = &statement["Condition"]["StringEquals"]["kms:ViaService"];
+        assert_eq!(services.as_array().unwrap().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn paused_stack_leaves_messages_in_the_queues() {
+    let template = Template::main().await;
+    let running = json!({"Fn::If": ["IsRunning", true, false]});
+    let mut paused = Vec::new();
+    for (_, mapping) in template.of_type("AWS::Lambda::EventSourceMapping") {
+        if mapping["Enabled"] == running {
+            paused.push(target(&mapping["EventSourceArn"]));
+        }
+    }
+    paused.sort_unstable();
+    assert_eq!(paused, ["ControlQueue", "DeliveryQueue", "EventQueue"]);
+}
+
+/// SNS may write into the log groups of this stack's platform applications only.
+#[tokio::test]
+async fn sns_may_log_delivery_status_of_this_stack_only() {
+    let template = Template::main().await;
+    let role = template.properties("DeliveryStatusRole");
+    let principal = &role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"];
+    assert_eq!(principal["Service"], "sns.amazonaws.com");
+    let statement = &role["Policies"][0]["PolicyDocument"]["Statement"][0];
+    let resource = sub(&statement["Resource"]);
+    assert!(
+        resource.ends_with("/app/*/${AWS::StackName}.*"),
+        "{resource}"
+    );
 }
 
 #[tokio::test]
@@ -201,7 +296,7 @@ async fn every_policy_names_actions_and_resources() {
             for policy in role["Policies"].as_array().unwrap() {
                 check_policy(name, policy);
             }
-            if file == "template.yaml" {
+            if name.ends_with("FunctionRole") {
                 let managed = role["ManagedPolicyArns"].to_string();
                 let all = SAM_POLICIES.iter().all(|policy| managed.contains(policy));
                 assert!(all, "{name}: {managed}");

@@ -12,7 +12,7 @@ use metrics_cloudwatch_embedded::{Builder, Collector};
 use nostr_push_core::{Millis, capacity::Usage, counter::Counter};
 use tracing_subscriber::EnvFilter;
 
-/// The CloudWatch namespace of all metrics, unless `TABLE_PREFIX` names a stack. Two stacks in one
+/// The CloudWatch namespace of all metrics, unless `STACK_NAME` names a stack. Two stacks in one
 /// account then have separate metrics.
 const NAMESPACE: &str = "nostr-push";
 
@@ -44,7 +44,7 @@ impl Telemetry {
             .with_current_span(false)
             .with_span_list(false)
             .init();
-        let namespace = std::env::var("TABLE_PREFIX").unwrap_or_else(|_| NAMESPACE.to_owned());
+        let namespace = std::env::var("STACK_NAME").unwrap_or_else(|_| NAMESPACE.to_owned());
         let collector = Builder::new()
             .cloudwatch_namespace(namespace)
             .with_dimension("Stage", stage)
