@@ -7,15 +7,17 @@
     reason = "a failed test panics"
 )]
 
+#[path = "template/recursion.rs"]
+mod recursion;
+#[path = "template/transformed.rs"]
+mod transformed;
+
 use std::process::Stdio;
 
-use nostr_push_local::{
-    aws::{REGION, transformed_template},
-    process::run,
-    root,
-    tools::Tools,
-};
+use nostr_push_local::{aws::REGION, process::run, root, tools::Tools};
 use serde_json::{Value, json};
+
+use transformed::{Template, sub, target};
 
 /// The templates that `template.yaml` nests.
 const NESTED: [&str; 3] = [
@@ -40,44 +42,6 @@ const SAM_POLICIES: [&str; 2] = [
     "AWSLambdaBasicExecutionRole",
     "AWSLambdaSQSQueueExecutionRole",
 ];
-
-struct Template(Value);
-
-impl Template {
-    async fn main() -> Self {
-        Self::load("template.yaml").await
-    }
-
-    async fn load(name: &str) -> Self {
-        let tools = Tools::install().await.unwrap();
-        Self(transformed_template(&tools, name).await.unwrap())
-    }
-
-    /// The names and properties of all resources of a type.
-    fn of_type<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
-        let resources = self.0["Resources"].as_object().unwrap().iter();
-        resources
-            .filter(move |(_, resource)| resource["Type"] == kind)
-            .map(|(name, resource)| (name.as_str(), &resource["Properties"]))
-    }
-
-    fn properties(&self, name: &str) -> &Value {
-        &self.0["Resources"][name]["Properties"]
-    }
-}
-
-/// The logical id in a `Ref` or `Fn::GetAtt`.
-fn target(value: &Value) -> &str {
-    value["Fn::GetAtt"][0]
-        .as_str()
-        .or_else(|| value["Ref"].as_str())
-        .unwrap_or_else(|| panic!("not a reference: {value}"))
-}
-
-/// The text of a `Fn::Sub`.
-fn sub(value: &Value) -> &str {
-    value["Fn::Sub"].as_str().unwrap()
-}
 
 #[tokio::test]
 async fn linters_find_no_problems() {
