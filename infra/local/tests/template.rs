@@ -7,6 +7,8 @@
     reason = "a failed test panics"
 )]
 
+#[path = "template/queues.rs"]
+mod queues;
 #[path = "template/recursion.rs"]
 mod recursion;
 #[path = "template/transformed.rs"]
@@ -17,7 +19,7 @@ use std::process::Stdio;
 use nostr_push_local::{aws::REGION, process::run, root, tools::Tools};
 use serde_json::{Value, json};
 
-use transformed::{Template, sub, target};
+use transformed::{Template, sub};
 
 /// The templates that `template.yaml` nests.
 const NESTED: [&str; 3] = [
@@ -67,72 +69,6 @@ async fn linters_find_no_problems() {
     let nested = NESTED.map(|name| root().join(name));
     let what = "cfn-lint on the nested templates";
     run(cfn_lint().args(nested), what).await.unwrap();
-}
-
-#[tokio::test]
-async fn queue_settings_match_functions() {
-    let template = Template::main().await;
-    let mut functions = 0;
-    let mappings = template.of_type("AWS::Lambda::EventSourceMapping");
-    for (name, mapping) in mappings.filter(|(_, mapping)| !is_stream(mapping)) {
-        functions += 1;
-        let function = template.properties(target(&mapping["FunctionName"]));
-        let queue = template.properties(target(&mapping["EventSourceArn"]));
-        let response_type = &mapping["FunctionResponseTypes"][0];
-        assert_eq!(response_type, "ReportBatchItemFailures", "{name}");
-        let batch_size = mapping["BatchSize"].as_u64().unwrap();
-        assert!(
-            batch_size <= 10,
-            "{name}: a larger batch needs a batching window"
-        );
-        let concurrency = &mapping["ScalingConfig"]["MaximumConcurrency"];
-        assert!(
-            concurrency.as_u64().unwrap() >= 2,
-            "{name}: AWS requires at least 2"
-        );
-        let timeout = function["Timeout"].as_u64().unwrap();
-        assert!(timeout <= 900);
-        // https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
-        assert!(
-            queue["VisibilityTimeout"].as_u64().unwrap() >= 6 * timeout,
-            "{name}: AWS advises at least six times the function's timeout"
-        );
-        let redrive = &queue["RedrivePolicy"];
-        assert!(redrive["maxReceiveCount"].as_u64().unwrap() >= 5);
-        let dead_letters = template.properties(target(&redrive["deadLetterTargetArn"]));
-        let retention = |queue: &Value| queue["MessageRetentionPeriod"].as_u64();
-        assert!(
-            retention(dead_letters) > retention(queue),
-            "{name}: a message keeps its age when it becomes a dead letter"
-        );
-        let max_message = &queue["MaximumMessageSize"];
-        assert_eq!(
-            *max_message,
-            1024 * 1024,
-            "{name}: the largest event and its envelope must fit"
-        );
-        assert_eq!(function["Runtime"], "provided.al2023");
-        let logs = template.properties(target(&function["LoggingConfig"]["LogGroup"]));
-        assert_eq!(logs["RetentionInDays"]["Ref"], "LogRetentionDays");
-    }
-    assert_eq!(functions, 4);
-}
-
-fn is_stream(mapping: &Value) -> bool {
-    mapping["EventSourceArn"]["Fn::GetAtt"][1] == "StreamArn"
-}
-
-#[tokio::test]
-async fn claim_ttl_exceeds_timeout_and_retention() {
-    let template = Template::main().await;
-    let deliver = template.properties("DeliverFunction");
-    let lease = &deliver["Environment"]["Variables"]["CLAIM_LEASE_SECONDS"];
-    let lease: u64 = lease.as_str().unwrap().parse().unwrap();
-    assert!(lease > deliver["Timeout"].as_u64().unwrap());
-    for queue in ["EventQueue", "DeliveryQueue"] {
-        let retention = &template.properties(queue)["MessageRetentionPeriod"];
-        assert!(retention.as_u64().unwrap() < 4 * 24 * 60 * 60);
-    }
 }
 
 #[tokio::test]
