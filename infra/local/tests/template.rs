@@ -7,6 +7,8 @@
     reason = "a failed test panics"
 )]
 
+#[path = "template/concurrency.rs"]
+mod concurrency;
 #[path = "template/queues.rs"]
 mod queues;
 #[path = "template/recursion.rs"]

@@ -23,11 +23,6 @@ async fn queue_settings_match_functions() {
             batch_size <= 10,
             "{name}: a larger batch needs a batching window"
         );
-        let concurrency = &mapping["ScalingConfig"]["MaximumConcurrency"];
-        assert!(
-            concurrency.as_u64().unwrap() >= 2,
-            "{name}: AWS requires at least 2"
-        );
         let timeout = function["Timeout"].as_u64().unwrap();
         assert!(timeout <= 900);
         // https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
