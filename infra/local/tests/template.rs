@@ -9,10 +9,16 @@
 
 #[path = "template/concurrency.rs"]
 mod concurrency;
+#[path = "counters/emitted.rs"]
+mod emitted;
+#[path = "template/metrics.rs"]
+mod metrics;
 #[path = "template/queues.rs"]
 mod queues;
 #[path = "template/recursion.rs"]
 mod recursion;
+#[path = "template/search.rs"]
+mod search;
 #[path = "template/transformed.rs"]
 mod transformed;
 
@@ -234,25 +240,6 @@ async fn every_parameter_is_documented() {
             "docs/operations.md does not describe {name}"
         );
         assert!(parameter["Description"].is_string(), "{name}");
-    }
-}
-
-#[tokio::test]
-async fn alarms_on_strangers_name_counters() {
-    let observability = Template::load("infra/observability.yaml").await;
-    let counters = std::fs::read_to_string(root().join("docs/local.md")).unwrap();
-    for name in [
-        "AtCapacity",
-        "OverBudget",
-        "ControlOverBudget",
-        "NewcomersOverBudget",
-    ] {
-        let alarm = observability.properties(name);
-        let values = alarm["Dimensions"].as_array().unwrap().iter();
-        let values: Vec<&str> = values.map(|d| d["Value"].as_str().unwrap()).collect();
-        let counter = format!("`{}`", values.join("."));
-        assert!(counters.contains(&counter), "{name}: there is no {counter}");
-        assert_eq!(alarm["TreatMissingData"], "notBreaching", "{name}");
     }
 }
 
