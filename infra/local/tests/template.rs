@@ -7,15 +7,27 @@
     reason = "a failed test panics"
 )]
 
+#[path = "template/concurrency.rs"]
+mod concurrency;
+#[path = "counters/emitted.rs"]
+mod emitted;
+#[path = "template/metrics.rs"]
+mod metrics;
+#[path = "template/queues.rs"]
+mod queues;
+#[path = "template/recursion.rs"]
+mod recursion;
+#[path = "template/search.rs"]
+mod search;
+#[path = "template/transformed.rs"]
+mod transformed;
+
 use std::process::Stdio;
 
-use nostr_push_local::{
-    aws::{REGION, transformed_template},
-    process::run,
-    root,
-    tools::Tools,
-};
+use nostr_push_local::{aws::REGION, process::run, root, tools::Tools};
 use serde_json::{Value, json};
+
+use transformed::{Template, sub};
 
 /// The templates that `template.yaml` nests.
 const NESTED: [&str; 3] = [
@@ -42,44 +54,6 @@ const SAM_POLICIES: [&str; 2] = [
     "AWSLambdaSQSQueueExecutionRole",
 ];
 
-struct Template(Value);
-
-impl Template {
-    async fn main() -> Self {
-        Self::load("template.yaml").await
-    }
-
-    async fn load(name: &str) -> Self {
-        let tools = Tools::install().await.unwrap();
-        Self(transformed_template(&tools, name).await.unwrap())
-    }
-
-    /// The names and properties of all resources of a type.
-    fn of_type<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
-        let resources = self.0["Resources"].as_object().unwrap().iter();
-        resources
-            .filter(move |(_, resource)| resource["Type"] == kind)
-            .map(|(name, resource)| (name.as_str(), &resource["Properties"]))
-    }
-
-    fn properties(&self, name: &str) -> &Value {
-        &self.0["Resources"][name]["Properties"]
-    }
-}
-
-/// The logical id in a `Ref` or `Fn::GetAtt`.
-fn target(value: &Value) -> &str {
-    value["Fn::GetAtt"][0]
-        .as_str()
-        .or_else(|| value["Ref"].as_str())
-        .unwrap_or_else(|| panic!("not a reference: {value}"))
-}
-
-/// The text of a `Fn::Sub`.
-fn sub(value: &Value) -> &str {
-    value["Fn::Sub"].as_str().unwrap()
-}
-
 #[tokio::test]
 async fn linters_find_no_problems() {
     let tools = Tools::install().await.unwrap();
@@ -104,72 +78,6 @@ async fn linters_find_no_problems() {
     let nested = NESTED.map(|name| root().join(name));
     let what = "cfn-lint on the nested templates";
     run(cfn_lint().args(nested), what).await.unwrap();
-}
-
-#[tokio::test]
-async fn queue_settings_match_functions() {
-    let template = Template::main().await;
-    let mut functions = 0;
-    let mappings = template.of_type("AWS::Lambda::EventSourceMapping");
-    for (name, mapping) in mappings.filter(|(_, mapping)| !is_stream(mapping)) {
-        functions += 1;
-        let function = template.properties(target(&mapping["FunctionName"]));
-        let queue = template.properties(target(&mapping["EventSourceArn"]));
-        let response_type = &mapping["FunctionResponseTypes"][0];
-        assert_eq!(response_type, "ReportBatchItemFailures", "{name}");
-        let batch_size = mapping["BatchSize"].as_u64().unwrap();
-        assert!(
-            batch_size <= 10,
-            "{name}: a larger batch needs a batching window"
-        );
-        let concurrency = &mapping["ScalingConfig"]["MaximumConcurrency"];
-        assert!(
-            concurrency.as_u64().unwrap() >= 2,
-            "{name}: AWS requires at least 2"
-        );
-        let timeout = function["Timeout"].as_u64().unwrap();
-        assert!(timeout <= 900);
-        // https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
-        assert!(
-            queue["VisibilityTimeout"].as_u64().unwrap() >= 6 * timeout,
-            "{name}: AWS advises at least six times the function's timeout"
-        );
-        let redrive = &queue["RedrivePolicy"];
-        assert!(redrive["maxReceiveCount"].as_u64().unwrap() >= 5);
-        let dead_letters = template.properties(target(&redrive["deadLetterTargetArn"]));
-        let retention = |queue: &Value| queue["MessageRetentionPeriod"].as_u64();
-        assert!(
-            retention(dead_letters) > retention(queue),
-            "{name}: a message keeps its age when it becomes a dead letter"
-        );
-        let max_message = &queue["MaximumMessageSize"];
-        assert_eq!(
-            *max_message,
-            1024 * 1024,
-            "{name}: the largest event and its envelope must fit"
-        );
-        assert_eq!(function["Runtime"], "provided.al2023");
-        let logs = template.properties(target(&function["LoggingConfig"]["LogGroup"]));
-        assert_eq!(logs["RetentionInDays"]["Ref"], "LogRetentionDays");
-    }
-    assert_eq!(functions, 4);
-}
-
-fn is_stream(mapping: &Value) -> bool {
-    mapping["EventSourceArn"]["Fn::GetAtt"][1] == "StreamArn"
-}
-
-#[tokio::test]
-async fn claim_ttl_exceeds_timeout_and_retention() {
-    let template = Template::main().await;
-    let deliver = template.properties("DeliverFunction");
-    let lease = &deliver["Environment"]["Variables"]["CLAIM_LEASE_SECONDS"];
-    let lease: u64 = lease.as_str().unwrap().parse().unwrap();
-    assert!(lease > deliver["Timeout"].as_u64().unwrap());
-    for queue in ["EventQueue", "DeliveryQueue"] {
-        let retention = &template.properties(queue)["MessageRetentionPeriod"];
-        assert!(retention.as_u64().unwrap() < 4 * 24 * 60 * 60);
-    }
 }
 
 #[tokio::test]
@@ -206,26 +114,17 @@ fn table_prefix() -> Value {
     json!({"Fn::If": ["HasTablePrefix", {"Ref": "TablePrefix"}, stack]})
 }
 
-/// The metrics keep the namespace of the stack when the tables get another prefix.
 #[tokio::test]
-async fn every_stage_knows_the_stack_and_the_prefix_of_its_tables() {
+async fn every_stage_knows_the_prefix_of_its_tables() {
     let template = Template::main().await;
-    let stack = json!({"Ref": "AWS::StackName"});
     for (name, function) in template.of_type("AWS::Lambda::Function") {
         let variables = &function["Environment"]["Variables"];
         assert_eq!(variables["TABLE_PREFIX"], table_prefix(), "{name}");
-        assert_eq!(variables["STACK_NAME"], stack, "{name}");
     }
     let listener = &template.properties("Listener")["Parameters"];
     assert_eq!(listener["TablePrefix"], table_prefix());
-    assert_eq!(listener["Name"], stack);
     let output = &template.0["Outputs"]["TablePrefix"]["Value"];
     assert_eq!(*output, table_prefix());
-    let nested = Template::load("infra/listener.yaml").await;
-    let container = &nested.properties("Task")["ContainerDefinitions"][0];
-    let variables = container["Environment"].as_array().unwrap();
-    let name = json!({"Name": "STACK_NAME", "Value": {"Ref": "Name"}});
-    assert!(variables.contains(&name));
 }
 
 /// AWS-owned keys cost nothing. `SSEEnabled: true` alone would buy requests to KMS.
@@ -427,25 +326,6 @@ async fn every_parameter_is_documented() {
             "docs/operations.md does not describe {name}"
         );
         assert!(parameter["Description"].is_string(), "{name}");
-    }
-}
-
-#[tokio::test]
-async fn alarms_on_strangers_name_counters() {
-    let observability = Template::load("infra/observability.yaml").await;
-    let counters = std::fs::read_to_string(root().join("docs/local.md")).unwrap();
-    for name in [
-        "AtCapacity",
-        "OverBudget",
-        "ControlOverBudget",
-        "NewcomersOverBudget",
-    ] {
-        let alarm = observability.properties(name);
-        let values = alarm["Dimensions"].as_array().unwrap().iter();
-        let values: Vec<&str> = values.map(|d| d["Value"].as_str().unwrap()).collect();
-        let counter = format!("`{}`", values.join("."));
-        assert!(counters.contains(&counter), "{name}: there is no {counter}");
-        assert_eq!(alarm["TreatMissingData"], "notBreaching", "{name}");
     }
 }
 
