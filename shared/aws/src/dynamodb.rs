@@ -14,6 +14,7 @@ mod relays;
 mod settings;
 pub mod spending;
 mod subscriptions;
+mod transaction;
 mod usage;
 
 use std::{collections::BTreeSet, hash::Hash, sync::Arc, time::Duration};

@@ -12,10 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_dynamodb::{
-    error::ProvideErrorMetadata,
-    types::{Put, TransactWriteItem},
-};
+use aws_sdk_dynamodb::types::{Put, TransactWriteItem};
 use nostr_push_core::{
     Seconds,
     device::{Device, DeviceId, Registration, Roster},
@@ -25,7 +22,7 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Item, Store, n, s, write};
+use super::{Item, Store, n, s, transaction::committed, write};
 use crate::clients::unavailable;
 
 const GET: &str = "dynamodb.devices.get";
@@ -189,13 +186,7 @@ impl Devices for Store {
             request = request
                 .transact_items(self.put_if_unchanged(write(COMMIT, &row)?, roster.version)?);
         }
-        match request.send().await {
-            Ok(_) => Ok(true),
-            // Another process wrote the row, or is writing it.
-            Err(error) if error.code() == Some("TransactionCanceledException") => Ok(false),
-            Err(error) if error.code() == Some("TransactionInProgressException") => Ok(false),
-            Err(error) => Err(unavailable(COMMIT)(error)),
-        }
+        committed(COMMIT, request.send().await)
     }
 }
 
