@@ -1,7 +1,7 @@
 //! The counters and the log line of an outcome.
 
 use nostr_push_aws::{batch::Retry, telemetry::Telemetry};
-use nostr_push_core::{Millis, counter::Counter, message::ControlInput};
+use nostr_push_core::{Millis, counter::Counter, message::ControlInput, retry::FailureCause};
 use strum::VariantArray;
 
 use crate::{
@@ -17,7 +17,7 @@ pub enum ControlCounter {
     /// The event was refused.
     Refused(Refusal),
     /// A dependency failed, and the message is retried.
-    Unavailable,
+    Unavailable(FailureCause),
 }
 
 impl ControlCounter {
@@ -25,7 +25,11 @@ impl ControlCounter {
     pub fn all() -> Vec<Self> {
         let accepted = Applied::VARIANTS.iter().copied().map(Self::Accepted);
         let refused = Refusal::VARIANTS.iter().copied().map(Self::Refused);
-        accepted.chain(refused).chain([Self::Unavailable]).collect()
+        let causes = FailureCause::VARIANTS.iter().copied();
+        accepted
+            .chain(refused)
+            .chain(causes.map(Self::Unavailable))
+            .collect()
     }
 
     /// The counter of a result.
@@ -33,7 +37,7 @@ impl ControlCounter {
         match result {
             Ok(applied) => Self::Accepted(*applied),
             Err(Failure::Refused(refusal)) => Self::Refused(*refusal),
-            Err(Failure::Unavailable(_)) => Self::Unavailable,
+            Err(Failure::Unavailable(error)) => Self::Unavailable(error.cause),
         }
     }
 }
@@ -43,7 +47,7 @@ impl Counter for ControlCounter {
         match self {
             Self::Accepted(_) => "accepted",
             Self::Refused(_) => "refused",
-            Self::Unavailable => "retried",
+            Self::Unavailable(_) => "retried",
         }
     }
 
@@ -51,7 +55,7 @@ impl Counter for ControlCounter {
         match self {
             Self::Accepted(applied) => applied.reason(),
             Self::Refused(refusal) => refusal.reason(),
-            Self::Unavailable => "unavailable",
+            Self::Unavailable(cause) => cause.reason(),
         }
     }
 }
@@ -83,7 +87,9 @@ pub fn report(
             dependency = error.dependency,
             "control retries event {event_id}: {error}"
         );
-        return Err(Retry::default());
+        return Err(Retry {
+            after: error.retry_after(),
+        });
     }
     let Some(message) = message else {
         tracing::info!(
@@ -137,11 +143,15 @@ mod tests {
         assert_eq!(counter(&Ok(Applied::Registered)), "accepted.registered");
         let refused = Failure::Refused(Refusal::Stale);
         assert_eq!(counter(&Err(refused)), "refused.stale");
-        let unavailable = Failure::Unavailable(Unavailable {
-            dependency: "dynamodb",
-            why: "throttled".to_owned(),
-        });
-        assert_eq!(counter(&Err(unavailable)), "retried.unavailable");
+        for (cause, expected) in [
+            (FailureCause::Failed, "retried.unavailable"),
+            (FailureCause::Throttled, "retried.throttled"),
+            (FailureCause::NotAllowed, "retried.not_allowed"),
+            (FailureCause::Contention, "retried.contention"),
+        ] {
+            let failure = Unavailable::caused(cause, "dynamodb", "an error");
+            assert_eq!(counter(&Err(failure.into())), expected);
+        }
     }
 
     #[test]

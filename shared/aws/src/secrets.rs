@@ -5,7 +5,7 @@ use nostr::key::Keys;
 use nostr_push_core::ports::Unavailable;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::clients::unavailable;
+use crate::cause::unavailable;
 
 /// Reads the service's secret key: 64 hex characters, or an `nsec`.
 ///
@@ -21,8 +21,10 @@ pub async fn service_key(config: &SdkConfig, secret_id: &str) -> Result<Keys, Un
         .await
         .map_err(unavailable(DEPENDENCY))?;
     let value = SecretString::from(secret.secret_string.unwrap_or_default());
-    Keys::parse(value.expose_secret().trim()).map_err(|_| Unavailable {
-        dependency: DEPENDENCY,
-        why: "the secret is neither 64 hex characters nor an nsec".to_owned(),
+    Keys::parse(value.expose_secret().trim()).map_err(|_| {
+        Unavailable::new(
+            DEPENDENCY,
+            "the secret is neither 64 hex characters nor an nsec",
+        )
     })
 }

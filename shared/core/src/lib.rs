@@ -23,6 +23,7 @@
 //! - [`subscription`]: stored filters and their index rows
 //! - [`message`]: the messages in the queues between the stages
 //! - [`counter`]: the counters of a stage
+//! - [`retry`]: failures of dependencies, and the time until the next attempt
 //! - [`ports`]: what a stage needs from outside, one small trait per capability
 
 pub mod admission;
@@ -43,6 +44,7 @@ pub mod owner;
 pub mod ports;
 pub mod presence;
 pub mod relay_url;
+pub mod retry;
 pub mod settings;
 pub mod subscription;
 pub mod tags;

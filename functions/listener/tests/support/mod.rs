@@ -152,10 +152,7 @@ impl Queue<ContentMessage> for MemoryPorts {
             "a panic on demand"
         );
         if self.queue_fails.load(Ordering::SeqCst) {
-            return Err(Unavailable {
-                dependency: "queue",
-                why: "a failure on demand".to_owned(),
-            });
+            return Err(Unavailable::new("queue", "a failure on demand"));
         }
         self.contents.lock().unwrap().extend_from_slice(messages);
         Ok(())

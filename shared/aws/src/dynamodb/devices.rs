@@ -23,7 +23,7 @@ use nostr_push_core::{
 use serde::{Deserialize, Serialize};
 
 use super::{Item, Store, n, s, transaction::committed, write};
-use crate::clients::unavailable;
+use crate::cause::{unavailable, unreadable};
 
 const GET: &str = "dynamodb.devices.get";
 const BY_ENDPOINT_QUERY: &str = "dynamodb.devices.by_endpoint";
@@ -203,7 +203,7 @@ impl Store {
                 .expression_attribute_values(":version", n(version))
         };
         Ok(TransactWriteItem::builder()
-            .put(put.build().map_err(unavailable(COMMIT))?)
+            .put(put.build().map_err(unreadable(COMMIT))?)
             .build())
     }
 }
@@ -228,10 +228,9 @@ pub(crate) fn in_stream(image: serde_dynamo::Item) -> Option<Device> {
 }
 
 fn device_id(key: &str) -> PortResult<DeviceId> {
-    let (app, token_hash) = key.rsplit_once('#').ok_or_else(|| Unavailable {
-        dependency: GET,
-        why: "a device row's key is not app#token_hash".to_owned(),
-    })?;
+    let (app, token_hash) = key
+        .rsplit_once('#')
+        .ok_or_else(|| Unavailable::new(GET, "a device row's key is not app#token_hash"))?;
     Ok(DeviceId {
         app: app.to_owned(),
         token_hash: token_hash.to_owned(),

@@ -4,9 +4,15 @@ use aws_sdk_dynamodb::{
     error::SdkError, operation::transact_write_items::TransactWriteItemsError,
     types::CancellationReason,
 };
-use nostr_push_core::ports::PortResult;
+use nostr_push_core::{
+    ports::PortResult,
+    retry::{FailureCause, Unavailable},
+};
 
-use crate::clients::unavailable;
+use crate::{
+    cause::{cause_of_code, unavailable},
+    clients::chain,
+};
 
 /// Returns `true` if the transaction was committed, and `false` if another process wrote one of the
 /// rows or is writing it.
@@ -19,37 +25,42 @@ use crate::clients::unavailable;
 ///
 /// # Errors
 /// The transaction failed for any other reason.
-pub(super) fn committed<T, R: std::fmt::Debug + 'static>(
+pub(super) fn committed<T>(
     dependency: &'static str,
-    result: Result<T, SdkError<TransactWriteItemsError, R>>,
+    result: Result<T, SdkError<TransactWriteItemsError>>,
 ) -> PortResult<bool> {
     let error = match result {
         Ok(_) => return Ok(true),
         Err(error) => error,
     };
-    if let Some(TransactWriteItemsError::TransactionCanceledException(canceled)) =
+    let Some(TransactWriteItemsError::TransactionCanceledException(canceled)) =
         error.as_service_error()
-        && is_lost_race(canceled.cancellation_reasons())
-    {
-        return Ok(false);
-    }
-    Err(unavailable(dependency)(error))
-}
-
-/// Returns `true` if every item that has a reason has one of the two that mean a lost race.
-fn is_lost_race(reasons: &[CancellationReason]) -> bool {
-    let mut codes = reasons
+    else {
+        return Err(unavailable(dependency)(error));
+    };
+    let codes: Vec<&str> = canceled
+        .cancellation_reasons()
         .iter()
         .filter_map(CancellationReason::code)
         .filter(|code| *code != "None")
-        .peekable();
-    codes.peek().is_some()
-        && codes.all(|code| matches!(code, "ConditionalCheckFailed" | "TransactionConflict"))
+        .collect();
+    if !codes.is_empty() && codes.iter().all(|code| is_lost_race(code)) {
+        return Ok(false);
+    }
+    let causes = codes.iter().filter_map(|code| cause_of_code(code));
+    let cause = causes.max().unwrap_or(FailureCause::Failed);
+    Err(Unavailable::caused(cause, dependency, chain(&error)))
+}
+
+fn is_lost_race(code: &str) -> bool {
+    matches!(code, "ConditionalCheckFailed" | "TransactionConflict")
 }
 
 #[cfg(test)]
 mod tests {
-    use aws_sdk_dynamodb::types::error::TransactionCanceledException;
+    use aws_sdk_dynamodb::{
+        config::http::HttpResponse, types::error::TransactionCanceledException,
+    };
 
     use super::*;
 
@@ -59,7 +70,8 @@ mod tests {
             .set_cancellation_reasons(Some(codes.iter().map(reason).collect()))
             .build();
         let error = TransactWriteItemsError::TransactionCanceledException(canceled);
-        committed::<(), _>("commit", Err(SdkError::service_error(error, ())))
+        let response = HttpResponse::new(400.try_into().unwrap(), "".into());
+        committed::<()>("commit", Err(SdkError::service_error(error, response)))
     }
 
     #[test]
@@ -75,19 +87,23 @@ mod tests {
 
     #[test]
     fn every_other_reason_is_a_failure() {
-        for codes in [
-            &["None", "ThrottlingError"][..],
-            &["ProvisionedThroughputExceeded", "None"],
-            &["ValidationError", "None"],
-            &["ItemCollectionSizeLimitExceeded", "None"],
-            &["AccessDenied", "None"],
-            &["SomethingNew", "None"],
-            &["ConditionalCheckFailed", "ThrottlingError"],
-            &["ThrottlingError", "TransactionConflict"],
-            &["None", "None"],
-            &[],
+        let (failed, throttled) = (FailureCause::Failed, FailureCause::Throttled);
+        for (codes, cause) in [
+            (&["None", "ThrottlingError"][..], throttled),
+            (&["ProvisionedThroughputExceeded", "None"], throttled),
+            (&["ValidationError", "None"], failed),
+            (&["ItemCollectionSizeLimitExceeded", "None"], failed),
+            (
+                &["AccessDenied", "ThrottlingError"],
+                FailureCause::NotAllowed,
+            ),
+            (&["SomethingNew", "None"], failed),
+            (&["ConditionalCheckFailed", "ThrottlingError"], throttled),
+            (&["ValidationError", "TransactionConflict"], failed),
+            (&["None", "None"], failed),
+            (&[], failed),
         ] {
-            assert!(canceled(codes).is_err(), "{codes:?}");
+            assert_eq!(canceled(codes).unwrap_err().cause, cause, "{codes:?}");
         }
     }
 }
