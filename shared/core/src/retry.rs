@@ -73,3 +73,42 @@ pub fn backoff(receive_count: u32, jitter: f64) -> Duration {
         .min(Duration::from_secs(300));
     whole.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
 }
+
+/// The shortest time from the first receipt of a message to the last of `receives`, if each is
+/// followed by [`backoff`]: with the smallest delays that jitter allows.
+pub fn min_retry_time(receives: u32) -> Duration {
+    (1..receives).map(|n| backoff(n, 1.0)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The receives that `template.yaml` gives a message.
+    const RECEIVES: u32 = 30;
+
+    #[test]
+    fn thirty_receives_take_at_least_an_hour() {
+        // 2.5 + 5 + 10 + 20 + 40 + 80 s, and then 23 times 150 s.
+        assert_eq!(min_retry_time(RECEIVES), Duration::from_millis(3_607_500));
+        assert_eq!(min_retry_time(1), Duration::ZERO);
+    }
+
+    #[test]
+    fn no_jitter_makes_a_delay_shorter_than_half_of_it() {
+        for receive_count in 0..=2 * RECEIVES {
+            for percent in 0..=100 {
+                let delay = backoff(receive_count, f64::from(percent) / 100.0);
+                assert!(delay >= backoff(receive_count, 1.0));
+                assert!(delay <= backoff(receive_count, 0.0));
+            }
+            assert_eq!(backoff(receive_count, 1.0) * 2, backoff(receive_count, 0.0));
+        }
+    }
+
+    #[test]
+    fn two_minutes_use_at_most_six_receives() {
+        let within = |receives: &u32| min_retry_time(*receives) <= Duration::from_secs(120);
+        assert_eq!((1..=RECEIVES).filter(within).max(), Some(6));
+    }
+}
