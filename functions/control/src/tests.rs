@@ -11,6 +11,7 @@ mod dialect_n;
 mod dialect_n_replay;
 mod owners_relays;
 mod slow;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 
