@@ -16,6 +16,8 @@ pub enum ControlCounter {
     Accepted(Applied),
     /// The event was refused.
     Refused(Refusal),
+    /// The event is for a newer key of the service, and the message is retried.
+    UnknownKey,
     /// A dependency failed, and the message is retried.
     Unavailable(FailureCause),
 }
@@ -28,6 +30,7 @@ impl ControlCounter {
         let causes = FailureCause::VARIANTS.iter().copied();
         accepted
             .chain(refused)
+            .chain([Self::UnknownKey])
             .chain(causes.map(Self::Unavailable))
             .collect()
     }
@@ -37,6 +40,7 @@ impl ControlCounter {
         match result {
             Ok(applied) => Self::Accepted(*applied),
             Err(Failure::Refused(refusal)) => Self::Refused(*refusal),
+            Err(Failure::UnknownKey) => Self::UnknownKey,
             Err(Failure::Unavailable(error)) => Self::Unavailable(error.cause),
         }
     }
@@ -47,7 +51,7 @@ impl Counter for ControlCounter {
         match self {
             Self::Accepted(_) => "accepted",
             Self::Refused(_) => "refused",
-            Self::Unavailable(_) => "retried",
+            Self::UnknownKey | Self::Unavailable(_) => "retried",
         }
     }
 
@@ -55,6 +59,7 @@ impl Counter for ControlCounter {
         match self {
             Self::Accepted(applied) => applied.reason(),
             Self::Refused(refusal) => refusal.reason(),
+            Self::UnknownKey => "unknown_key",
             Self::Unavailable(cause) => cause.reason(),
         }
     }
@@ -78,18 +83,31 @@ pub fn report(
         ControlInput::Event(message) => (event_id(message.event.get()), Some(message)),
         ControlInput::Reconcile(_) => ("none".to_owned(), None),
     };
-    if let Err(Failure::Unavailable(error)) = result {
-        tracing::warn!(
-            stage = "control",
-            event_id,
-            outcome,
-            reason,
-            dependency = error.dependency,
-            "control retries event {event_id}: {error}"
-        );
-        return Err(Retry {
-            after: error.retry_after(),
-        });
+    match result {
+        Err(Failure::Unavailable(error)) => {
+            tracing::warn!(
+                stage = "control",
+                event_id,
+                outcome,
+                reason,
+                dependency = error.dependency,
+                "control retries event {event_id}: {error}"
+            );
+            return Err(Retry {
+                after: error.retry_after(),
+            });
+        }
+        Err(error @ Failure::UnknownKey) => {
+            tracing::warn!(
+                stage = "control",
+                event_id,
+                outcome,
+                reason,
+                "control retries event {event_id}: {error}"
+            );
+            return Err(Retry::default());
+        }
+        Ok(_) | Err(Failure::Refused(_)) => {}
     }
     let Some(message) = message else {
         tracing::info!(
@@ -143,6 +161,8 @@ mod tests {
         assert_eq!(counter(&Ok(Applied::Registered)), "accepted.registered");
         let refused = Failure::Refused(Refusal::Stale);
         assert_eq!(counter(&Err(refused)), "refused.stale");
+        let unknown_key = counter(&Err(Failure::UnknownKey));
+        assert_eq!(unknown_key, "retried.unknown_key");
         for (cause, expected) in [
             (FailureCause::Failed, "retried.unavailable"),
             (FailureCause::Throttled, "retried.throttled"),
