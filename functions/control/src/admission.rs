@@ -30,7 +30,7 @@ const FULL_FOR_PROVEN_OWNERS: u64 = 120;
 pub async fn check(
     store: &(impl Devices + Blocklist + Usages),
     limits: &Limits,
-    addressed: &AddressedEvent,
+    addressed: &AddressedEvent<'_>,
     app: &App,
     now: Seconds,
 ) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use std::fmt;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use nostr::{
     event::Event,
-    key::{Keys, PublicKey},
+    key::Keys,
     nips::{nip04, nip44},
 };
 use nostr_push_core::{
@@ -16,10 +16,11 @@ use nostr_push_core::{
     message::{MAX_EVENT_BYTES, MAX_TAGS},
     order::Order,
     owner::Owner,
-    tags::{self, first_tag_value, tag_values},
+    service_keys::{NotAddressed, ServiceKeys},
+    tags::{self, first_tag_value},
 };
 
-use crate::refusal::Refusal;
+use crate::{outcome::Failure, refusal::Refusal};
 
 /// How far `created_at` may be ahead of the receipt.
 const MAX_CLOCK_SKEW: Seconds = Seconds::from_minutes(15);
@@ -77,13 +78,15 @@ impl ControlKind {
 
 /// An event that has passed the checks before the lookup of its app.
 #[derive(Debug)]
-pub struct AddressedEvent {
+pub struct AddressedEvent<'a> {
     /// The event. Its id is right, so a proof of work counts. Its signature has not been verified.
     pub event: Event,
     /// The request.
     pub kind: ControlKind,
     /// The owner. The app may not exist.
     pub owner: Owner,
+    /// The keys of the service to which it is addressed.
+    pub keys: Vec<&'a Keys>,
 }
 
 /// An event that has passed all checks of its envelope, with its plaintext.
@@ -118,28 +121,39 @@ impl fmt::Debug for DecryptedEvent {
 ///
 /// The age is measured at `received_at`, when the listener received the event. Otherwise an event
 /// of dialect H that waits in the queue while a dependency is down would become stale and be lost,
-/// because relays do not store its kind.
+/// because relays do not store its kind. At the same time, the previous key of the service must
+/// have been accepted.
 ///
 /// # Errors
-/// The [`Refusal`] of the first check that fails.
-pub fn check_envelope(
+/// The [`Refusal`] of the first check that fails, or [`Failure::UnknownKey`].
+pub fn check_envelope<'a>(
     json: &str,
-    service: &PublicKey,
+    service: &'a ServiceKeys,
     heartbeat_app: Option<&str>,
     received_at: Seconds,
-) -> Result<AddressedEvent, Refusal> {
+) -> Result<AddressedEvent<'a>, Failure> {
     let event = parse(json)?;
     if !event.verify_id() {
-        return Err(Refusal::BadSignature);
+        return Err(Refusal::BadSignature.into());
     }
     let kind = ControlKind::of(&event).ok_or(Refusal::UnknownKind)?;
-    check_recipient(&event, service)?;
+    let keys = service.addressed_by(&event, received_at);
+    let keys = keys.map_err(|not_addressed| match not_addressed {
+        NotAddressed::Nobody => Refusal::NotForUs.into(),
+        NotAddressed::OldKey => Refusal::OldKey.into(),
+        NotAddressed::UnknownKey => Failure::UnknownKey,
+    })?;
     check_age(&event, kind, received_at)?;
     let owner = Owner {
         app: app_id(&event, heartbeat_app)?,
         pubkey: event.pubkey,
     };
-    Ok(AddressedEvent { event, kind, owner })
+    Ok(AddressedEvent {
+        event,
+        kind,
+        owner,
+        keys,
+    })
 }
 
 /// The checks after the lookup: the signature is valid, the event has not expired, and its content
@@ -148,17 +162,21 @@ pub fn check_envelope(
 /// # Errors
 /// The [`Refusal`] of the first check that fails.
 pub fn check_content(
-    addressed: AddressedEvent,
+    addressed: AddressedEvent<'_>,
     app: App,
-    service: &Keys,
     now: Seconds,
 ) -> Result<DecryptedEvent, Refusal> {
-    let AddressedEvent { event, kind, owner } = addressed;
+    let AddressedEvent {
+        event,
+        kind,
+        owner,
+        keys,
+    } = addressed;
     if !event.verify_signature() {
         return Err(Refusal::BadSignature);
     }
     let valid_until = valid_until(&event, kind, now)?;
-    let plaintext = decrypt(&event, kind, service)?;
+    let plaintext = decrypt(&event, kind, &keys)?;
     Ok(DecryptedEvent {
         kind,
         owner,
@@ -178,15 +196,6 @@ fn parse(json: &str) -> Result<Event, Refusal> {
         return Err(Refusal::Malformed);
     }
     Ok(event)
-}
-
-fn check_recipient(event: &Event, service: &PublicKey) -> Result<(), Refusal> {
-    let service = service.to_hex();
-    if tag_values(event, "p").any(|value| value == service) {
-        Ok(())
-    } else {
-        Err(Refusal::NotForUs)
-    }
 }
 
 fn check_age(event: &Event, kind: ControlKind, received_at: Seconds) -> Result<(), Refusal> {
@@ -236,16 +245,31 @@ fn valid_until(event: &Event, kind: ControlKind, now: Seconds) -> Result<Seconds
     }
 }
 
-fn decrypt(event: &Event, kind: ControlKind, service: &Keys) -> Result<String, Refusal> {
-    let (secret, content) = (service.secret_key(), event.content.as_str());
-    let plaintext = if kind == ControlKind::DialectH && is_nip04(content) {
-        nip04::decrypt(secret, &event.pubkey, content)
-    } else if is_nip44(content) {
-        nip44::decrypt(secret, &event.pubkey, content)
-    } else {
+/// Decrypts the content with the first of the keys that can. NIP-04 has no MAC, so a wrong key can
+/// produce a text: then it is not a JSON object, and the next key is tried.
+fn decrypt(event: &Event, kind: ControlKind, keys: &[&Keys]) -> Result<String, Refusal> {
+    let content = event.content.as_str();
+    let is_nip04 = kind == ControlKind::DialectH && is_nip04(content);
+    if !is_nip04 && !is_nip44(content) {
         return Err(Refusal::NotEncrypted);
-    };
-    plaintext.map_err(|_| Refusal::Undecryptable)
+    }
+    let plaintexts = keys.iter().filter_map(|keys| {
+        let secret = keys.secret_key();
+        if is_nip04 {
+            nip04::decrypt(secret, &event.pubkey, content).ok()
+        } else {
+            nip44::decrypt(secret, &event.pubkey, content).ok()
+        }
+    });
+    let mut last = Err(Refusal::Undecryptable);
+    for plaintext in plaintexts {
+        let is_object = plaintext.trim_start().starts_with('{');
+        last = Ok(plaintext);
+        if is_object {
+            break;
+        }
+    }
+    last
 }
 
 /// Returns `true` if the content has the form of NIP-44 version 2

@@ -1,7 +1,5 @@
 //! The environment of control.
 
-use std::convert::Infallible;
-
 use nostr_push_aws::environment::{BadEnvironment, Environment};
 use nostr_push_core::capacity::Caps;
 
@@ -16,6 +14,8 @@ pub struct Config {
     pub control_queue: String,
     /// `SERVICE_KEY_SECRET`: the ARN of the secret that holds the service key.
     pub service_key_secret: String,
+    /// `KEY_VERSION`: the version of that secret. If it is not set, the current one is read.
+    pub key_version: Option<String>,
     /// `HEARTBEAT_APP`: the app of dialect H events without an `app` tag. If it is not set,
     /// such events are refused.
     pub heartbeat_app: Option<String>,
@@ -36,9 +36,8 @@ impl Config {
             table_prefix: env.required("TABLE_PREFIX"),
             control_queue: env.required("CONTROL_QUEUE_URL"),
             service_key_secret: env.required("SERVICE_KEY_SECRET"),
-            heartbeat_app: env.optional("HEARTBEAT_APP", None, |app| {
-                Ok::<_, Infallible>(Some(app.to_owned()))
-            }),
+            key_version: env.text("KEY_VERSION"),
+            heartbeat_app: env.text("HEARTBEAT_APP"),
             limits: Limits {
                 caps: Caps {
                     owners: env.number("MAX_OWNERS", default.caps.owners),

@@ -3,15 +3,13 @@
 //! A writer that finds the rows changed reads them and decides again. Two concurrent writers need
 //! two attempts.
 
-use nostr_push_core::ports::Unavailable;
+use nostr_push_core::ports::{FailureCause, Unavailable};
 
 /// The maximum number of attempts.
 pub const MAX_ATTEMPTS: usize = 10;
 
 /// The error after [`MAX_ATTEMPTS`].
 pub fn error() -> Unavailable {
-    Unavailable {
-        dependency: "dynamodb",
-        why: format!("rows changed during each of {MAX_ATTEMPTS} attempts"),
-    }
+    let why = format!("rows changed during each of {MAX_ATTEMPTS} attempts");
+    Unavailable::caused(FailureCause::Contention, "dynamodb", why)
 }

@@ -3,11 +3,12 @@
 use nostr_push_core::{
     app::{App, Platform, is_apns_token},
     device::MAX_TOKEN_BYTES,
+    token_hasher::canonical_token,
 };
 
 use crate::refusal::Refusal;
 
-/// Reads the token and its platform, which is one of the app's. `None` means that the client has no
+/// Reads the token, in canonical form, and its platform, which is one of the app's. `None` means that the client has no
 /// token yet.
 ///
 /// The forms of `deviceId` are:
@@ -48,7 +49,7 @@ pub fn token(
     if !is_valid {
         return Err(Refusal::BadToken);
     }
-    Ok(Some((token.to_owned(), platform)))
+    Ok(Some((canonical_token(token), platform)))
 }
 
 /// The platform of a token. The first of these rules that applies decides:

@@ -10,8 +10,8 @@ use nostr_push_core::{
     order::Order,
     owner::Owner,
     ports::{
-        Budgets, Devices, Endpoints, EnsuredEndpoint, OwnerSettings, PortResult, Subscriptions,
-        Unavailable,
+        Budgets, Devices, Endpoints, EnsuredEndpoint, FailureCause, OwnerSettings, PortResult,
+        Subscriptions, Unavailable,
     },
 };
 
@@ -276,8 +276,6 @@ async fn read(
 }
 
 fn endpoint_busy() -> Unavailable {
-    Unavailable {
-        dependency: "devices",
-        why: "the endpoint of an earlier registration is being deleted".to_owned(),
-    }
+    let why = "the endpoint of an earlier registration is being deleted";
+    Unavailable::caused(FailureCause::Contention, "devices", why)
 }

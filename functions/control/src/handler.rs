@@ -1,6 +1,5 @@
 //! Handles one control message.
 
-use nostr::key::Keys;
 use nostr_push_core::{
     Millis,
     app::App,
@@ -11,6 +10,7 @@ use nostr_push_core::{
         Apps, Blocklist, Budgets, Devices, Endpoints, IndexWriter, OwnerSettings, Presences,
         Subscriptions, Usages,
     },
+    service_keys::ServiceKeys,
     token_hasher::TokenHasher,
 };
 
@@ -27,10 +27,10 @@ use crate::{
     settings, upserts,
 };
 
-/// The control stage: the service key, the configuration and the ports.
+/// The control stage: the service's keys, the configuration and the ports.
 pub struct ControlStage<S, E> {
-    /// The service key.
-    pub keys: Keys,
+    /// The keys of the service.
+    pub keys: ServiceKeys,
     /// The app of dialect H events without an `app` tag.
     pub heartbeat_app: Option<String>,
     /// Hashes tokens.
@@ -58,19 +58,19 @@ where
         + Usages,
     E: Endpoints,
 {
-    /// The stage of the service with this key.
+    /// The stage of the service with these keys.
     pub fn new(
-        keys: Keys,
+        keys: impl Into<ServiceKeys>,
         heartbeat_app: Option<String>,
         limits: Limits,
         store: S,
         sns: E,
     ) -> Self {
-        let hasher = TokenHasher::new(keys.secret_key().as_secret_bytes());
+        let keys = keys.into();
         Self {
+            hasher: keys.token_hasher(),
             keys,
             heartbeat_app,
-            hasher,
             limits,
             spent: SpentBudgets::default(),
             store,
@@ -81,7 +81,7 @@ where
     /// Handles one message. Handling it again changes nothing.
     ///
     /// # Errors
-    /// [`Failure::Refused`]: drop the message. [`Failure::Unavailable`]: receive it again.
+    /// [`Failure::Refused`]: drop the message. Any other: receive it again.
     pub async fn handle(&self, input: &ControlInput, receipt: Receipt) -> Result<Applied, Failure> {
         match input {
             // The future is large, and there are up to ten at once.
@@ -95,7 +95,7 @@ where
         let now = receipt.now;
         let addressed = check::check_envelope(
             message.event.get(),
-            &self.keys.public_key(),
+            &self.keys,
             self.heartbeat_app.as_deref(),
             message.received_at.min(now).to_seconds(),
         )?;
@@ -103,7 +103,7 @@ where
         let app = app.ok_or(Refusal::UnknownApp)?;
         let (store, limits) = (&self.store, &self.limits);
         admission::check(store, limits, &addressed, &app, now.to_seconds()).await?;
-        let event = check::check_content(addressed, app, &self.keys, now.to_seconds())?;
+        let event = check::check_content(addressed, app, now.to_seconds())?;
         let context = self.context(&event.app, receipt);
         let enter = async |removes| budget::enter(&context, &event.owner, removes).await;
         match event.kind {

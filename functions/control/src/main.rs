@@ -17,9 +17,10 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let telemetry = Telemetry::init("control");
     let config = Config::from_env()?;
     let aws = clients::config(telemetry.stage()).await;
-    let keys = secrets::service_key(&aws, &config.service_key_secret).await?;
+    let (secret, version) = (&config.service_key_secret, config.key_version.as_deref());
+    let stored = secrets::service_keys(&aws, secret, version).await?;
     let stage = ControlStage::new(
-        keys,
+        stored.keys,
         config.heartbeat_app,
         config.limits,
         Store::new(&aws, &config.table_prefix),

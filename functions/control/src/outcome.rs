@@ -71,6 +71,11 @@ pub enum Failure {
     /// The event is refused and dropped.
     #[error("refused: {}", .0.reason())]
     Refused(Refusal),
+    /// The event is for a pubkey that this version of the keys does not contain. The listener
+    /// forwards only what is for the service, so it knows a newer version. The event is received
+    /// again.
+    #[error("the event is for a key of the service that this function does not know")]
+    UnknownKey,
     /// A dependency failed. The event is received again.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),

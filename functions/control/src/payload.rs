@@ -17,6 +17,7 @@ use nostr_push_core::{
         MAX_FILTER_BYTES, MAX_FILTER_KINDS, MAX_INDEX_KEYS, MAX_OWNER_RELAYS, MAX_RESIDUAL_BYTES,
         MAX_SUBSCRIPTIONS,
     },
+    token_hasher::canonical_token,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -45,7 +46,7 @@ pub struct Filters {
     pub relays: Vec<String>,
 }
 
-/// Reads the token of a registration (kind 3079) and its platform, which is one of the app's.
+/// Reads the token of a registration (kind 3079), in canonical form, and its platform, which is one of the app's.
 ///
 /// # Errors
 /// `bad_payload`, `over_quota` (a token above 4 KiB), `unsupported_platform`.
@@ -61,10 +62,10 @@ pub fn registration(plaintext: &str, app: &App) -> Result<(String, Platform), Re
     let platform = app
         .platform_of(payload.platform, &token)
         .ok_or(Refusal::UnsupportedPlatform)?;
-    Ok((token, platform))
+    Ok((canonical_token(&token), platform))
 }
 
-/// Reads the token of a deregistration (kind 3080). `None` means all tokens of the owner.
+/// Reads the token of a deregistration (kind 3080), in canonical form. `None` means all tokens of the owner.
 ///
 /// # Errors
 /// `bad_payload`, `over_quota`.
@@ -77,7 +78,7 @@ pub fn deregistration(plaintext: &str) -> Result<Option<String>, Refusal> {
     {
         return Err(Refusal::OverQuota);
     }
-    Ok(token)
+    Ok(token.as_deref().map(canonical_token))
 }
 
 /// Reads the filters of an upsert (kind 3081).

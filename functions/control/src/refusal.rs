@@ -10,8 +10,10 @@ pub enum Refusal {
     BadSignature,
     /// The kind is not a control kind.
     UnknownKind,
-    /// No `p` tag contains the service's pubkey.
+    /// No `p` tag contains a pubkey.
     NotForUs,
+    /// The event is for the service's previous pubkey, which is no longer accepted.
+    OldKey,
     /// `created_at` is too far ahead.
     FromFuture,
     /// `created_at` is too old.
@@ -58,6 +60,7 @@ impl Refusal {
             Self::BadSignature => "bad_signature",
             Self::UnknownKind => "unknown_kind",
             Self::NotForUs => "not_for_us",
+            Self::OldKey => "old_key",
             Self::FromFuture => "from_future",
             Self::Stale => "stale",
             Self::MissingApp => "missing_app",

@@ -1,7 +1,7 @@
 //! The counters and the log line of an outcome.
 
 use nostr_push_aws::{batch::Retry, telemetry::Telemetry};
-use nostr_push_core::{Millis, counter::Counter, message::ControlInput};
+use nostr_push_core::{Millis, counter::Counter, message::ControlInput, retry::FailureCause};
 use strum::VariantArray;
 
 use crate::{
@@ -16,8 +16,10 @@ pub enum ControlCounter {
     Accepted(Applied),
     /// The event was refused.
     Refused(Refusal),
+    /// The event is for a newer key of the service, and the message is retried.
+    UnknownKey,
     /// A dependency failed, and the message is retried.
-    Unavailable,
+    Unavailable(FailureCause),
 }
 
 impl ControlCounter {
@@ -25,7 +27,12 @@ impl ControlCounter {
     pub fn all() -> Vec<Self> {
         let accepted = Applied::VARIANTS.iter().copied().map(Self::Accepted);
         let refused = Refusal::VARIANTS.iter().copied().map(Self::Refused);
-        accepted.chain(refused).chain([Self::Unavailable]).collect()
+        let causes = FailureCause::VARIANTS.iter().copied();
+        accepted
+            .chain(refused)
+            .chain([Self::UnknownKey])
+            .chain(causes.map(Self::Unavailable))
+            .collect()
     }
 
     /// The counter of a result.
@@ -33,7 +40,8 @@ impl ControlCounter {
         match result {
             Ok(applied) => Self::Accepted(*applied),
             Err(Failure::Refused(refusal)) => Self::Refused(*refusal),
-            Err(Failure::Unavailable(_)) => Self::Unavailable,
+            Err(Failure::UnknownKey) => Self::UnknownKey,
+            Err(Failure::Unavailable(error)) => Self::Unavailable(error.cause),
         }
     }
 }
@@ -43,7 +51,7 @@ impl Counter for ControlCounter {
         match self {
             Self::Accepted(_) => "accepted",
             Self::Refused(_) => "refused",
-            Self::Unavailable => "retried",
+            Self::UnknownKey | Self::Unavailable(_) => "retried",
         }
     }
 
@@ -51,7 +59,8 @@ impl Counter for ControlCounter {
         match self {
             Self::Accepted(applied) => applied.reason(),
             Self::Refused(refusal) => refusal.reason(),
-            Self::Unavailable => "unavailable",
+            Self::UnknownKey => "unknown_key",
+            Self::Unavailable(cause) => cause.reason(),
         }
     }
 }
@@ -74,16 +83,31 @@ pub fn report(
         ControlInput::Event(message) => (event_id(message.event.get()), Some(message)),
         ControlInput::Reconcile(_) => ("none".to_owned(), None),
     };
-    if let Err(Failure::Unavailable(error)) = result {
-        tracing::warn!(
-            stage = "control",
-            event_id,
-            outcome,
-            reason,
-            dependency = error.dependency,
-            "control retries event {event_id}: {error}"
-        );
-        return Err(Retry::default());
+    match result {
+        Err(Failure::Unavailable(error)) => {
+            tracing::warn!(
+                stage = "control",
+                event_id,
+                outcome,
+                reason,
+                dependency = error.dependency,
+                "control retries event {event_id}: {error}"
+            );
+            return Err(Retry {
+                after: error.retry_after(),
+            });
+        }
+        Err(error @ Failure::UnknownKey) => {
+            tracing::warn!(
+                stage = "control",
+                event_id,
+                outcome,
+                reason,
+                "control retries event {event_id}: {error}"
+            );
+            return Err(Retry::default());
+        }
+        Ok(_) | Err(Failure::Refused(_)) => {}
     }
     let Some(message) = message else {
         tracing::info!(
@@ -137,11 +161,17 @@ mod tests {
         assert_eq!(counter(&Ok(Applied::Registered)), "accepted.registered");
         let refused = Failure::Refused(Refusal::Stale);
         assert_eq!(counter(&Err(refused)), "refused.stale");
-        let unavailable = Failure::Unavailable(Unavailable {
-            dependency: "dynamodb",
-            why: "throttled".to_owned(),
-        });
-        assert_eq!(counter(&Err(unavailable)), "retried.unavailable");
+        let unknown_key = counter(&Err(Failure::UnknownKey));
+        assert_eq!(unknown_key, "retried.unknown_key");
+        for (cause, expected) in [
+            (FailureCause::Failed, "retried.unavailable"),
+            (FailureCause::Throttled, "retried.throttled"),
+            (FailureCause::NotAllowed, "retried.not_allowed"),
+            (FailureCause::Contention, "retried.contention"),
+        ] {
+            let failure = Unavailable::caused(cause, "dynamodb", "an error");
+            assert_eq!(counter(&Err(failure.into())), expected);
+        }
     }
 
     #[test]

@@ -10,7 +10,9 @@ mod dialect_h_replay;
 mod dialect_n;
 mod dialect_n_replay;
 mod owners_relays;
+mod rotation;
 mod slow;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -176,6 +178,7 @@ impl Fixture {
         match self.handle(event).await {
             Ok(applied) => applied.reason().to_owned(),
             Err(Failure::Refused(refusal)) => refusal.reason().to_owned(),
+            Err(Failure::UnknownKey) => "unknown_key".to_owned(),
             Err(Failure::Unavailable(error)) => error.to_string(),
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nostr_push_core::{
     app::Platform,
-    ports::{PublishOutcome, RetryReason},
+    ports::{FailureCause, PublishOutcome, RetryReason},
 };
 use strum::VariantArray;
 
@@ -114,7 +114,7 @@ pub enum DeliveryRetryReason {
     /// Another attempt holds the claim. It may have crashed, so the message is not dropped.
     Claimed,
     /// A dependency failed.
-    Dependency,
+    Dependency(FailureCause),
     /// The push to at least one device failed temporarily.
     Publish(RetryReason),
 }
@@ -124,7 +124,7 @@ impl DeliveryRetryReason {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Claimed => "claimed",
-            Self::Dependency => "unavailable",
+            Self::Dependency(cause) => cause.reason(),
             Self::Publish(reason) => reason.reason(),
         }
     }

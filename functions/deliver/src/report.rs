@@ -39,7 +39,7 @@ pub enum DeliverCounter {
 }
 
 impl DeliverCounter {
-    /// All counters, each name once. A failed dependency has the same name as an unavailable SNS.
+    /// All counters, each name once. The failures of a dependency have the names of those of SNS.
     pub fn all() -> Vec<Self> {
         let drops = DeliveryDropReason::VARIANTS.iter().copied();
         let summary_drops = drops.clone().filter(|reason| reason.applies_to_summaries());
@@ -74,7 +74,7 @@ impl DeliverCounter {
             Ok(DeliveryOutcome::Dropped(reason)) => Self::Dropped(*reason),
             Ok(DeliveryOutcome::Waiting(_)) => Self::Waiting,
             Ok(DeliveryOutcome::Retry { reason, .. }) => Self::Retried(*reason),
-            Err(_) => Self::Retried(DeliveryRetryReason::Dependency),
+            Err(error) => Self::Retried(DeliveryRetryReason::Dependency(error.cause)),
         }
     }
 
@@ -180,7 +180,9 @@ fn batch_result(result: &PortResult<DeliveryOutcome>) -> Result<(), Retry> {
     match result {
         Ok(DeliveryOutcome::Retry { after, .. }) => Err(Retry { after: *after }),
         Ok(_) => Ok(()),
-        Err(_) => Err(Retry::default()),
+        Err(error) => Err(Retry {
+            after: error.retry_after(),
+        }),
     }
 }
 
@@ -243,7 +245,11 @@ mod tests {
     use std::{collections::BTreeSet, time::Duration};
 
     use nostr::key::Keys;
-    use nostr_push_core::{Seconds, message::Summary, ports::Unavailable};
+    use nostr_push_core::{
+        Seconds,
+        message::Summary,
+        retry::{FailureCause, OPERATOR_RETRY_DELAY, Unavailable},
+    };
 
     use super::*;
     use crate::tests::{delivery, event_message, note};
@@ -263,10 +269,10 @@ mod tests {
     #[test]
     fn counts_events_and_summaries_apart() {
         let event = event_message(&delivery(note("")));
-        let unavailable = Unavailable {
-            dependency: "dynamodb.claims.acquire",
-            why: "down".to_owned(),
-        };
+        let acquire = "dynamodb.claims.acquire";
+        let unavailable = Unavailable::new(acquire, "down");
+        let throttled = Unavailable::caused(FailureCause::Throttled, acquire, "too many requests");
+        let denied = Unavailable::caused(FailureCause::NotAllowed, acquire, "no permission");
         let retry = DeliveryOutcome::Retry {
             after: Some(Duration::from_secs(7)),
             reason: DeliveryRetryReason::Publish(RetryReason::NoResponse),
@@ -304,6 +310,18 @@ mod tests {
                 "retried.unavailable",
                 "retried.unavailable",
                 after(None),
+            ),
+            (
+                Err(throttled),
+                "retried.throttled",
+                "retried.throttled",
+                after(None),
+            ),
+            (
+                Err(denied),
+                "retried.not_allowed",
+                "retried.not_allowed",
+                after(Some(OPERATOR_RETRY_DELAY)),
             ),
         ] {
             let counter = DeliverCounter::of_result(&result);

@@ -16,7 +16,7 @@ use nostr_push_core::{
     device::{self, Device, DeviceId, DeviceState},
     device_store,
     message::{EndpointEvent, FeedbackMessage, ReconcileMessage, RetiredDevice},
-    ports::{Devices, Endpoints, PortResult, Queue, Unavailable},
+    ports::{Devices, Endpoints, FailureCause, PortResult, Queue, Unavailable},
 };
 
 use crate::outcome::{FeedbackOutcome, KeptReason};
@@ -158,8 +158,5 @@ fn is_credentials_failure(event: &EndpointEvent) -> bool {
 }
 
 fn busy(why: &str) -> Unavailable {
-    Unavailable {
-        dependency: "devices",
-        why: why.to_owned(),
-    }
+    Unavailable::caused(FailureCause::Contention, "devices", why)
 }

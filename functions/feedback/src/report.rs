@@ -1,7 +1,9 @@
 //! The counters and the log line of an outcome.
 
 use nostr_push_aws::{batch::Retry, telemetry::Telemetry};
-use nostr_push_core::{counter::Counter, message::FeedbackMessage, ports::PortResult};
+use nostr_push_core::{
+    counter::Counter, message::FeedbackMessage, ports::PortResult, retry::FailureCause,
+};
 use strum::VariantArray;
 
 use crate::outcome::{FeedbackOutcome, KeptReason};
@@ -14,19 +16,21 @@ pub enum FeedbackCounter {
     /// A message was handled.
     Handled(FeedbackOutcome),
     /// A dependency failed, and the message is retried.
-    Unavailable,
+    Unavailable(FailureCause),
 }
 
 impl FeedbackCounter {
     /// All counters.
     pub fn all() -> Vec<Self> {
         let kept = KeptReason::VARIANTS.iter().copied();
+        let causes = FailureCause::VARIANTS.iter().copied();
         let outcomes = [FeedbackOutcome::Removed, FeedbackOutcome::BadCredentials]
             .into_iter()
             .chain(kept.map(FeedbackOutcome::Kept));
         outcomes
             .map(Self::Handled)
-            .chain([Self::Stream, Self::Unavailable])
+            .chain([Self::Stream])
+            .chain(causes.map(Self::Unavailable))
             .collect()
     }
 
@@ -34,7 +38,7 @@ impl FeedbackCounter {
     pub fn of(result: &PortResult<FeedbackOutcome>) -> Self {
         match result {
             Ok(outcome) => Self::Handled(*outcome),
-            Err(_) => Self::Unavailable,
+            Err(error) => Self::Unavailable(error.cause),
         }
     }
 }
@@ -45,7 +49,7 @@ impl Counter for FeedbackCounter {
             Self::Stream | Self::Handled(FeedbackOutcome::Removed) => "accepted",
             Self::Handled(FeedbackOutcome::Kept(_)) => "dropped",
             Self::Handled(FeedbackOutcome::BadCredentials) => "failed",
-            Self::Unavailable => "retried",
+            Self::Unavailable(_) => "retried",
         }
     }
 
@@ -55,7 +59,7 @@ impl Counter for FeedbackCounter {
             Self::Handled(FeedbackOutcome::Removed) => "removed",
             Self::Handled(FeedbackOutcome::Kept(kept)) => kept.reason(),
             Self::Handled(FeedbackOutcome::BadCredentials) => "bad_credentials",
-            Self::Unavailable => "unavailable",
+            Self::Unavailable(cause) => cause.reason(),
         }
     }
 }
@@ -83,10 +87,13 @@ pub fn report(
             stage = "feedback",
             message_id,
             outcome,
+            reason,
             dependency = error.dependency,
             "feedback retries: {error}"
         );
-        return Err(Retry::default());
+        return Err(Retry {
+            after: error.retry_after(),
+        });
     }
     let endpoint = endpoint(message);
     tracing::info!(
@@ -133,11 +140,15 @@ mod tests {
             counter(&Ok(FeedbackOutcome::BadCredentials)),
             "failed.bad_credentials"
         );
-        let unavailable = Unavailable {
-            dependency: "dynamodb",
-            why: "throttled".to_owned(),
-        };
-        assert_eq!(counter(&Err(unavailable)), "retried.unavailable");
+        for (cause, expected) in [
+            (FailureCause::Failed, "retried.unavailable"),
+            (FailureCause::Throttled, "retried.throttled"),
+            (FailureCause::NotAllowed, "retried.not_allowed"),
+            (FailureCause::Contention, "retried.contention"),
+        ] {
+            let failure = Unavailable::caused(cause, "dynamodb", "an error");
+            assert_eq!(counter(&Err(failure)), expected);
+        }
         let stream = FeedbackCounter::Stream;
         assert_eq!((stream.outcome(), stream.reason()), ("accepted", "stream"));
     }
@@ -147,6 +158,6 @@ mod tests {
         let all = FeedbackCounter::all();
         let names: BTreeSet<_> = all.iter().map(|c| (c.outcome(), c.reason())).collect();
         assert_eq!(names.len(), all.len());
-        assert_eq!(all.len(), KeptReason::VARIANTS.len() + 4);
+        assert_eq!(all.len(), KeptReason::VARIANTS.len() + 7);
     }
 }

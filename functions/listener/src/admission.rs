@@ -160,7 +160,7 @@ pub fn follow_apps<A: AllApps>(
         source,
         Arc::clone(&context.gate),
         options.heartbeat_app.clone(),
-        context.keys.clone(),
+        context.keys.current().clone(),
         announcements,
         context.clock,
     )

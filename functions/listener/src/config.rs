@@ -1,9 +1,6 @@
 //! The environment of the listener.
 
-use std::{
-    convert::Infallible,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
-};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use nostr_push_aws::environment::{BadEnvironment, Environment};
 use nostr_push_core::message::MAX_RELAY_URL_BYTES;
@@ -50,6 +47,8 @@ pub struct Config {
     pub event_queue: String,
     /// `SERVICE_KEY_SECRET`: the ARN of the secret that holds the service key.
     pub service_key_secret: String,
+    /// `KEY_VERSION`: the version of that secret. If it is not set, the current one is read.
+    pub key_version: Option<String>,
 }
 
 impl Config {
@@ -96,15 +95,14 @@ impl Config {
                 control: ControlRates::new(strangers, newcomers),
                 ..Budgets::default()
             },
-            heartbeat_app: env.optional("HEARTBEAT_APP", None, |app| {
-                Ok::<_, Infallible>(Some(app.to_owned()))
-            }),
+            heartbeat_app: env.text("HEARTBEAT_APP"),
             allow_private: env.optional("PRIVATE_RELAYS", false, str::parse),
             health: env.optional("HEALTH_ADDRESS", DEFAULT_HEALTH_ADDRESS, str::parse),
             table_prefix: env.required("TABLE_PREFIX"),
             control_queue: env.required("CONTROL_QUEUE_URL"),
             event_queue: env.required("EVENT_QUEUE_URL"),
             service_key_secret: env.required("SERVICE_KEY_SECRET"),
+            key_version: env.text("KEY_VERSION"),
         };
         for url in &config.relays {
             if !(url.starts_with("wss://") || url.starts_with("ws://"))

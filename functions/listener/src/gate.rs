@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::Ordering},
 };
 
-use nostr::{event::Event, key::PublicKey};
+use nostr::event::Event;
 use nostr_push_core::{
     MUTE_LIST_KIND, Millis, Seconds,
     announcement::AnnouncedApp,
@@ -17,7 +17,7 @@ use nostr_push_core::{
     max_age,
     message::{ContentMessage, ControlMessage, MAX_EVENT_BYTES, MAX_TAGS},
     owner::OwnerClass,
-    tags::tag_values,
+    service_keys::ServicePubkeys,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -121,8 +121,7 @@ fn created_at(json: &RawValue) -> Option<Seconds> {
 
 /// Decides which events are forwarded. All relays share one gate.
 pub struct Gate {
-    /// The service's pubkey in hex.
-    service: String,
+    service: ServicePubkeys,
     interest: Arc<RwLock<Interest>>,
     seen: SeenEvents,
     /// The stored kinds of control events. They are apart, so that other events do not push them
@@ -142,10 +141,14 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate for the service with this pubkey, which admits everybody.
-    pub fn new(service: PublicKey, interest: Arc<RwLock<Interest>>, budgets: &Budgets) -> Self {
+    /// A gate for the service with these pubkeys, which admits everybody.
+    pub fn new(
+        service: impl Into<ServicePubkeys>,
+        interest: Arc<RwLock<Interest>>,
+        budgets: &Budgets,
+    ) -> Self {
         Self {
-            service: service.to_hex(),
+            service: service.into(),
             interest,
             seen: SeenEvents::default(),
             seen_controls: SeenEvents::default(),
@@ -193,7 +196,9 @@ impl Gate {
     /// Decides what happens to one event.
     pub fn classify(&self, incoming: IncomingEvent<'_>) -> Verdict {
         let is_control = CONTROL_KINDS.contains(&incoming.event.kind.as_u16())
-            && self.is_addressed_to_service(&incoming.event);
+            && self
+                .service
+                .are_addressed_by(&incoming.event, incoming.received_at.to_seconds());
         let verdict = if is_control {
             self.classify_control(&incoming)
         } else {
@@ -415,10 +420,6 @@ impl Gate {
             *byte ^= hash;
         }
         id
-    }
-
-    fn is_addressed_to_service(&self, event: &Event) -> bool {
-        tag_values(event, "p").any(|value| value == self.service)
     }
 }
 

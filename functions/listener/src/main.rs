@@ -34,7 +34,8 @@ async fn main() -> anyhow::Result<()> {
     let telemetry = Telemetry::init("listener");
     let config = Config::from_env()?;
     let aws = clients::config(telemetry.stage()).await;
-    let keys = secrets::service_key(&aws, &config.service_key_secret).await?;
+    let (secret, version) = (&config.service_key_secret, config.key_version.as_deref());
+    let keys = secrets::service_keys(&aws, secret, version).await?.keys;
     let store = Store::new(&aws, &config.table_prefix);
     let ports = Ports {
         feed: store.clone(),
@@ -57,7 +58,7 @@ async fn main() -> anyhow::Result<()> {
     );
     tracing::info!(
         stage = "listener",
-        service = keys.public_key().to_hex(),
+        service = keys.current().public_key().to_hex(),
         relays = config.relays.len(),
         member,
         "listening"

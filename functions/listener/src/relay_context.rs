@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, RwLock};
 
-use nostr::{event::Event, key::Keys};
+use nostr::event::Event;
 use nostr_push_core::{
     Millis, Seconds,
     interest::Interest,
     message::{ContentMessage, ControlMessage},
+    service_keys::ServiceKeys,
 };
 use tokio::sync::watch;
 
@@ -22,9 +23,9 @@ use crate::{
 /// What the connections to all relays share. Clones are cheap.
 #[derive(Clone)]
 pub struct RelayContext {
-    /// The service's key. It signs the authentication (NIP-42,
+    /// The keys of the service. The current one signs the authentication (NIP-42,
     /// <https://github.com/nostr-protocol/nips/blob/master/42.md>).
-    pub keys: Keys,
+    pub keys: ServiceKeys,
     /// Decides which events are forwarded.
     pub gate: Arc<Gate>,
     /// The index keys in use, from which REQs are planned.

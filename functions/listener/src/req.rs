@@ -206,9 +206,9 @@ impl ReqFilter {
 }
 
 impl Req {
-    /// The REQ for control events that are addressed to this service.
-    pub fn control(service: &str) -> Self {
-        let filter = json!({"kinds": CONTROL_KINDS, "#p": [service]});
+    /// The REQ for control events that are addressed to one of these pubkeys of the service.
+    pub fn control(service: &[&str]) -> Self {
+        let filter = json!({"kinds": CONTROL_KINDS, "#p": service});
         Self {
             filters: vec![ReqFilter {
                 body: open_body(&filter.to_string()),

@@ -156,10 +156,10 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// The requests of a new connection to a relay with these limits, for this service's pubkey in
-    /// hex. The first command sends the control REQ.
+    /// The requests of a new connection to a relay with these limits, for these pubkeys of the
+    /// service, in hex. The first command sends the control REQ.
     pub fn new(
-        service: &str,
+        service: &[&str],
         limits: Limits,
         access: Access,
         resume: ResumePoint,

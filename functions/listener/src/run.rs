@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-use nostr::key::Keys;
 use nostr_push_core::{
     message::{ContentMessage, ControlMessage},
     ports::{AllApps, ChangeFeed, Members, Queue, Relays, Usages},
+    service_keys::ServiceKeys,
 };
 use tokio::{
     task::{JoinError, JoinSet},
@@ -42,7 +42,7 @@ const LAST_CURSORS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A listener that has not been started.
 pub struct Listener<F, S, Q, R> {
-    keys: Keys,
+    keys: ServiceKeys,
     options: Options,
     ports: Ports<F, S, Q, R>,
     health: Arc<Health>,
@@ -57,12 +57,12 @@ where
     Q: Queue<ControlMessage> + 'static,
     R: Queue<ContentMessage> + 'static,
 {
-    /// A listener for the service with this key.
-    pub fn new(keys: Keys, options: Options, ports: Ports<F, S, Q, R>) -> Self {
+    /// A listener for the service with these keys.
+    pub fn new(keys: impl Into<ServiceKeys>, options: Options, ports: Ports<F, S, Q, R>) -> Self {
         let (control, content) = (forward::buffer(), forward::buffer());
         let health = Arc::new(Health::new([control.0.progress(), content.0.progress()]));
         Self {
-            keys,
+            keys: keys.into(),
             options,
             ports,
             health,
@@ -92,7 +92,7 @@ where
         }
         let view = feed.view();
         let announcements = Announcements::new(None);
-        let (service, interest) = (self.keys.public_key(), Arc::clone(&view.interest));
+        let (service, interest) = (self.keys.pubkeys(), Arc::clone(&view.interest));
         let context = RelayContext {
             gate: Arc::new(Gate::new(service, interest, &self.options.budgets)),
             keys: self.keys,

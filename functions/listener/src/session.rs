@@ -139,7 +139,8 @@ async fn connect_and_read(
         unix: context.now(),
         reading: time.now(),
     };
-    let service = context.keys.public_key().to_hex();
+    let service = context.keys.pubkeys();
+    let service: Vec<&str> = service.accepted(now.unix).collect();
     let access = match relay.source {
         RelaySource::Operator => Access::Authenticated,
         RelaySource::Owners { .. } => Access::Anonymous,

@@ -18,7 +18,9 @@ use std::{
 
 use listener::{ListenerError, counter::RelayReason};
 use nostr::{event::Event, key::Keys};
-use nostr_push_core::{Seconds, ports::RelayCursor, subscription::SubscriptionState};
+use nostr_push_core::{
+    Seconds, ports::RelayCursor, service_keys::ServiceKeys, subscription::SubscriptionState,
+};
 use nostr_push_testkit::{control_event, dialect_h_event, event};
 use nostr_relay_builder::prelude::{RelayBuilderNip42, RelayBuilderNip42Mode};
 use serde_json::json;
@@ -83,6 +85,48 @@ async fn forwards_control_events_for_the_service_once() {
         .collect();
     let expected: Vec<Event> = std::iter::once(register).chain(heartbeats).collect();
     assert_eq!(controls, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_control_events_for_both_keys_during_a_rotation() {
+    let address = free_address();
+    let _relay = relay(address).await;
+    let [old, new, alice] = [(); 3].map(|()| Keys::generate());
+    let rotated = |until| ServiceKeys::from(old.clone()).rotated(new.clone(), Some(until));
+    for (until, expected) in [
+        (Seconds(now() + 3_600), vec![&old, &new]),
+        (Seconds(now() - 1), vec![&new]),
+    ] {
+        let ports = MemoryPorts::default();
+        let keys = rotated(until);
+        let listening = start_as("one", keys, vec![url(&address)], true, ports.clone());
+        let mut published = Vec::new();
+        for service in [&old, &new] {
+            // The content differs from that of the other listener.
+            let content = format!("until {until}");
+            let event = control_event(&alice, service.public_key(), 3079, now(), &[], &content);
+            publish(address, &event).await;
+            published.push((service, event.id.to_hex()));
+        }
+        let ids = || -> Vec<String> {
+            let controls = ports.controls.lock().unwrap();
+            let events = controls
+                .iter()
+                .map(|json| serde_json::from_str(json).unwrap());
+            events.map(|event: Event| event.id.to_hex()).collect()
+        };
+        let (_, to_new) = &published[1];
+        until_forwarded(&ids, to_new).await;
+        listening.stop().await;
+        for (service, id) in &published {
+            let is_expected = expected.contains(service);
+            assert_eq!(ids().contains(id), is_expected);
+        }
+    }
+}
+
+async fn until_forwarded(ids: &impl Fn() -> Vec<String>, id: &String) {
+    until("the event to the new key", || ids().contains(id)).await;
 }
 
 /// Publishes notes until one is forwarded as a live event.

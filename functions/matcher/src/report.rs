@@ -1,7 +1,9 @@
 //! Turns the outcome of a message into counters and a log line.
 
 use nostr_push_aws::{batch::Retry, telemetry::Telemetry};
-use nostr_push_core::{Millis, counter::Counter, message::ContentMessage, ports::PortResult};
+use nostr_push_core::{
+    Millis, counter::Counter, message::ContentMessage, ports::PortResult, retry::FailureCause,
+};
 use strum::VariantArray;
 
 use crate::outcome::{MatchDropReason, MatchOutcome};
@@ -32,7 +34,7 @@ pub enum MatcherCounter {
     /// An event was dropped.
     Dropped(MatchDropReason),
     /// A message must be received again, because a dependency failed.
-    Unavailable,
+    Unavailable(FailureCause),
 }
 
 impl MatcherCounter {
@@ -49,8 +51,8 @@ impl MatcherCounter {
             Self::TooManyRows,
             Self::NoDevice,
             Self::NewcomersOverBudget,
-            Self::Unavailable,
         ];
+        all.extend(FailureCause::WITHOUT_CONTENTION.map(Self::Unavailable));
         all.extend(drops.map(Self::Dropped));
         all
     }
@@ -87,7 +89,7 @@ impl Counter for MatcherCounter {
             | Self::NoDevice
             | Self::NewcomersOverBudget
             | Self::Dropped(_) => "dropped",
-            Self::Unavailable => "retried",
+            Self::Unavailable(_) => "retried",
         }
     }
 
@@ -103,7 +105,7 @@ impl Counter for MatcherCounter {
             Self::NoDevice => "no_device",
             Self::NewcomersOverBudget => "newcomers_over_budget",
             Self::Dropped(reason) => reason.reason(),
-            Self::Unavailable => "unavailable",
+            Self::Unavailable(cause) => cause.reason(),
         }
     }
 }
@@ -122,7 +124,7 @@ pub fn report(
     let outcome = match result {
         Ok(outcome) => outcome,
         Err(error) => {
-            let counter = MatcherCounter::Unavailable;
+            let counter = MatcherCounter::Unavailable(error.cause);
             telemetry.count(counter, 1);
             tracing::warn!(
                 stage = "matcher",
@@ -133,7 +135,9 @@ pub fn report(
                 dependency = error.dependency,
                 "matcher retries event {event_id}: {error}"
             );
-            return Err(Retry::default());
+            return Err(Retry {
+                after: error.retry_after(),
+            });
         }
     };
     for (counter, n) in MatcherCounter::of_outcome(outcome) {
@@ -228,6 +232,13 @@ mod tests {
         let names: std::collections::BTreeSet<String> =
             MatcherCounter::all().into_iter().map(name).collect();
         assert_eq!(names.len(), MatcherCounter::all().len());
-        assert!(names.contains("retried.unavailable") && names.contains("dropped.no_match"));
+        for name in [
+            "dropped.no_match",
+            "retried.unavailable",
+            "retried.throttled",
+            "retried.not_allowed",
+        ] {
+            assert!(names.contains(name), "{name}");
+        }
     }
 }

@@ -324,8 +324,8 @@ async fn service_key(
             .send()
             .await?;
     }
-    let keys = nostr_push_aws::secrets::service_key(config, secret).await?;
-    Ok(keys.public_key().to_hex())
+    let stored = nostr_push_aws::secrets::service_keys(config, secret, None).await?;
+    Ok(stored.keys.current().public_key().to_hex())
 }
 
 /// Configures the apps, each with APNs and FCM.

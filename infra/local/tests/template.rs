@@ -381,6 +381,28 @@ async fn dashboard_is_valid_json_with_all_widgets() {
     }
 }
 
+/// Everything that reads the key reads the version that it was deployed with, and control is
+/// deployed before the listener.
+#[tokio::test]
+async fn a_new_key_is_used_from_the_deployment_on() {
+    let template = Template::main().await;
+    let version = json!({"Ref": "KeyVersion"});
+    for (name, function) in template.of_type("AWS::Lambda::Function") {
+        let variables = &function["Environment"]["Variables"];
+        if !variables["SERVICE_KEY_SECRET"].is_null() {
+            assert_eq!(variables["KEY_VERSION"], version, "{name}");
+        }
+    }
+    let listener = &template.0["Resources"]["Listener"];
+    assert_eq!(listener["DependsOn"], "ControlFunction");
+    assert_eq!(listener["Properties"]["Parameters"]["KeyVersion"], version);
+    let listener = Template::load("infra/listener.yaml").await;
+    let (_, task) = listener.of_type("AWS::ECS::TaskDefinition").next().unwrap();
+    let variables = &task["ContainerDefinitions"][0]["Environment"];
+    let variables = variables.as_array().unwrap();
+    assert!(variables.contains(&json!({"Name": "KEY_VERSION", "Value": version})));
+}
+
 #[tokio::test]
 async fn template_contains_no_secret() {
     let template = Template::main().await;
@@ -397,7 +419,7 @@ async fn template_contains_no_secret() {
     for (name, function) in template.of_type("AWS::Lambda::Function") {
         for (variable, value) in function["Environment"]["Variables"].as_object().unwrap() {
             let is_reference = value["Ref"] == "ServiceKey";
-            let is_key = variable.split('_').any(|word| word == "KEY");
+            let is_key = variable.split('_').any(|word| word == "KEY") && variable != "KEY_VERSION";
             assert!(!is_key || is_reference, "{name}: {variable}");
         }
     }

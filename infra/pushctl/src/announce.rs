@@ -13,7 +13,11 @@ use nostr_push_core::{
 };
 use serde_json::{Value, json};
 
-use crate::{context::CommandContext, key::npub, relay};
+use crate::{
+    context::CommandContext,
+    key::{KEY_VERSION, npub},
+    relay,
+};
 
 /// The kinds that the service handles.
 const HANDLED_KINDS: [u16; 5] = [3079, 3080, 3081, 3082, 22456];
@@ -35,8 +39,13 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(context: &CommandContext, arguments: Arguments) -> Result<()> {
-    let watched = context.deployed().await?.relays();
-    let keys = context.service_key().await?;
+    let deployed = context.deployed().await?;
+    let watched = deployed.relays();
+    // A new key is announced once it is deployed.
+    let stored = context
+        .service_keys(deployed.parameter(KEY_VERSION))
+        .await?;
+    let keys = stored.keys.current();
     let relays = if arguments.relay.is_empty() {
         &watched
     } else {
@@ -48,7 +57,7 @@ pub(crate) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     );
     let listed = if watched.is_empty() { relays } else { &watched };
     let apps = context.store.all_apps().await?;
-    let events = events(&keys, &arguments, listed, &apps)?;
+    let events = events(keys, &arguments, listed, &apps)?;
     let mut results = Vec::new();
     for url in relays {
         for event in &events {

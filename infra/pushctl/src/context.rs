@@ -4,7 +4,12 @@ use std::{collections::BTreeMap, fmt::Display};
 
 use anyhow::{Context, Result};
 use nostr::key::{Keys, PublicKey};
-use nostr_push_aws::{clients::SdkConfig, dynamodb::Store, secrets, sns::Sns};
+use nostr_push_aws::{
+    clients::SdkConfig,
+    dynamodb::Store,
+    secrets::{self, StoredKeys},
+    sns::Sns,
+};
 use nostr_push_core::{app::App, ports::Apps};
 use serde_json::Value;
 
@@ -126,9 +131,16 @@ impl CommandContext {
             .with_context(|| format!("there is no app {app}, see pushctl app list"))
     }
 
-    /// The service's key.
+    /// The service's current key.
     pub(crate) async fn service_key(&self) -> Result<Keys> {
-        Ok(secrets::service_key(&self.aws, &self.secret()).await?)
+        let stored = self.service_keys(None).await?;
+        Ok(stored.keys.current().clone())
+    }
+
+    /// The service's keys in this version of the secret, or in the current one.
+    pub(crate) async fn service_keys(&self, version: Option<&String>) -> Result<StoredKeys> {
+        let version = version.map(String::as_str);
+        Ok(secrets::service_keys(&self.aws, &self.secret(), version).await?)
     }
 
     /// The name of the secret with the service's key.

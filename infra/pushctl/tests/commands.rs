@@ -83,6 +83,7 @@ async fn every_command_works_on_the_local_stack() {
     lists_and_evicts_owners(&operator, &alice).await;
     counts_shows_and_redrives_dead_letters(&operator).await;
     diagnoses_the_stack(&operator).await;
+    rotates_the_key(&operator).await;
     let (code, ..) = operator.run(&["owner", "show", "nobody"]).await;
     assert_eq!(code, 2, "not a pubkey");
     stack.stop().await;
@@ -136,6 +137,27 @@ async fn shows_the_key(operator: &Operator<'_>) {
     assert_eq!(shown["pubkey"], json!(operator.stack.service_pubkey));
     assert!(shown["npub"].as_str().unwrap().starts_with("npub1"));
     operator.fails(&["key", "new"], "--yes").await;
+}
+
+/// Runs last, because the deployed programs keep the key that they started with.
+async fn rotates_the_key(operator: &Operator<'_>) {
+    let before = operator.succeeds(&["key", "show"]).await;
+    assert_eq!(before["previous"], Value::Null);
+    let rotate = ["key", "new", "--overlap-days", "7", "--yes"];
+    let rotated = operator.succeeds(&rotate).await;
+    assert_ne!(rotated["pubkey"], before["pubkey"]);
+    assert_ne!(rotated["version"], before["version"]);
+    assert_eq!(rotated["previous"], before["pubkey"]);
+    let days = rotated["previous_until"].as_u64().unwrap() - now().0;
+    assert!((6 * 86_400..=7 * 86_400).contains(&days), "{rotated}");
+    assert_eq!(operator.succeeds(&["key", "show"]).await, rotated);
+
+    operator
+        .fails(&["key", "new"], "is still accepted for 7 days")
+        .await;
+    let at_once = ["key", "new", "--overlap-days", "0", "--yes"];
+    let last = operator.succeeds(&at_once).await;
+    assert_eq!(last["previous"], Value::Null);
 }
 
 async fn announces_the_service(operator: &Operator<'_>) {

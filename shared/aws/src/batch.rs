@@ -18,7 +18,7 @@ use nostr_push_core::{
     Millis,
     counter::Counter,
     message::{self, DecodeError},
-    ports::backoff,
+    retry::backoff,
 };
 use serde::de::DeserializeOwned;
 

@@ -8,7 +8,7 @@ use std::{
 
 pub use aws_config::SdkConfig;
 use aws_config::{AppName, BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
-use nostr_push_core::{Millis, ports::Unavailable};
+use nostr_push_core::Millis;
 
 /// The timeout of one attempt of a request. It is well below the functions' timeout.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -63,17 +63,6 @@ pub fn now() -> Millis {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Converts an SDK error to the error of the ports.
-pub(crate) fn unavailable<E>(dependency: &'static str) -> impl Fn(E) -> Unavailable
-where
-    E: std::error::Error,
-{
-    move |error| Unavailable {
-        dependency,
-        why: chain(&error),
-    }
 }
 
 /// The error and its causes on one line. The SDK's own text is only "service error".

@@ -14,6 +14,7 @@ mod relays;
 mod settings;
 pub mod spending;
 mod subscriptions;
+mod transaction;
 mod usage;
 
 pub use devices::{DeviceTableRow, DevicesPage};
@@ -31,11 +32,11 @@ use nostr_push_core::{
     app::App,
     capacity::Usage,
     order::Order,
-    ports::{PortResult, Unavailable},
+    ports::{FailureCause, PortResult, Unavailable},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::clients::unavailable;
+use crate::cause::{unavailable, unreadable};
 
 /// One stored row.
 pub(crate) type Item = std::collections::HashMap<String, AttributeValue>;
@@ -199,7 +200,7 @@ impl Store {
                 .set_keys(Some(keys))
                 .consistent_read(true)
                 .build()
-                .map_err(unavailable(dependency))?;
+                .map_err(unreadable(dependency))?;
             let response = self
                 .client
                 .batch_get_item()
@@ -215,10 +216,12 @@ impl Store {
                 return Ok(items);
             }
         }
-        Err(Unavailable {
+        let why = format!("{} keys were not read", keys.len());
+        Err(Unavailable::caused(
+            FailureCause::Throttled,
             dependency,
-            why: format!("{} keys were not read", keys.len()),
-        })
+            why,
+        ))
     }
 }
 
@@ -236,12 +239,12 @@ where
 
 /// Converts a row to a struct.
 fn read<T: DeserializeOwned>(dependency: &'static str, item: Item) -> PortResult<T> {
-    serde_dynamo::from_item(item).map_err(unavailable(dependency))
+    serde_dynamo::from_item(item).map_err(unreadable(dependency))
 }
 
 /// Converts a struct to a row.
 fn write<T: Serialize>(dependency: &'static str, row: &T) -> PortResult<Item> {
-    serde_dynamo::to_item(row).map_err(unavailable(dependency))
+    serde_dynamo::to_item(row).map_err(unreadable(dependency))
 }
 
 /// A string attribute.
@@ -263,13 +266,9 @@ fn order_values(order: &Order) -> [(&'static str, AttributeValue); 2] {
 }
 
 /// The result of a conditional write: `true` if the condition held.
-fn conditional<
-    T,
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: std::fmt::Debug + 'static,
->(
+fn conditional<T, E: ProvideErrorMetadata + std::error::Error + 'static>(
     dependency: &'static str,
-    result: Result<T, SdkError<E, R>>,
+    result: Result<T, SdkError<E>>,
 ) -> PortResult<bool> {
     match result {
         Ok(_) => Ok(true),

@@ -49,6 +49,11 @@ impl Environment {
         }
     }
 
+    /// An optional text.
+    pub fn text(&mut self, name: &str) -> Option<String> {
+        std::env::var(name).ok().filter(|value| !value.is_empty())
+    }
+
     /// An optional number.
     pub fn number(&mut self, name: &str, default: u64) -> u64 {
         self.optional(name, default, str::parse)

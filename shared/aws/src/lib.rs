@@ -2,6 +2,7 @@
 //! `nostr_push_core::ports`. No stage depends on an AWS SDK itself.
 //!
 //! - [`clients`]: the configuration of the SDK
+//! - `cause`: the cause of a failed request
 //! - [`dynamodb`]: the [`dynamodb::Store`] and what its tables have in common
 //!   - `apps`, `devices`, `subscriptions`, `filter_index`, `claims` …: one table each
 //! - [`sqs`]: the queues between the stages
@@ -13,6 +14,7 @@
 //! - [`telemetry`]: logs and metrics
 
 pub mod batch;
+mod cause;
 pub mod clients;
 pub mod dynamodb;
 pub mod environment;

@@ -4,7 +4,7 @@
 //! Errors are those of <https://docs.aws.amazon.com/sns/latest/api/API_Publish.html> and
 //! <https://docs.aws.amazon.com/sns/latest/api/API_CreatePlatformEndpoint.html>.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use aws_config::{SdkConfig, retry::RetryConfig};
 use aws_sdk_sns::{
@@ -13,13 +13,16 @@ use aws_sdk_sns::{
     operation::publish::PublishError,
     types::MessageAttributeValue,
 };
-use nostr_push_core::app::{Platform, platform_and_name_of};
-use nostr_push_core::ports::{
-    Endpoints, EnsuredEndpoint, PortResult, PublishOutcome, Publisher, Push, RejectReason,
-    RetryReason, Unavailable,
+use nostr_push_core::{
+    app::{Platform, platform_and_name_of},
+    ports::{
+        Endpoints, EnsuredEndpoint, FailureCause, PortResult, PublishOutcome, Publisher, Push,
+        RejectReason, RetryReason, Unavailable,
+    },
+    retry::OPERATOR_RETRY_DELAY,
 };
 
-use crate::clients::unavailable;
+use crate::cause::{cause_of_code, cause_of_status, unavailable};
 
 /// SNS.
 #[derive(Debug, Clone)]
@@ -406,9 +409,6 @@ impl Publisher for Sns {
     }
 }
 
-/// The delay before a retry if only the operator can fix the cause. An alarm tells the operator.
-const OPERATOR_RETRY_DELAY: Duration = Duration::from_secs(300);
-
 /// The outcome of a failed `Publish`. Without a readable response SNS may have accepted the
 /// message. The collapse id then
 /// makes a repeat replace the first notification.
@@ -467,35 +467,16 @@ fn classify(code: &str, message: &str, status: u16) -> PublishOutcome {
         | "MalformedHttpRequest" => rejected(RejectReason::InvalidRequest),
         // The credentials of the platform application: all its devices are affected.
         "PlatformApplicationDisabled" => operator(RetryReason::BadCredentials),
-        // The function's permissions or credentials, the account, or a KMS key.
-        "AuthorizationError"
-        | "AccessDenied"
-        | "NotAuthorized"
-        | "InvalidSecurity"
-        | "InvalidClientTokenId"
-        | "UnrecognizedClient"
-        | "IncompleteSignature"
-        | "SignatureDoesNotMatch"
-        | "MissingAuthenticationToken"
-        | "ExpiredToken"
-        | "OptInRequired"
-        | "KMSAccessDenied"
-        | "KMSDisabled"
-        | "KMSInvalidState"
-        | "KMSNotFound"
-        | "KMSOptInRequired" => operator(RetryReason::NotAllowed),
-        "Throttled"
-        | "Throttling"
-        | "TooManyRequests"
-        | "RequestLimitExceeded"
-        | "KMSThrottling" => retry(RetryReason::Throttled),
-        "InternalError" | "InternalFailure" | "ServiceUnavailable" | "RequestExpired"
-        | "RequestTimeout" | "RequestAborted" => retry(RetryReason::Unavailable),
-        _ if status == 429 => retry(RetryReason::Throttled),
-        _ if status >= 500 => retry(RetryReason::Unavailable),
-        // An undocumented error is retried. After the last attempt the message is in the
-        // dead-letter queue, so nothing is lost.
-        _ => retry(RetryReason::UnknownError),
+        _ => match cause_of_code(code).or_else(|| cause_of_status(status)) {
+            Some(FailureCause::NotAllowed) => operator(RetryReason::NotAllowed),
+            Some(FailureCause::Throttled) => retry(RetryReason::Throttled),
+            Some(FailureCause::Failed | FailureCause::Contention) => {
+                retry(RetryReason::Unavailable)
+            }
+            // An undocumented error is retried. After the last attempt the message is in the
+            // dead-letter queue, so nothing is lost.
+            None => retry(RetryReason::UnknownError),
+        },
     }
 }
 
@@ -523,6 +504,8 @@ fn endpoint_in(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn retry(reason: RetryReason, after: Option<Duration>) -> PublishOutcome {

@@ -4,14 +4,19 @@ use std::{marker::PhantomData, time::Duration};
 
 use aws_config::SdkConfig;
 use aws_lambda_events::sqs::SqsMessage;
-use aws_sdk_sqs::{Client, types::SendMessageBatchRequestEntry};
+use aws_sdk_sqs::{
+    Client,
+    types::{BatchResultErrorEntry, SendMessageBatchRequestEntry},
+};
 use nostr_push_core::{
     message,
-    ports::{self, MAX_DELAY, PortResult, Unavailable},
+    ports::{self, FailureCause, MAX_DELAY, PortResult, Unavailable},
 };
 use serde::Serialize;
 
-use crate::clients::unavailable;
+use crate::cause::{cause_of_code, unavailable, unreadable};
+
+const SEND_BATCH: &str = "sqs.send_message_batch";
 
 /// The most messages in one request
 /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>).
@@ -50,7 +55,7 @@ impl<T> Queue<T> {
 impl<T: Serialize + Send + Sync> ports::Queue<T> for Queue<T> {
     async fn send(&self, messages: &[T]) -> PortResult<()> {
         let encoded: Result<Vec<String>, _> = messages.iter().map(message::encode).collect();
-        let bodies = encoded.map_err(|error| failed(error.to_string()))?;
+        let bodies = encoded.map_err(unreadable(SEND_BATCH))?;
         for batch in batches(bodies) {
             self.send_batch(batch).await?;
         }
@@ -61,10 +66,7 @@ impl<T: Serialize + Send + Sync> ports::Queue<T> for Queue<T> {
 impl<T: Serialize + Send + Sync> ports::DelayQueue<T> for Queue<T> {
     async fn send_after(&self, message: &T, delay: Duration) -> PortResult<()> {
         const SEND: &str = "sqs.send_message";
-        let body = message::encode(message).map_err(|error| Unavailable {
-            dependency: SEND,
-            why: error.to_string(),
-        })?;
+        let body = message::encode(message).map_err(unreadable(SEND))?;
         let seconds = i32::try_from(delay.min(MAX_DELAY).as_secs()).unwrap_or(i32::MAX);
         let request = self
             .client
@@ -83,7 +85,7 @@ impl<T> Queue<T> {
             .enumerate()
             .map(|(n, body)| (n.to_string(), body))
             .collect();
-        let mut why = String::new();
+        let mut failure = Unavailable::new(SEND_BATCH, "nothing was sent");
         for _ in 0..MAX_ATTEMPTS {
             let mut request = self.client.send_message_batch().queue_url(&self.url);
             for (id, body) in &left {
@@ -91,30 +93,25 @@ impl<T> Queue<T> {
                     .id(id)
                     .message_body(body)
                     .build();
-                request = request.entries(entry.map_err(|error| failed(error.to_string()))?);
+                request = request.entries(entry.map_err(unreadable(SEND_BATCH))?);
             }
-            let answer = request
-                .send()
-                .await
-                .map_err(unavailable("sqs.send_message_batch"))?;
+            let answer = request.send().await.map_err(unavailable(SEND_BATCH))?;
             // A batch can be accepted in part.
             left.retain(|(id, _)| answer.failed().iter().any(|entry| entry.id() == id));
             match answer.failed().first() {
                 None => return Ok(()),
-                Some(entry) => {
-                    why = format!("{}: {}", entry.code(), entry.message().unwrap_or_default());
-                }
+                Some(entry) => failure = rejected(entry),
             }
         }
-        Err(failed(why))
+        Err(failure)
     }
 }
 
-fn failed(why: String) -> Unavailable {
-    Unavailable {
-        dependency: "sqs.send_message_batch",
-        why,
-    }
+/// The error of an entry of a batch that SQS did not accept.
+fn rejected(entry: &BatchResultErrorEntry) -> Unavailable {
+    let cause = cause_of_code(entry.code()).unwrap_or(FailureCause::Failed);
+    let why = format!("{}: {}", entry.code(), entry.message().unwrap_or_default());
+    Unavailable::caused(cause, SEND_BATCH, why)
 }
 
 /// Splits bodies into requests within the limits of SQS. Their order stays.
@@ -152,10 +149,10 @@ impl Visibility {
         }
     }
 
-    /// Hides the message for `time` from now. If the request fails, the message stays hidden for
+    /// Hides the message for `time` from now, rounded up to seconds. If the request fails, the message stays hidden for
     /// the queue's visibility timeout.
     pub(crate) async fn hide(&self, message: &SqsMessage, time: Duration) {
-        let seconds = i32::try_from(time.as_secs())
+        let seconds = i32::try_from(time.as_millis().div_ceil(1000))
             .unwrap_or(i32::MAX)
             .min(MAX_VISIBILITY_SECONDS);
         let request = self

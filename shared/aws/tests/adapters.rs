@@ -102,7 +102,7 @@ async fn bad_service_key_stays_secret(environment: &HashMap<String, String>) {
         request.send().await.unwrap();
     };
     create("no-key", "hunter2".to_owned()).await;
-    let result = secrets::service_key(&config, "no-key").await;
+    let result = secrets::service_keys(&config, "no-key", None).await;
     let error = result.unwrap_err().to_string();
     assert!(
         !error.contains("hunter2") && error.contains("neither 64 hex"),
@@ -110,6 +110,20 @@ async fn bad_service_key_stays_secret(environment: &HashMap<String, String>) {
     );
     let keys = Keys::generate();
     create("key", keys.secret_key().to_secret_hex()).await;
-    let read = secrets::service_key(&config, "key").await.unwrap();
-    assert_eq!(read.public_key(), keys.public_key());
+    let first = secrets::service_keys(&config, "key", None).await.unwrap();
+    assert_eq!(first.keys.current(), &keys);
+    let rotated = first.keys.rotated(Keys::generate(), Some(Seconds(9)));
+    let put = client.put_secret_value().secret_id("key");
+    let put = put.secret_string(rotated.to_secret_text());
+    let version = put.send().await.unwrap().version_id.unwrap();
+    // A program reads the version that it was deployed with.
+    for (asked, version, current) in [
+        (Some(&first.version), &first.version, &keys),
+        (Some(&version), &version, rotated.current()),
+        (None, &version, rotated.current()),
+    ] {
+        let asked = asked.map(String::as_str);
+        let read = secrets::service_keys(&config, "key", asked).await.unwrap();
+        assert_eq!((read.keys.current(), &read.version), (current, version));
+    }
 }

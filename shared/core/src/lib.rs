@@ -18,11 +18,13 @@
 //! - [`token_hasher`]: the keyed hash of a token
 //! - [`device_store`]: procedures on devices that need the store and SNS
 //! - [`presence`]: when an owner's app was last open, and what that means for a delivery
+//! - [`service_keys`]: the keys of the service
 //! - [`settings`]: an owner's settings of dialect H
 //! - [`mute_list`]: an owner's mute list (NIP-51)
 //! - [`subscription`]: stored filters and their index rows
 //! - [`message`]: the messages in the queues between the stages
 //! - [`counter`]: the counters of a stage
+//! - [`retry`]: failures of dependencies, and the time until the next attempt
 //! - [`ports`]: what a stage needs from outside, one small trait per capability
 
 pub mod admission;
@@ -43,6 +45,8 @@ pub mod owner;
 pub mod ports;
 pub mod presence;
 pub mod relay_url;
+pub mod retry;
+pub mod service_keys;
 pub mod settings;
 pub mod subscription;
 pub mod tags;

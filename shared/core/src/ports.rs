@@ -9,6 +9,8 @@ use std::{
 
 use nostr::{event::EventId, key::PublicKey};
 
+pub use crate::retry::{FailureCause, Unavailable, backoff};
+
 use crate::{
     Millis, Seconds,
     app::App,
@@ -22,26 +24,6 @@ use crate::{
     settings::Settings,
     subscription::{IndexRow, Subscription},
 };
-
-/// A dependency failed. The message is not the cause, so it is always retried.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{dependency}: {why}")]
-pub struct Unavailable {
-    /// The operation, for example `dynamodb.subscriptions.put`.
-    pub dependency: &'static str,
-    /// The error.
-    pub why: String,
-}
-
-impl Unavailable {
-    /// A failure of `dependency`.
-    pub fn new(dependency: &'static str, why: impl Into<String>) -> Self {
-        Self {
-            dependency,
-            why: why.into(),
-        }
-    }
-}
 
 /// The result of a port.
 pub type PortResult<T> = Result<T, Unavailable>;
@@ -510,12 +492,4 @@ pub trait Members: Send + Sync {
     ) -> impl Future<Output = PortResult<Vec<String>>> + Send;
     /// Ends this task's membership.
     fn leave(&self, member: &str) -> impl Future<Output = PortResult<()>> + Send;
-}
-
-/// The delay before a retry: 5 s, doubled with each receipt of the message, at most 5 min, and
-/// reduced by up to a half by `jitter` (0 to 1).
-pub fn backoff(receive_count: u32, jitter: f64) -> Duration {
-    let whole = Duration::from_secs(5 << receive_count.saturating_sub(1).min(6))
-        .min(Duration::from_secs(300));
-    whole.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
 }

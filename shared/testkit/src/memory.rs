@@ -133,10 +133,7 @@ impl Memory {
 }
 
 fn unavailable() -> Unavailable {
-    Unavailable {
-        dependency: "memory",
-        why: "a fault on demand".to_owned(),
-    }
+    Unavailable::new("memory", "a fault on demand")
 }
 
 impl Apps for Memory {

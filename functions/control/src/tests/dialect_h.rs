@@ -202,7 +202,7 @@ async fn refuses_wrong_app_or_recipient() {
     let unknown = f.dialect_h(&keys, NOW, &[&["app", "nobody's"]], &heartbeat);
     assert_eq!(f.reason(&unknown).await, "unknown_app");
     let misdirected = dialect_h_event(&keys, Keys::generate().public_key(), NOW, &[], "{}");
-    assert_eq!(f.reason(&misdirected).await, "not_for_us");
+    assert_eq!(f.reason(&misdirected).await, "unknown_key");
     assert!(f.stage.store.state().presences.is_empty());
 }
 

@@ -5,6 +5,7 @@ use nostr_push_core::{
     app::App,
     order::Order,
     ports::RelayCursor,
+    service_keys::ServiceKeys,
     subscription::{MUTE_LIST_PREFIX, Subscription, SubscriptionState},
 };
 use nostr_push_testkit::{event, owner, subscription};
@@ -117,6 +118,22 @@ fn classifies_control_events_addressed_to_service() {
         Err(DropReason::Duplicate),
         "clients publish a heartbeat to many relays"
     );
+}
+
+#[test]
+fn the_previous_pubkey_of_the_service_is_accepted_until_its_end() {
+    let [old, new, author] = [(); 3].map(|()| Keys::generate());
+    let keys = ServiceKeys::from(old.clone()).rotated(new.clone(), Some(Seconds(100)));
+    let gate = Gate::new(keys.pubkeys(), Arc::default(), &Budgets::default());
+    let send = |service: &Keys, content: &str, at: u64| {
+        let service = service.public_key().to_hex();
+        let event = event(&author, 3081, 1, &[&["p", &service]], content);
+        classify(&gate, &to_raw_value(&event).unwrap(), false, at * 1_000)
+    };
+    assert_eq!(send(&old, "a", 100), CONTROL);
+    assert_eq!(send(&new, "b", 100), CONTROL);
+    assert_eq!(send(&new, "c", 101), CONTROL);
+    assert_eq!(send(&old, "d", 101), Err(DropReason::NoInterest));
 }
 
 #[test]

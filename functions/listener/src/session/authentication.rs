@@ -10,13 +10,13 @@ use crate::{counter::RelayReason, requests::Command};
 const AUTH_KIND: u16 = 22242;
 
 impl Session<'_> {
-    /// Answers a challenge with the service's key.
+    /// Answers a challenge with the service's current key.
     pub(super) async fn authenticate(&mut self, challenge: &str) -> Result<(), SessionEnd> {
         let tags = [["relay", self.relay.url.as_str()], ["challenge", challenge]];
         let tags = tags.into_iter().filter_map(|tag| Tag::parse(tag).ok());
         let Ok(event) = EventBuilder::new(Kind::from_u16(AUTH_KIND), "")
             .tags(tags)
-            .finalize(&self.context.keys)
+            .finalize(self.context.keys.current())
         else {
             return Ok(());
         };

@@ -43,6 +43,7 @@ use nostr_push_core::{
         AllApps, ChangeFeed, FeedPage, FeedPosition, Members, PortResult, Queue, RelayCursor,
         Relays, Unavailable, Usages,
     },
+    service_keys::ServiceKeys,
     subscription::{MUTE_LIST_PREFIX, Subscription, SubscriptionState},
 };
 use nostr_push_testkit::{free_port, memory::Memory, owner, subscription};
@@ -152,10 +153,7 @@ impl Queue<ContentMessage> for MemoryPorts {
             "a panic on demand"
         );
         if self.queue_fails.load(Ordering::SeqCst) {
-            return Err(Unavailable {
-                dependency: "queue",
-                why: "a failure on demand".to_owned(),
-            });
+            return Err(Unavailable::new("queue", "a failure on demand"));
         }
         self.contents.lock().unwrap().extend_from_slice(messages);
         Ok(())
@@ -368,10 +366,10 @@ pub fn start(addresses: &[SocketAddr], ports: MemoryPorts) -> Running {
     start_as("one", Keys::generate(), relays, true, ports)
 }
 
-/// Starts a listener as this member, for this service and these relays.
+/// Starts a listener as this member, for the service with these keys and these relays.
 pub fn start_as(
     member: &str,
-    service: Keys,
+    service: impl Into<ServiceKeys>,
     relays: Vec<String>,
     allow_private: bool,
     ports: MemoryPorts,
@@ -397,7 +395,9 @@ pub fn start_as(
         heartbeat_app: None,
         member: member.to_owned(),
     };
-    let listener = Listener::new(service.clone(), options, listener_ports);
+    let keys = service.into();
+    let service = keys.current().clone();
+    let listener = Listener::new(keys, options, listener_ports);
     let health = listener.health();
     let task = tokio::spawn(listener.run(shutdown));
     Running {

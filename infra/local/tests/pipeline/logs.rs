@@ -72,8 +72,8 @@ pub(crate) async fn no_line_contains_a_secret(stack: &Stack) -> Result<(), Strin
     push_marked_private_event(stack, &alice, &token).await?;
 
     let config = clients::at(&stack.aws.environment(), "AWS_ENDPOINT_URL").await;
-    let key = secrets::service_key(&config, &format!("{STACK}-service-key")).await;
-    let key = key.unwrap().secret_key().clone();
+    let stored = secrets::service_keys(&config, &format!("{STACK}-service-key"), None).await;
+    let key = stored.unwrap().keys.current().secret_key().clone();
     let pushes = stack.aws.sns.pushes(0).into_iter();
     let tokens: BTreeSet<String> = pushes.map(|push| push.token).collect();
     let mut lines = stack.listener_log().unwrap();

@@ -10,7 +10,7 @@ use nostr_push_core::{
 };
 
 use super::{Store, blocklist::BLOCKED, conditional, read, s, write};
-use crate::clients::unavailable;
+use crate::cause::unavailable;
 
 const GET: &str = "dynamodb.apps.get";
 const PUT: &str = "dynamodb.apps.put";

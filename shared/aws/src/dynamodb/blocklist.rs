@@ -9,7 +9,7 @@ use nostr::key::PublicKey;
 use nostr_push_core::ports::{Blocklist, PortResult, Unavailable};
 
 use super::{Store, s};
-use crate::clients::unavailable;
+use crate::cause::unavailable;
 
 const GET: &str = "dynamodb.blocklist.get";
 const UPDATE: &str = "dynamodb.blocklist.update";

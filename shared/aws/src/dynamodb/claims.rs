@@ -13,7 +13,7 @@ use nostr_push_core::{
 };
 
 use super::{EXPIRES_AT, Item, Store, conditional, n, s};
-use crate::clients::unavailable;
+use crate::cause::unavailable;
 
 const ACQUIRE: &str = "dynamodb.claims.acquire";
 const DONE: &str = "dynamodb.claims.done";

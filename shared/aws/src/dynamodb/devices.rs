@@ -13,7 +13,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_dynamodb::{
-    error::ProvideErrorMetadata,
     operation::scan::builders::ScanFluentBuilder,
     types::{Put, TransactWriteItem},
 };
@@ -26,8 +25,8 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Item, Store, n, read, s, write};
-use crate::clients::unavailable;
+use super::{Item, Store, n, read, s, transaction::committed, write};
+use crate::cause::{unavailable, unreadable};
 
 const GET: &str = "dynamodb.devices.get";
 const BY_ENDPOINT_QUERY: &str = "dynamodb.devices.by_endpoint";
@@ -198,13 +197,7 @@ impl Devices for Store {
             request = request
                 .transact_items(self.put_if_unchanged(write(COMMIT, &row)?, roster.version)?);
         }
-        match request.send().await {
-            Ok(_) => Ok(true),
-            // Another process wrote the row, or is writing it.
-            Err(error) if error.code() == Some("TransactionCanceledException") => Ok(false),
-            Err(error) if error.code() == Some("TransactionInProgressException") => Ok(false),
-            Err(error) => Err(unavailable(COMMIT)(error)),
-        }
+        committed(COMMIT, request.send().await)
     }
 }
 
@@ -289,7 +282,7 @@ impl Store {
                 .expression_attribute_values(":version", n(version))
         };
         Ok(TransactWriteItem::builder()
-            .put(put.build().map_err(unavailable(COMMIT))?)
+            .put(put.build().map_err(unreadable(COMMIT))?)
             .build())
     }
 }
@@ -328,10 +321,9 @@ pub(crate) fn in_stream(image: serde_dynamo::Item) -> Option<Device> {
 }
 
 fn device_id(key: &str) -> PortResult<DeviceId> {
-    let (app, token_hash) = key.rsplit_once('#').ok_or_else(|| Unavailable {
-        dependency: GET,
-        why: "a device row's key is not app#token_hash".to_owned(),
-    })?;
+    let (app, token_hash) = key
+        .rsplit_once('#')
+        .ok_or_else(|| Unavailable::new(GET, "a device row's key is not app#token_hash"))?;
     Ok(DeviceId {
         app: app.to_owned(),
         token_hash: token_hash.to_owned(),

@@ -21,7 +21,7 @@ use nostr_push_core::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 
 use super::{SAME_ORDER, SUPERSEDES, Store, conditional, order_values, read, s};
-use crate::clients::unavailable;
+use crate::cause::{unavailable, unreadable};
 
 const PUT: &str = "dynamodb.filter_index.put";
 const DELETE: &str = "dynamodb.filter_index.delete";
@@ -172,9 +172,9 @@ fn index_row(row: Row) -> PortResult<IndexRow> {
         .filter
         .map(|json| serde_json::from_str(&json))
         .transpose()
-        .map_err(unavailable(QUERY))?;
+        .map_err(unreadable(QUERY))?;
     Ok(IndexRow {
-        index_key: row.index_key.parse().map_err(unavailable(QUERY))?,
+        index_key: row.index_key.parse().map_err(unreadable(QUERY))?,
         owner: row.owner,
         identity: row.subscription,
         filter,

@@ -12,7 +12,7 @@ use nostr_push_core::{
 };
 
 use super::{Store, read, s};
-use crate::clients::unavailable;
+use crate::cause::unavailable;
 
 const GET: &str = "dynamodb.mute_lists.get";
 const PUT: &str = "dynamodb.mute_lists.put";

@@ -18,7 +18,7 @@ use nostr_push_core::{
 use serde::Deserialize;
 
 use super::{EXPIRES_AT, Store, n, s};
-use crate::clients::unavailable;
+use crate::cause::unavailable;
 
 const ADMIT: &str = "dynamodb.rates.admit";
 const OVERFLOW: &str = "dynamodb.rates.overflow";

@@ -12,7 +12,7 @@ use nostr_push_core::{
 use serde::{Deserialize, Serialize};
 
 use super::{EXPIRES_AT, Item, Store, conditional, n, s, write};
-use crate::clients::unavailable;
+use crate::cause::unavailable;
 
 const GET: &str = "dynamodb.relays.get";
 const PUT: &str = "dynamodb.relays.put";

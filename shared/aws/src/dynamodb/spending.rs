@@ -4,7 +4,7 @@
 use nostr_push_core::{Seconds, owner::Owner, ports::PortResult};
 
 use super::{Item, Store};
-use crate::clients::unavailable;
+use crate::cause::unavailable;
 
 const SCAN: &str = "dynamodb.rates.scan";
 

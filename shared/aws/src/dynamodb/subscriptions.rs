@@ -17,7 +17,10 @@ use nostr_push_core::{
 use serde::{Deserialize, Serialize};
 
 use super::{Item, SAME_ORDER, Store, n, order_values, read, s};
-use crate::clients::{now, unavailable};
+use crate::{
+    cause::{unavailable, unreadable},
+    clients::now,
+};
 
 const GET: &str = "dynamodb.subscriptions.get";
 const PUT: &str = "dynamodb.subscriptions.put";
@@ -225,11 +228,11 @@ fn shard(row: &Subscription) -> u64 {
 }
 
 fn subscription(row: Row) -> PortResult<Subscription> {
-    let json = serde_json::from_str(&row.filter).map_err(unavailable(GET))?;
+    let json = serde_json::from_str(&row.filter).map_err(unreadable(GET))?;
     Ok(Subscription {
         owner: row.owner,
         identity: row.subscription,
-        filter: Filter::from_json(&json).map_err(unavailable(GET))?,
+        filter: Filter::from_json(&json).map_err(unreadable(GET))?,
         relays: row.relays,
         proven: row.proven,
         order: row.order,

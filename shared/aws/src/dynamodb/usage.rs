@@ -8,7 +8,7 @@ use nostr_push_core::{
 use serde::{Deserialize, Serialize};
 
 use super::{Store, write};
-use crate::clients::unavailable;
+use crate::cause::unavailable;
 
 const GET: &str = "dynamodb.usage.get";
 const PUT: &str = "dynamodb.usage.put";

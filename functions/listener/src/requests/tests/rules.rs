@@ -375,7 +375,7 @@ fn only_operators_relays_are_authenticated_to() {
     let challenge = |access| {
         let resume = connected().resume;
         let limits = Limits::default();
-        let (mut requests, _) = Requests::new("service", limits, access, resume, now);
+        let (mut requests, _) = Requests::new(&["service"], limits, access, resume, now);
         requests.on_auth("challenge")
     };
     assert_eq!(

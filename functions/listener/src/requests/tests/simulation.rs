@@ -210,7 +210,7 @@ impl World {
         }
         let service = value(SERVICE);
         let (requests, commands) = Requests::new(
-            &service,
+            &[&service],
             self.relay.limits,
             self.access,
             self.resume,
