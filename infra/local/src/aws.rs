@@ -18,7 +18,10 @@ use tokio::{process::Command, task::JoinHandle};
 
 pub use self::{
     apps::{put_app, report_endpoint_events},
-    deployment::{build, create_tables, deploy, transformed_template, without_package_variables},
+    deployment::{
+        build, create_tables, create_tables_with_prefix, deploy, transformed_template,
+        without_package_variables,
+    },
 };
 use crate::{meter::Meter, process::Service, root, sns_proxy::Proxy, step, tools::Tools};
 
@@ -181,8 +184,13 @@ impl Urls {
 /// Starts moto. Returns its URL as well.
 async fn start_moto(tools: &Tools, logs: &Path) -> Result<(Service, String)> {
     let port = free_port(0);
-    let mut command = Command::new(tools.aws("moto_server"));
-    command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+    let mut command = Command::new(tools.aws("python"));
+    command.arg(root().join("infra/local/tools/sns.py")).args([
+        "-H",
+        "127.0.0.1",
+        "-p",
+        &port.to_string(),
+    ]);
     let mut moto = Service::start("moto", &mut command, logs)?;
     let status = format!("{}/moto-api/data.json", url(port));
     moto.wait_until_ready(|| succeeds(&status)).await?;

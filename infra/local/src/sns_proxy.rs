@@ -28,7 +28,10 @@ use axum::{
     response::IntoResponse,
 };
 use nostr_push_aws::clients;
-use nostr_push_core::Millis;
+use nostr_push_core::{
+    Millis,
+    app::{app_of_platform_application, platform_and_name_of},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::{
@@ -57,7 +60,7 @@ pub struct RecordedPush {
     pub seq: u64,
     /// When SNS accepted it.
     pub at: Millis,
-    /// The name of the SNS platform application, which is the app's id.
+    /// The app's id, from the name of the SNS platform application.
     pub app: String,
     /// `apns`, `apns_sandbox` or `fcm`.
     pub platform: String,
@@ -340,10 +343,11 @@ impl Proxy {
 
     fn record_push(&self, form: &Form) -> Result<()> {
         let arn = form.get("TargetArn");
-        let (sns_name, app) = form::platform_and_app_of(arn);
+        let (platform, name) = platform_and_name_of(arn)
+            .with_context(|| format!("{arn} is not the ARN of an endpoint"))?;
         let message: Value = serde_json::from_str(form.get("Message"))?;
         let payload = message
-            .get(sns_name)
+            .get(platform.sns_name())
             .or_else(|| message.get("default"))
             .and_then(Value::as_str)
             .unwrap_or_default();
@@ -351,8 +355,8 @@ impl Proxy {
         let push = RecordedPush {
             seq: state.pushes.last().map_or(0, |push| push.seq) + 1,
             at: clients::now(),
-            app: app.to_owned(),
-            platform: form::platform_of_application(sns_name)?.as_str().to_owned(),
+            app: app_of_platform_application(name).to_owned(),
+            platform: platform.as_str().to_owned(),
             token: state.tokens.get(arn).cloned().unwrap_or_default(),
             message: serde_json::from_str(payload).unwrap_or_else(|_| json!(payload)),
             attributes: form.message_attributes().collect(),

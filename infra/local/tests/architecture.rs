@@ -111,6 +111,34 @@ fn stages_depend_on_neither_the_aws_sdk_nor_each_other() {
     }
 }
 
+/// `sam build` runs `cargo lambda build --bin NAME` in the root of the repository, and so it builds
+/// with the features of all default members.
+#[test]
+fn functions_do_not_contain_the_ways_to_sign_in_of_pushctl() {
+    let tree = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO"))
+            .current_dir(root())
+            .args(["tree", "--offline", "--edges=normal", "--prefix=none"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let sign_in = ["aws-sdk-sso ", "aws-sdk-ssooidc ", "aws-sdk-signin "];
+    let default_members = tree(&[]);
+    assert!(
+        STAGES
+            .iter()
+            .all(|stage| default_members.contains(&format!("{stage} v")))
+    );
+    let pushctl = tree(&["--package=pushctl"]);
+    for package in sign_in {
+        assert!(!default_members.contains(package), "{package}");
+        assert!(pushctl.contains(package), "{package}");
+    }
+}
+
 #[test]
 fn core_depends_on_neither_aws_nor_tokio() {
     for dependency in dependencies("nostr-push-core") {

@@ -6,27 +6,12 @@
     reason = "a failed test panics"
 )]
 
+#[path = "counters/emitted.rs"]
+mod emitted;
+
 use std::collections::BTreeSet;
 
-use nostr_push_aws::batch::BatchCounter;
-use nostr_push_core::counter::Counter;
 use nostr_push_local::root;
-use strum::VariantArray;
-
-/// The counters of a stage, as `stage.outcome.reason`.
-fn names<C: Counter>(stage: &str, counters: &[C]) -> BTreeSet<String> {
-    counters
-        .iter()
-        .map(|counter| format!("{stage}.{}.{}", counter.outcome(), counter.reason()))
-        .collect()
-}
-
-/// The counters of a Lambda: those of the stage, and those of the partial-batch loop.
-fn lambda_names<C: Counter>(stage: &str, counters: &[C]) -> BTreeSet<String> {
-    let mut all = names(stage, counters);
-    all.extend(names(stage, BatchCounter::VARIANTS));
-    all
-}
 
 /// The names in the first column of a stage's table.
 fn documented(stage: &str) -> Vec<String> {
@@ -56,31 +41,11 @@ fn assert_documented(stage: &str, counted: &BTreeSet<String>) {
 }
 
 #[test]
-fn counters_of_listener_are_documented() {
-    let counters = listener::counter::ListenerCounter::all();
-    assert_documented("listener", &names("listener", &counters));
-}
-
-#[test]
-fn counters_of_control_are_documented() {
-    let counters = control::report::ControlCounter::all();
-    assert_documented("control", &lambda_names("control", &counters));
-}
-
-#[test]
-fn counters_of_matcher_are_documented() {
-    let counters = matcher::report::MatcherCounter::all();
-    assert_documented("matcher", &lambda_names("matcher", &counters));
-}
-
-#[test]
-fn counters_of_deliver_are_documented() {
-    let counters = deliver::report::DeliverCounter::all();
-    assert_documented("deliver", &lambda_names("deliver", &counters));
-}
-
-#[test]
-fn counters_of_feedback_are_documented() {
-    let counters = feedback::report::FeedbackCounter::all();
-    assert_documented("feedback", &lambda_names("feedback", &counters));
+fn every_counter_is_documented() {
+    for (stage, counters) in emitted::counters() {
+        let names = counters
+            .iter()
+            .map(|(outcome, reason)| format!("{stage}.{outcome}.{reason}"));
+        assert_documented(stage, &names.collect());
+    }
 }

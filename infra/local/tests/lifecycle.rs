@@ -164,6 +164,9 @@ async fn only_retained_resources_are_left(stack: &Stack, resources: &Resources) 
 async fn delete_retained_resources(stack: &Stack) {
     let dynamodb = aws_sdk_dynamodb::Client::new(&stack.config);
     for table in tables(stack).await {
+        let update = dynamodb.update_table().table_name(&table);
+        let update = update.deletion_protection_enabled(false).send();
+        update.await.unwrap();
         let delete = dynamodb.delete_table().table_name(table);
         delete.send().await.unwrap();
     }

@@ -7,15 +7,27 @@
     reason = "a failed test panics"
 )]
 
+#[path = "template/concurrency.rs"]
+mod concurrency;
+#[path = "counters/emitted.rs"]
+mod emitted;
+#[path = "template/metrics.rs"]
+mod metrics;
+#[path = "template/queues.rs"]
+mod queues;
+#[path = "template/recursion.rs"]
+mod recursion;
+#[path = "template/search.rs"]
+mod search;
+#[path = "template/transformed.rs"]
+mod transformed;
+
 use std::process::Stdio;
 
-use nostr_push_local::{
-    aws::{REGION, transformed_template},
-    process::run,
-    root,
-    tools::Tools,
-};
+use nostr_push_local::{aws::REGION, process::run, root, tools::Tools};
 use serde_json::{Value, json};
+
+use transformed::{Template, sub};
 
 /// The templates that `template.yaml` nests.
 const NESTED: [&str; 3] = [
@@ -26,13 +38,14 @@ const NESTED: [&str; 3] = [
 
 /// Substrings that limit a resource to this stack or account. The ARNs of SNS applications and
 /// endpoints are not known to the template, so a policy names the account and region.
-const NARROW_RESOURCES: [&str; 6] = [
+const NARROW_RESOURCES: [&str; 7] = [
     "Ref",
     "GetAtt",
     "Arn}/index/",
     ":sns:${AWS::Region}:${AWS::AccountId}:",
     ":repository/${",
     ":log-group:${",
+    ":log-group:sns/${AWS::Region}/${AWS::AccountId}/app/*/${AWS::StackName}.",
 ];
 
 /// The managed policies that SAM adds to a function: writing logs, and receiving from its queue.
@@ -40,44 +53,6 @@ const SAM_POLICIES: [&str; 2] = [
     "AWSLambdaBasicExecutionRole",
     "AWSLambdaSQSQueueExecutionRole",
 ];
-
-struct Template(Value);
-
-impl Template {
-    async fn main() -> Self {
-        Self::load("template.yaml").await
-    }
-
-    async fn load(name: &str) -> Self {
-        let tools = Tools::install().await.unwrap();
-        Self(transformed_template(&tools, name).await.unwrap())
-    }
-
-    /// The names and properties of all resources of a type.
-    fn of_type<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
-        let resources = self.0["Resources"].as_object().unwrap().iter();
-        resources
-            .filter(move |(_, resource)| resource["Type"] == kind)
-            .map(|(name, resource)| (name.as_str(), &resource["Properties"]))
-    }
-
-    fn properties(&self, name: &str) -> &Value {
-        &self.0["Resources"][name]["Properties"]
-    }
-}
-
-/// The logical id in a `Ref` or `Fn::GetAtt`.
-fn target(value: &Value) -> &str {
-    value["Fn::GetAtt"][0]
-        .as_str()
-        .or_else(|| value["Ref"].as_str())
-        .unwrap_or_else(|| panic!("not a reference: {value}"))
-}
-
-/// The text of a `Fn::Sub`.
-fn sub(value: &Value) -> &str {
-    value["Fn::Sub"].as_str().unwrap()
-}
 
 #[tokio::test]
 async fn linters_find_no_problems() {
@@ -106,91 +81,110 @@ async fn linters_find_no_problems() {
 }
 
 #[tokio::test]
-async fn queue_settings_match_functions() {
+async fn tables_are_kept_unless_the_first_deployment_fails() {
     let template = Template::main().await;
-    let mut functions = 0;
-    let mappings = template.of_type("AWS::Lambda::EventSourceMapping");
-    for (name, mapping) in mappings.filter(|(_, mapping)| !is_stream(mapping)) {
-        functions += 1;
-        let function = template.properties(target(&mapping["FunctionName"]));
-        let queue = template.properties(target(&mapping["EventSourceArn"]));
-        let response_type = &mapping["FunctionResponseTypes"][0];
-        assert_eq!(response_type, "ReportBatchItemFailures", "{name}");
-        let batch_size = mapping["BatchSize"].as_u64().unwrap();
-        assert!(
-            batch_size <= 10,
-            "{name}: a larger batch needs a batching window"
-        );
-        let concurrency = &mapping["ScalingConfig"]["MaximumConcurrency"];
-        assert!(
-            concurrency.as_u64().unwrap() >= 2,
-            "{name}: AWS requires at least 2"
-        );
-        let timeout = function["Timeout"].as_u64().unwrap();
-        assert!(timeout <= 900);
-        // https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
-        assert!(
-            queue["VisibilityTimeout"].as_u64().unwrap() >= 6 * timeout,
-            "{name}: AWS advises at least six times the function's timeout"
-        );
-        let redrive = &queue["RedrivePolicy"];
-        assert!(redrive["maxReceiveCount"].as_u64().unwrap() >= 5);
-        let dead_letters = template.properties(target(&redrive["deadLetterTargetArn"]));
-        let retention = |queue: &Value| queue["MessageRetentionPeriod"].as_u64();
-        assert!(
-            retention(dead_letters) > retention(queue),
-            "{name}: a message keeps its age when it becomes a dead letter"
-        );
-        let max_message = &queue["MaximumMessageSize"];
-        assert_eq!(
-            *max_message,
-            1024 * 1024,
-            "{name}: the largest event and its envelope must fit"
-        );
-        assert_eq!(function["Runtime"], "provided.al2023");
-        let logs = template.properties(target(&function["LoggingConfig"]["LogGroup"]));
-        assert_eq!(logs["RetentionInDays"]["Ref"], "LogRetentionDays");
-    }
-    assert_eq!(functions, 4);
-}
-
-fn is_stream(mapping: &Value) -> bool {
-    mapping["EventSourceArn"]["Fn::GetAtt"][1] == "StreamArn"
-}
-
-#[tokio::test]
-async fn claim_ttl_exceeds_timeout_and_retention() {
-    let template = Template::main().await;
-    let deliver = template.properties("DeliverFunction");
-    let lease = &deliver["Environment"]["Variables"]["CLAIM_LEASE_SECONDS"];
-    let lease: u64 = lease.as_str().unwrap().parse().unwrap();
-    assert!(lease > deliver["Timeout"].as_u64().unwrap());
-    for queue in ["EventQueue", "DeliveryQueue"] {
-        let retention = &template.properties(queue)["MessageRetentionPeriod"];
-        assert!(retention.as_u64().unwrap() < 4 * 24 * 60 * 60);
-    }
-}
-
-#[tokio::test]
-async fn tables_and_queues_are_encrypted_and_tables_are_kept() {
-    let template = Template::main().await;
+    let resource = |name: &str| &template.0["Resources"][name];
     let mut tables = 0;
     for (name, table) in template.of_type("AWS::DynamoDB::Table") {
         tables += 1;
         let ttl = &table["TimeToLiveSpecification"];
         let recovery = &table["PointInTimeRecoverySpecification"];
-        let policy = &template.0["Resources"][name]["DeletionPolicy"];
         assert_eq!(table["BillingMode"], "PAY_PER_REQUEST", "{name}");
         assert_eq!(ttl["AttributeName"], "expires_at", "{name}");
         assert_eq!(ttl["Enabled"], true, "{name}");
         assert_eq!(recovery["PointInTimeRecoveryEnabled"], true, "{name}");
-        assert_eq!(table["SSESpecification"]["SSEEnabled"], true, "{name}");
-        assert_eq!(policy, "Retain", "{name}");
+        let policy = &resource(name)["DeletionPolicy"];
+        assert_eq!(policy, "RetainExceptOnCreate", "{name}");
+        assert_eq!(resource(name)["UpdateReplacePolicy"], "Retain", "{name}");
+        // A rollback of the first deployment could not delete a protected table.
+        let protection = json!({"Fn::If": ["HasListener", true, false]});
+        assert_eq!(table["DeletionProtectionEnabled"], protection, "{name}");
+        let prefix = &table["TableName"]["Fn::Sub"][1]["Prefix"];
+        assert_eq!(*prefix, table_prefix(), "{name}");
     }
     assert_eq!(tables, 10);
+    let secret = resource("ServiceKey");
+    assert_eq!(secret["DeletionPolicy"], "RetainExceptOnCreate");
+    assert_eq!(secret["UpdateReplacePolicy"], "Retain");
+}
+
+/// `TablePrefix`, or the stack's name if it is empty.
+fn table_prefix() -> Value {
+    let stack = json!({"Ref": "AWS::StackName"});
+    json!({"Fn::If": ["HasTablePrefix", {"Ref": "TablePrefix"}, stack]})
+}
+
+#[tokio::test]
+async fn every_stage_knows_the_prefix_of_its_tables() {
+    let template = Template::main().await;
+    for (name, function) in template.of_type("AWS::Lambda::Function") {
+        let variables = &function["Environment"]["Variables"];
+        assert_eq!(variables["TABLE_PREFIX"], table_prefix(), "{name}");
+    }
+    let listener = &template.properties("Listener")["Parameters"];
+    assert_eq!(listener["TablePrefix"], table_prefix());
+    let output = &template.0["Outputs"]["TablePrefix"]["Value"];
+    assert_eq!(*output, table_prefix());
+}
+
+/// AWS-owned keys cost nothing. `SSEEnabled: true` alone would buy requests to KMS.
+#[tokio::test]
+async fn tables_and_secret_have_a_customer_key_only_if_it_is_named() {
+    let template = Template::main().await;
+    let (key, none) = (json!({"Ref": "KmsKeyArn"}), json!({"Ref": "AWS::NoValue"}));
+    let encryption = json!({"SSEEnabled": true, "SSEType": "KMS", "KMSMasterKeyId": key});
+    let encryption = json!({"Fn::If": ["HasKmsKey", encryption, none]});
+    for (name, table) in template.of_type("AWS::DynamoDB::Table") {
+        assert_eq!(table["SSESpecification"], encryption, "{name}");
+    }
+    let key_id = &template.properties("ServiceKey")["KmsKeyId"];
+    assert_eq!(*key_id, json!({"Fn::If": ["HasKmsKey", key, none]}));
     for (name, queue) in template.of_type("AWS::SQS::Queue") {
         assert_eq!(queue["SqsManagedSseEnabled"], true, "{name}");
     }
+    // Every role may decrypt with the key, through DynamoDB and Secrets Manager alone.
+    let listener = Template::load("infra/listener.yaml").await;
+    for (template, roles) in [(&template, 4), (&listener, 1)] {
+        assert_eq!(
+            template.0["Resources"]["KmsKeyUse"]["Condition"],
+            "HasKmsKey"
+        );
+        let policy = template.properties("KmsKeyUse");
+        assert_eq!(policy["Roles"].as_array().unwrap().len(), roles);
+        check_policy("KmsKeyUse", policy);
+        let statement = &policy["PolicyDocument"]["Statement"][0];
+        let services = &statement["Condition"]["StringEquals"]["kms:ViaService"];
+        assert_eq!(services.as_array().unwrap().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn paused_stack_leaves_messages_in_the_queues() {
+    let template = Template::main().await;
+    let running = json!({"Fn::If": ["IsRunning", true, false]});
+    let mut paused = Vec::new();
+    for (_, mapping) in template.of_type("AWS::Lambda::EventSourceMapping") {
+        if mapping["Enabled"] == running {
+            paused.push(target(&mapping["EventSourceArn"]));
+        }
+    }
+    paused.sort_unstable();
+    assert_eq!(paused, ["ControlQueue", "DeliveryQueue", "EventQueue"]);
+}
+
+/// SNS may write into the log groups of this stack's platform applications only.
+#[tokio::test]
+async fn sns_may_log_delivery_status_of_this_stack_only() {
+    let template = Template::main().await;
+    let role = template.properties("DeliveryStatusRole");
+    let principal = &role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"];
+    assert_eq!(principal["Service"], "sns.amazonaws.com");
+    let statement = &role["Policies"][0]["PolicyDocument"]["Statement"][0];
+    let resource = sub(&statement["Resource"]);
+    assert!(
+        resource.ends_with("/app/*/${AWS::StackName}.*"),
+        "{resource}"
+    );
 }
 
 #[tokio::test]
@@ -201,7 +195,7 @@ async fn every_policy_names_actions_and_resources() {
             for policy in role["Policies"].as_array().unwrap() {
                 check_policy(name, policy);
             }
-            if file == "template.yaml" {
+            if name.ends_with("FunctionRole") {
                 let managed = role["ManagedPolicyArns"].to_string();
                 let all = SAM_POLICIES.iter().all(|policy| managed.contains(policy));
                 assert!(all, "{name}: {managed}");
@@ -332,25 +326,6 @@ async fn every_parameter_is_documented() {
             "docs/operations.md does not describe {name}"
         );
         assert!(parameter["Description"].is_string(), "{name}");
-    }
-}
-
-#[tokio::test]
-async fn alarms_on_strangers_name_counters() {
-    let observability = Template::load("infra/observability.yaml").await;
-    let counters = std::fs::read_to_string(root().join("docs/local.md")).unwrap();
-    for name in [
-        "AtCapacity",
-        "OverBudget",
-        "ControlOverBudget",
-        "NewcomersOverBudget",
-    ] {
-        let alarm = observability.properties(name);
-        let values = alarm["Dimensions"].as_array().unwrap().iter();
-        let values: Vec<&str> = values.map(|d| d["Value"].as_str().unwrap()).collect();
-        let counter = format!("`{}`", values.join("."));
-        assert!(counters.contains(&counter), "{name}: there is no {counter}");
-        assert_eq!(alarm["TreatMissingData"], "notBreaching", "{name}");
     }
 }
 

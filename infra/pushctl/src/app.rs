@@ -2,18 +2,22 @@
 //!
 //! - [`follows`]: whom the follow lists of named pubkeys admit
 //! - [`grant`]: the tags that admit single pubkeys
+//! - [`move_devices`]: moves devices to platform applications with the stack's name
 
 mod follows;
 mod grant;
+mod move_devices;
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use nostr_push_aws::sns;
 use nostr_push_core::{
-    app::{App, MAX_APP_ID_BYTES, Platform},
+    app::{App, Platform, platform_and_name_of, platform_application_name},
     ports::Apps,
 };
 use serde_json::{Value, json};
@@ -33,7 +37,9 @@ const ENDPOINT_EVENTS: [&str; 3] = [
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// Adds an app, or replaces the credentials of an existing app. Its devices are kept.
+    /// Adds an app, or replaces the credentials of an existing app. Its devices are kept. If an
+    /// earlier version has named its platform applications, or another stack has, the devices are
+    /// moved to platform applications with the names of the stack and the app.
     Add(Add),
     /// Lists the apps.
     List,
@@ -84,6 +90,14 @@ pub(crate) struct Add {
     /// FCM: the key of a service account, a JSON file.
     #[arg(long)]
     fcm_service_account: Option<PathBuf>,
+    /// Makes SNS log what APNs and FCM answer: all failures, and this percentage of the delivered
+    /// pushes. `0` logs the failures alone, `off` logs nothing. By default nothing changes.
+    #[arg(long, value_name = "PERCENT", value_parser = delivery_status)]
+    delivery_status: Option<DeliveryStatus>,
+    /// If devices are moved: the seconds until no function uses the earlier platform application.
+    /// Functions read the app again after 60 seconds, and run for at most 30.
+    #[arg(long, default_value_t = 120)]
+    grace: u64,
     /// Options, as for `set`.
     #[arg(value_name = "OPTION=VALUE")]
     options: Vec<String>,
@@ -137,12 +151,31 @@ async fn remove(context: &CommandContext, app: &str, yes: bool) -> Result<()> {
     ensure!(yes, "this removes all devices of {app}: confirm with --yes");
     // The row is deleted last, so that an interrupted command can be repeated. Meanwhile control
     // events are retried.
-    for arn in stored.platforms.values() {
-        context.sns.delete_platform_application(arn).await?;
+    for arn in stored.platforms.values().chain(&stored.moving_from) {
+        // Earlier versions let stacks of an account share platform applications.
+        if let Some(stack) = move_devices::other_user(context, arn).await? {
+            eprintln!("{arn} is kept, because the stack {stack} uses it");
+        } else {
+            context.sns.delete_platform_application(arn).await?;
+        }
     }
     context.store.delete_app(app).await?;
     context.print(&json!({"removed": app}), format_args!("{app} is removed"));
     Ok(())
+}
+
+/// The percentage of delivered pushes to log besides the failed ones; `None` logs nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct DeliveryStatus(Option<u8>);
+
+fn delivery_status(text: &str) -> Result<DeliveryStatus, String> {
+    if text == "off" {
+        return Ok(DeliveryStatus(None));
+    }
+    let percent = text.parse().ok().filter(|percent| *percent <= 100);
+    percent
+        .map(|percent| DeliveryStatus(Some(percent)))
+        .ok_or_else(|| "neither 0 to 100 nor off".to_owned())
 }
 
 /// The attributes of a platform application that hold its credentials.
@@ -150,12 +183,7 @@ type Credentials = HashMap<String, String>;
 
 async fn add(context: &CommandContext, arguments: Add) -> Result<()> {
     let id = &arguments.app;
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    ensure!(
-        (1..=MAX_APP_ID_BYTES).contains(&id.len()) && id.chars().all(is_allowed),
-        "an app id has 1 to {MAX_APP_ID_BYTES} letters, digits, dots, underscores and hyphens, \
-         because SNS allows no others"
-    );
+    let name = platform_application_name(&context.stack, id)?;
     let mut platforms = apns(&arguments)?;
     platforms.extend(fcm(&arguments)?);
     let stored = context.store.app(id).await?;
@@ -169,26 +197,66 @@ async fn add(context: &CommandContext, arguments: Add) -> Result<()> {
     for (platform, mut attributes) in platforms {
         let events = ENDPOINT_EVENTS.map(|event| (event.to_owned(), topic.to_owned()));
         attributes.extend(events);
-        let name = platform.as_str();
         eprintln!(
-            "{}: configuring the platform application for {name}",
-            app.app
+            "{id}: configuring the platform application for {}",
+            platform.as_str()
         );
-        let arn = context
-            .sns
-            .platform_application(&app.app, platform, app.platforms.get(&platform), attributes)
-            .await?;
-        app.platforms.insert(platform, arn);
+        let arn = put_platform_application(context, &app, &name, platform, attributes).await?;
+        let earlier = app.platforms.insert(platform, arn.clone());
+        app.moving_from
+            .extend(earlier.filter(|earlier| *earlier != arn));
+    }
+    if let Some(DeliveryStatus(percent)) = arguments.delivery_status {
+        let role = deployed.output("DeliveryStatusRole")?;
+        for arn in app.platforms.values() {
+            let attributes = sns::delivery_status_attributes(role, percent);
+            context
+                .sns
+                .set_platform_application(arn, attributes)
+                .await?;
+        }
     }
     context.store.put_app(&app).await?;
+    let moved = move_devices::run(context, &app, Duration::from_secs(arguments.grace)).await?;
+    for arn in with_other_name(&app, &name) {
+        eprintln!("{arn} has the name of an earlier version: add its platform's credentials");
+    }
+    app.moving_from.clear();
+    let mut json = json!(app);
+    json["moved"] = moved.into();
     context.print(
-        &json!(app),
+        &json,
         format_args!(
-            "{} is stored; the functions use it within a minute",
-            app.app
+            "{id} is stored, and {moved} devices are moved; the functions use it within a minute"
         ),
     );
     Ok(())
+}
+
+/// Creates the platform application with this name, or updates it and keeps its endpoints. Returns
+/// its ARN.
+async fn put_platform_application(
+    context: &CommandContext,
+    app: &App,
+    name: &str,
+    platform: Platform,
+    attributes: Credentials,
+) -> Result<String> {
+    let sns = &context.sns;
+    let has_name = |arn: &&String| platform_and_name_of(arn) == Some((platform, name));
+    let existing = match app.platforms.get(&platform).filter(has_name) {
+        Some(arn) => Some(arn.clone()),
+        // This command may have been interrupted before it stored the app.
+        None => sns.find_platform_application(name, platform).await?,
+    };
+    let arn = sns.platform_application(name, platform, existing.as_ref(), attributes);
+    Ok(arn.await?)
+}
+
+/// The platform applications of an app that do not have this name.
+pub(crate) fn with_other_name<'a>(app: &'a App, name: &'a str) -> impl Iterator<Item = &'a String> {
+    let arns = app.platforms.values();
+    arns.filter(move |arn| platform_and_name_of(arn).is_some_and(|(_, found)| found != name))
 }
 
 /// The platforms of APNs with their credentials
@@ -240,4 +308,19 @@ fn fcm(arguments: &Add) -> Result<Option<(Platform, Credentials)>> {
 
 fn read(file: &Path) -> Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delivery_status_is_a_percentage_or_off() {
+        assert_eq!(delivery_status("0"), Ok(DeliveryStatus(Some(0))));
+        assert_eq!(delivery_status("100"), Ok(DeliveryStatus(Some(100))));
+        assert_eq!(delivery_status("off"), Ok(DeliveryStatus(None)));
+        for bad in ["101", "-1", "5%", ""] {
+            assert!(delivery_status(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -4,35 +4,54 @@ use std::{collections::BTreeMap, fmt::Display};
 
 use anyhow::{Context, Result};
 use nostr::key::{Keys, PublicKey};
-use nostr_push_aws::{
-    clients::{self, SdkConfig},
-    dynamodb::Store,
-    secrets,
-    sns::Sns,
-};
+use nostr_push_aws::{clients::SdkConfig, dynamodb::Store, secrets, sns::Sns};
 use nostr_push_core::{app::App, ports::Apps};
 use serde_json::Value;
+
+use crate::credentials;
+
+/// The stack's output with the prefix of its tables.
+const TABLE_PREFIX: &str = "TablePrefix";
 
 /// What a command works with: the stack, its AWS clients, and the form of the output.
 pub(crate) struct CommandContext {
     pub(crate) aws: SdkConfig,
     pub(crate) stack: String,
+    /// The prefix of the names of the stack's tables.
+    pub(crate) prefix: String,
     pub(crate) store: Store,
     pub(crate) sns: Sns,
     json: bool,
 }
 
 impl CommandContext {
-    pub(crate) async fn new(stack: String, json: bool) -> Self {
-        let aws = clients::config("pushctl").await;
+    /// The context of a deployed stack.
+    pub(crate) async fn new(stack: String, json: bool) -> Result<Self> {
+        let mut context = Self::of_any_stack(stack, json).await;
+        let deployed = context.deployed().await?;
+        context.use_tables_of(&deployed)?;
+        Ok(context)
+    }
+
+    /// A context for a stack that may not be deployed. The tables are those with the stack's name.
+    pub(crate) async fn of_any_stack(stack: String, json: bool) -> Self {
+        let aws = credentials::config().await;
         let (store, sns) = (Store::new(&aws, &stack), Sns::new(&aws));
         Self {
             aws,
+            prefix: stack.clone(),
             stack,
             store,
             sns,
             json,
         }
+    }
+
+    /// Uses the tables that the deployed stack names.
+    pub(crate) fn use_tables_of(&mut self, deployed: &DeployedStack) -> Result<()> {
+        deployed.output(TABLE_PREFIX)?.clone_into(&mut self.prefix);
+        self.store = Store::new(&self.aws, &self.prefix);
+        Ok(())
     }
 
     /// Prints the result of a command: `json` with the option `--json`, else `text`.
@@ -53,11 +72,11 @@ impl CommandContext {
     pub(crate) async fn deployed(&self) -> Result<DeployedStack> {
         let client = aws_sdk_cloudformation::Client::new(&self.aws);
         let request = client.describe_stacks().stack_name(&self.stack);
-        let response = request.send().await.with_context(|| {
-            format!(
-                "cannot read the stack {}: is it deployed in this region?",
-                self.stack
-            )
+        let response = request.send().await.map_err(|error| {
+            let hint = credentials::hint(&error)
+                .unwrap_or_else(|| "is it deployed in this region?".to_owned());
+            anyhow::Error::new(error)
+                .context(format!("cannot read the stack {}: {hint}", self.stack))
         })?;
         let mut stacks = response.stacks.unwrap_or_default().into_iter();
         let stack = stacks.next().context("the stack does not exist")?;
@@ -76,6 +95,27 @@ impl CommandContext {
                 .filter_map(|p| pair(p.parameter_key, p.parameter_value))
                 .collect(),
         })
+    }
+
+    /// The other deployed stacks of nostr-push in this account and region: the name of each, and the
+    /// prefix of its tables.
+    pub(crate) async fn other_stacks(&self) -> Result<Vec<(String, String)>> {
+        let client = aws_sdk_cloudformation::Client::new(&self.aws);
+        let mut stacks = client.describe_stacks().into_paginator().items().send();
+        let mut found = Vec::new();
+        while let Some(stack) = stacks.next().await {
+            let stack = stack.context("cannot list the stacks of the account")?;
+            let name = stack.stack_name.unwrap_or_default();
+            let outputs = stack.outputs.unwrap_or_default();
+            let mut outputs = outputs.into_iter();
+            let prefix = outputs.find(|output| output.output_key.as_deref() == Some(TABLE_PREFIX));
+            if let Some(prefix) = prefix.and_then(|output| output.output_value)
+                && name != self.stack
+            {
+                found.push((name, prefix));
+            }
+        }
+        Ok(found)
     }
 
     /// The app with this id.

@@ -1,4 +1,10 @@
 //! `pushctl doctor`: checks one part after another, and prints what to do about each problem.
+//!
+//! - [`account`]: the region, and the concurrency that Lambda allows
+//! - [`tables`]: the tables
+
+mod account;
+mod tables;
 
 use std::process::ExitCode;
 
@@ -7,13 +13,14 @@ use nostr::key::Keys;
 use nostr_push_aws::clients;
 use nostr_push_core::{
     Seconds,
-    app::{App, Platform},
+    app::{App, Platform, platform_application_name},
     capacity::{Caps, Usage},
     ports::{RelayCursor, Relays, Unavailable, Usages},
 };
 use serde_json::{Value, json};
 
 use crate::{
+    app::with_other_name,
     context::{CommandContext, DeployedStack},
     dlq::{QUEUES, Queues},
     key::npub,
@@ -77,15 +84,29 @@ impl Check {
     }
 }
 
-pub(crate) async fn run(context: &CommandContext) -> Result<ExitCode> {
+pub(crate) async fn run(mut context: CommandContext) -> Result<ExitCode> {
     let mut checks = Checks::default();
     let deployed = context.deployed().await;
+    let has_tables = match &deployed {
+        Ok(deployed) => context.use_tables_of(deployed).map(|()| deployed),
+        Err(error) => Err(anyhow!("{error:#}")),
+    };
+    let context = &context;
     let stack = deployed.as_ref().map_err(|error| anyhow!("{error:#}"));
     checks.add(
         "credentials and stack",
         stack.and_then(check_status),
         "Check AWS_PROFILE, AWS_REGION and --stack, or deploy with infra/deploy.",
     );
+    account::check_region(context, &mut checks);
+    match has_tables {
+        Ok(deployed) => tables::check(context, &mut checks, deployed).await,
+        Err(error) => checks.add(
+            "tables",
+            Err(error),
+            "The tables are named by the stack's output TablePrefix: infra/deploy this version.",
+        ),
+    }
     let keys = context.service_key().await;
     let pubkey = keys.as_ref().ok().map(Keys::public_key);
     checks.add(
@@ -96,6 +117,7 @@ pub(crate) async fn run(context: &CommandContext) -> Result<ExitCode> {
     check_apps(context, &mut checks, deployed.as_ref().ok()).await;
     check_dead_letters(context, &mut checks).await;
     if let Ok(deployed) = &deployed {
+        account::check_concurrency(context, &mut checks).await;
         let pubkey = pubkey.map(|pubkey| pubkey.to_hex()).unwrap_or_default();
         check_listener(context, &mut checks, deployed, &pubkey).await;
         checks.add(
@@ -157,6 +179,12 @@ async fn check_apps(
     }
     let topic = deployed.and_then(|deployed| deployed.output("EndpointEventsTopic").ok());
     for app in &apps {
+        checks.add(
+            format!("platform applications of {}", app.app),
+            check_names(context, app),
+            "pushctl app add APP with the credentials of all its platforms: see Upgrading in \
+             docs/operations.md.",
+        );
         for (platform, arn) in &app.platforms {
             checks.add(
                 platform_check_name(app, *platform),
@@ -165,6 +193,23 @@ async fn check_apps(
             );
         }
     }
+}
+
+/// Checks that the platform applications are this stack's own.
+fn check_names(context: &CommandContext, app: &App) -> Result<String> {
+    let name = platform_application_name(&context.stack, &app.app)?;
+    let others: Vec<&str> = with_other_name(app, &name).map(String::as_str).collect();
+    ensure!(
+        others.is_empty(),
+        "the functions may not use {}, which is not named {name}",
+        others.join(", ")
+    );
+    ensure!(
+        app.moving_from.is_empty(),
+        "the devices of {} are not all moved",
+        app.moving_from.join(", ")
+    );
+    Ok(name)
 }
 
 fn platform_check_name(app: &App, platform: Platform) -> String {
@@ -187,7 +232,11 @@ async fn check_platform_application(
         topic.is_none() || state.topic.as_deref() == topic,
         "the platform application does not report endpoint events to the stack's topic"
     );
-    Ok("enabled, and reports endpoint events".to_owned())
+    let logged = match state.delivery_status {
+        Some(percent) => format!("SNS logs failures and {percent} % of delivered pushes"),
+        None => "SNS logs no answers of the platform".to_owned(),
+    };
+    Ok(format!("enabled, and reports endpoint events; {logged}"))
 }
 
 async fn check_dead_letters(context: &CommandContext, checks: &mut Checks) {

@@ -5,7 +5,8 @@
 //! - [`app`], [`options`], [`key`], [`announce`]: setting up
 //! - [`explain`], [`dry_run`], [`send_test`]: why an owner gets a push, or none
 //! - [`owner`]: what owners have and cost, and removing them
-//! - [`doctor`], [`dlq`], [`reconcile`]: maintenance
+//! - [`doctor`], [`dlq`], [`reconcile`], [`restore`]: maintenance
+//! - [`credentials`]: the caller's credentials
 //! - [`relay`]: requests to a relay
 //! - [`cost`]: the cost per month
 //!
@@ -16,6 +17,7 @@ mod announce;
 mod app;
 mod context;
 mod cost;
+mod credentials;
 mod dlq;
 mod doctor;
 mod dry_run;
@@ -25,6 +27,7 @@ mod options;
 mod owner;
 mod reconcile;
 mod relay;
+mod restore;
 mod send_test;
 
 use std::process::ExitCode;
@@ -78,6 +81,9 @@ enum Command {
     Doctor,
     /// Lists SNS endpoints without a device. With `--remove`, deletes them.
     Reconcile(reconcile::Arguments),
+    /// Copies rows from other tables, for example from a point-in-time restore, into the stack's
+    /// tables. Never overwrites a newer row.
+    Restore(restore::Arguments),
     /// Prints the cost per month for a number of users and their activity. Sends no request to AWS.
     Cost(cost::Arguments),
     /// Prints completions for a shell.
@@ -108,17 +114,20 @@ async fn main() -> ExitCode {
 }
 
 async fn run(command: Command, stack: String, json: bool) -> Result<ExitCode> {
-    let context = async || CommandContext::new(stack, json).await;
+    let context = async || CommandContext::new(stack.clone(), json).await;
     match command {
-        Command::App(command) => app::run(&context().await, command).await?,
-        Command::Key(command) => key::run(&context().await, &command).await?,
-        Command::Announce(arguments) => announce::run(&context().await, arguments).await?,
-        Command::Owner(command) => owner::run(&context().await, &command).await?,
-        Command::Explain(arguments) => explain::run(&context().await, &arguments).await?,
-        Command::SendTest(arguments) => send_test::run(&context().await, &arguments).await?,
-        Command::Dlq(command) => dlq::run(&context().await, &command).await?,
-        Command::Doctor => return doctor::run(&context().await).await,
-        Command::Reconcile(arguments) => reconcile::run(&context().await, &arguments).await?,
+        Command::App(command) => app::run(&context().await?, command).await?,
+        Command::Key(command) => key::run(&context().await?, &command).await?,
+        Command::Announce(arguments) => announce::run(&context().await?, arguments).await?,
+        Command::Owner(command) => owner::run(&context().await?, &command).await?,
+        Command::Explain(arguments) => explain::run(&context().await?, &arguments).await?,
+        Command::SendTest(arguments) => send_test::run(&context().await?, &arguments).await?,
+        Command::Dlq(command) => dlq::run(&context().await?, &command).await?,
+        Command::Doctor => {
+            return doctor::run(CommandContext::of_any_stack(stack, json).await).await;
+        }
+        Command::Reconcile(arguments) => reconcile::run(&context().await?, &arguments).await?,
+        Command::Restore(arguments) => restore::run(&context().await?, &arguments).await?,
         Command::Cost(arguments) => cost::run(&arguments, json)?,
         Command::Completions { shell } => print_completions(shell),
     }

@@ -16,6 +16,8 @@ pub mod spending;
 mod subscriptions;
 mod usage;
 
+pub use devices::{DeviceTableRow, DevicesPage};
+
 use std::{collections::BTreeSet, hash::Hash, sync::Arc, time::Duration};
 
 use aws_config::SdkConfig;
@@ -39,10 +41,10 @@ use crate::clients::unavailable;
 pub(crate) type Item = std::collections::HashMap<String, AttributeValue>;
 
 /// The TTL attribute of every table. No read relies on DynamoDB's deletion of expired rows.
-pub(crate) const EXPIRES_AT: &str = "expires_at";
+pub const EXPIRES_AT: &str = "expires_at";
 
 /// The condition of every write that an event orders: there is no row, or an older event wrote it.
-pub(crate) const SUPERSEDES: &str = "attribute_not_exists(created_at) \
+pub const SUPERSEDES: &str = "attribute_not_exists(created_at) \
     OR created_at < :created_at \
     OR (created_at = :created_at AND event_id > :event_id)";
 

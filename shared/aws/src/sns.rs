@@ -13,7 +13,7 @@ use aws_sdk_sns::{
     operation::publish::PublishError,
     types::MessageAttributeValue,
 };
-use nostr_push_core::app::Platform;
+use nostr_push_core::app::{Platform, platform_and_name_of};
 use nostr_push_core::ports::{
     Endpoints, EnsuredEndpoint, PortResult, PublishOutcome, Publisher, Push, RejectReason,
     RetryReason, Unavailable,
@@ -36,6 +36,36 @@ pub struct PlatformApplication {
     pub enabled: bool,
     /// The topic for events of its endpoints.
     pub topic: Option<String>,
+    /// The percentage of delivered pushes that SNS logs, besides all failed ones. `None` if it logs
+    /// none of either.
+    pub delivery_status: Option<u8>,
+}
+
+/// The attributes that make SNS log the answers of a platform: all failures, and this percentage of
+/// the successes. `None` turns this off.
+/// <https://docs.aws.amazon.com/sns/latest/api/API_SetPlatformApplicationAttributes.html>
+pub fn delivery_status_attributes(role: &str, percent: Option<u8>) -> HashMap<String, String> {
+    let role = percent.map_or("", |_| role);
+    [
+        (FAILURE_ROLE, role.to_owned()),
+        (SUCCESS_ROLE, role.to_owned()),
+        (SUCCESS_RATE, percent.unwrap_or_default().to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+const FAILURE_ROLE: &str = "FailureFeedbackRoleArn";
+const SUCCESS_ROLE: &str = "SuccessFeedbackRoleArn";
+const SUCCESS_RATE: &str = "SuccessFeedbackSampleRate";
+
+/// The token of an endpoint, and whether SNS sends pushes to it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EndpointState {
+    /// The push token.
+    pub token: String,
+    /// `false` if the platform has rejected the token.
+    pub enabled: bool,
 }
 
 /// One page of endpoints.
@@ -73,19 +103,9 @@ impl Sns {
     ) -> PortResult<String> {
         const CREATE: &str = "sns.create_platform_application";
         if let Some(arn) = arn {
-            let request = self
-                .client
-                .set_platform_application_attributes()
-                .platform_application_arn(arn);
-            let enabled = attributes
-                .into_iter()
-                .chain([("Enabled".to_owned(), "true".to_owned())])
-                .collect();
-            request
-                .set_attributes(Some(enabled))
-                .send()
-                .await
-                .map_err(unavailable("sns.set_platform_application_attributes"))?;
+            let enabled = [("Enabled".to_owned(), "true".to_owned())];
+            let attributes = attributes.into_iter().chain(enabled).collect();
+            self.set_platform_application(arn, attributes).await?;
             return Ok(arn.clone());
         }
         let request = self
@@ -98,6 +118,45 @@ impl Sns {
         answer
             .platform_application_arn
             .ok_or_else(|| Unavailable::new(CREATE, "no ARN"))
+    }
+
+    /// Sets attributes of a platform application. The others keep their values.
+    ///
+    /// # Errors
+    /// SNS failed or refused the attributes.
+    pub async fn set_platform_application(
+        &self,
+        arn: &str,
+        attributes: HashMap<String, String>,
+    ) -> PortResult<()> {
+        let request = self.client.set_platform_application_attributes();
+        let request = request.platform_application_arn(arn);
+        let result = request.set_attributes(Some(attributes)).send().await;
+        result
+            .map_err(unavailable("sns.set_platform_application_attributes"))
+            .map(drop)
+    }
+
+    /// The ARN of the account's platform application with this name and platform.
+    ///
+    /// # Errors
+    /// SNS failed.
+    pub async fn find_platform_application(
+        &self,
+        name: &str,
+        platform: Platform,
+    ) -> PortResult<Option<String>> {
+        let request = self.client.list_platform_applications();
+        let mut applications = request.into_paginator().items().send();
+        while let Some(application) = applications.next().await {
+            let application = application.map_err(unavailable("sns.list_platform_applications"))?;
+            let arn = application.platform_application_arn;
+            let found = arn.filter(|arn| platform_and_name_of(arn) == Some((platform, name)));
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     /// The state of a platform application. `None` if it does not exist.
@@ -119,8 +178,13 @@ impl Sns {
                 let attributes = answer.attributes.unwrap_or_default();
                 // A new platform application may lack the attribute and is enabled.
                 let enabled = !is(&attributes, "Enabled", "false");
+                let role = attributes.get(FAILURE_ROLE).filter(|role| !role.is_empty());
+                let rate = attributes
+                    .get(SUCCESS_RATE)
+                    .and_then(|rate| rate.parse().ok());
                 Ok(Some(PlatformApplication {
                     enabled,
+                    delivery_status: role.map(|_| rate.unwrap_or_default()),
                     topic: attributes.get("EventEndpointUpdated").cloned(),
                 }))
             }
@@ -144,6 +208,30 @@ impl Sns {
             .send()
             .await
             .map_err(unavailable("sns.delete_platform_application"))
+            .map(drop)
+    }
+
+    /// The state of an endpoint. `None` if it does not exist.
+    ///
+    /// # Errors
+    /// SNS failed.
+    pub async fn endpoint_state(&self, arn: &str) -> PortResult<Option<EndpointState>> {
+        let attributes = self.attributes(arn).await?;
+        Ok(attributes.map(|mut attributes| EndpointState {
+            enabled: is(&attributes, "Enabled", "true"),
+            token: attributes.remove("Token").unwrap_or_default(),
+        }))
+    }
+
+    /// Disables an endpoint, as SNS does if the platform rejects the token.
+    ///
+    /// # Errors
+    /// SNS failed, or the endpoint does not exist.
+    pub async fn disable(&self, arn: &str) -> PortResult<()> {
+        let request = self.client.set_endpoint_attributes().endpoint_arn(arn);
+        let result = request.attributes("Enabled", "false").send().await;
+        result
+            .map_err(unavailable("sns.set_endpoint_attributes"))
             .map(drop)
     }
 

@@ -12,9 +12,28 @@ use metrics_cloudwatch_embedded::{Builder, Collector};
 use nostr_push_core::{Millis, capacity::Usage, counter::Counter};
 use tracing_subscriber::EnvFilter;
 
-/// The CloudWatch namespace of all metrics, unless `TABLE_PREFIX` names a stack. Two stacks in one
-/// account then have separate metrics.
+/// The CloudWatch namespace of all metrics, unless `METRIC_NAMESPACE` has the name of the stack. Two
+/// stacks in one account then have separate metrics.
 const NAMESPACE: &str = "nostr-push";
+
+/// The dimension of all metrics.
+pub const STAGE: &str = "Stage";
+
+/// The further dimensions of [`EVENTS`].
+pub const OUTCOME: &str = "Outcome";
+/// See [`OUTCOME`].
+pub const REASON: &str = "Reason";
+
+/// The metric of [`Telemetry::count`].
+pub const EVENTS: &str = "Events";
+/// The metric of [`Telemetry::latency`].
+pub const LATENCY: &str = "Latency";
+/// The metric of [`Telemetry::push`].
+pub const PUSH_FAILURES: &str = "PushFailures";
+/// The metrics of [`Telemetry::relays`].
+pub const RELAYS: [&str; 2] = ["RelaysWatched", "RelaysConnected"];
+/// The metrics of [`Telemetry::usage`].
+pub const USAGE: [&str; 3] = ["Owners", "IndexKeys", "IndexRows"];
 
 /// The logs and metrics of one stage.
 #[derive(Clone, Copy)]
@@ -44,10 +63,10 @@ impl Telemetry {
             .with_current_span(false)
             .with_span_list(false)
             .init();
-        let namespace = std::env::var("TABLE_PREFIX").unwrap_or_else(|_| NAMESPACE.to_owned());
+        let namespace = std::env::var("METRIC_NAMESPACE").unwrap_or_else(|_| NAMESPACE.to_owned());
         let collector = Builder::new()
             .cloudwatch_namespace(namespace)
-            .with_dimension("Stage", stage)
+            .with_dimension(STAGE, stage)
             .init()
             .expect("init is called once");
         Self { stage, collector }
@@ -56,7 +75,7 @@ impl Telemetry {
     /// Adds `n` to a counter.
     pub fn count(&self, counter: impl Counter, n: u64) {
         let (outcome, reason) = (counter.outcome(), counter.reason());
-        metrics::counter!("Events", "Outcome" => outcome, "Reason" => reason).increment(n);
+        metrics::counter!(EVENTS, OUTCOME => outcome, REASON => reason).increment(n);
     }
 
     /// Records the time from the relay's delivery to now.
@@ -65,28 +84,25 @@ impl Telemetry {
             clippy::cast_precision_loss,
             reason = "latencies are far below 2^52 ms"
         )]
-        metrics::histogram!("Latency").record((now - received_at).0 as f64);
+        metrics::histogram!(LATENCY).record((now - received_at).0 as f64);
     }
 
     /// Records whether a push failed. The average of the metric is the share of failures.
     pub fn push(&self, failed: bool) {
-        metrics::histogram!("PushFailures").record(f64::from(u8::from(failed)));
+        metrics::histogram!(PUSH_FAILURES).record(f64::from(u8::from(failed)));
     }
 
     /// Records how many relays a task of the listener watches, and to how many it is connected.
     pub fn relays(&self, watched: usize, connected: usize) {
-        for (name, n) in [("RelaysWatched", watched), ("RelaysConnected", connected)] {
+        for (name, n) in RELAYS.into_iter().zip([watched, connected]) {
             metrics::gauge!(name).set(u32::try_from(n).unwrap_or(u32::MAX));
         }
     }
 
     /// Records what the stack holds.
     pub fn usage(&self, usage: &Usage) {
-        for (name, n) in [
-            ("Owners", usage.owners),
-            ("IndexKeys", usage.index_keys),
-            ("IndexRows", usage.index_rows),
-        ] {
+        let counts = [usage.owners, usage.index_keys, usage.index_rows];
+        for (name, n) in USAGE.into_iter().zip(counts) {
             metrics::gauge!(name).set(u32::try_from(n).unwrap_or(u32::MAX));
         }
     }

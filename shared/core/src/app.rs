@@ -18,10 +18,17 @@ use crate::{
 /// notes, messages, reposts, reactions, wraps and zaps.
 const DEFAULT_KINDS: [u16; 6] = [1, 4, 6, 7, 1059, 9735];
 
-/// The longest app id. Ids are parts of keys in DynamoDB, and names of SNS platform applications,
-/// which may have 256 characters
-/// (<https://docs.aws.amazon.com/sns/latest/api/API_CreatePlatformApplication.html>).
+/// The longest app id. Ids are parts of keys in DynamoDB, and of the names of SNS platform
+/// applications ([`platform_application_name`]).
 pub const MAX_APP_ID_BYTES: usize = 200;
+
+/// The longest name of an SNS platform application
+/// (<https://docs.aws.amazon.com/sns/latest/api/API_CreatePlatformApplication.html>).
+const MAX_PLATFORM_APPLICATION_NAME: usize = 256;
+
+/// The longest name of a CloudFormation stack
+/// (<https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_CreateStack.html>).
+const MAX_STACK_NAME: usize = 128;
 
 /// The difficulty of the work of a new owner, by default. A phone needs about a second.
 const DEFAULT_POW_DIFFICULTY: u8 = 20;
@@ -100,6 +107,10 @@ pub struct App {
     pub app: String,
     /// The ARN of the SNS platform application per platform.
     pub platforms: BTreeMap<Platform, String>,
+    /// The ARNs of earlier platform applications whose devices `pushctl app add` is moving to those
+    /// in `platforms`. Functions use the ARNs in the rows of the devices and need no others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moving_from: Vec<String>,
     /// Who can become an owner.
     #[serde(default)]
     pub admission: Admission,
@@ -224,6 +235,74 @@ impl App {
     }
 }
 
+/// Why an app's SNS platform applications cannot have a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadPlatformApplicationName {
+    /// The app id is empty, too long, or has other characters than SNS allows in names.
+    #[error(
+        "an app id has 1 to {MAX_APP_ID_BYTES} letters, digits, dots, underscores and hyphens, \
+         because SNS allows no others"
+    )]
+    App,
+    /// The text is not the name of a CloudFormation stack.
+    #[error(
+        "a stack name has 1 to {MAX_STACK_NAME} letters, digits and hyphens, and starts with a \
+         letter"
+    )]
+    Stack,
+    /// Both together are too long.
+    #[error(
+        "the names of the stack and the app together have more than \
+         {MAX_PLATFORM_APPLICATION_NAME} characters: use a shorter app id"
+    )]
+    TooLong,
+}
+
+/// The name of an app's SNS platform applications: `{stack}.{app}`.
+///
+/// SNS allows at most 256 letters, digits, underscores, hyphens and periods
+/// (<https://docs.aws.amazon.com/sns/latest/api/API_CreatePlatformApplication.html>). A stack name
+/// has no period, so the pattern `{stack}.*` in a policy matches no application of another stack.
+///
+/// # Errors
+/// The app id or the stack name is not valid, or both together are too long.
+pub fn platform_application_name(
+    stack: &str,
+    app: &str,
+) -> Result<String, BadPlatformApplicationName> {
+    let is_in_app = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if !(1..=MAX_APP_ID_BYTES).contains(&app.len()) || !app.chars().all(is_in_app) {
+        return Err(BadPlatformApplicationName::App);
+    }
+    let is_in_stack = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let is_stack = stack.len() <= MAX_STACK_NAME
+        && stack.starts_with(|c: char| c.is_ascii_alphabetic())
+        && stack.chars().all(is_in_stack);
+    if !is_stack {
+        return Err(BadPlatformApplicationName::Stack);
+    }
+    let name = format!("{stack}.{app}");
+    if name.len() > MAX_PLATFORM_APPLICATION_NAME {
+        return Err(BadPlatformApplicationName::TooLong);
+    }
+    Ok(name)
+}
+
+/// The app's id, from the name of one of its platform applications. Names that earlier versions gave
+/// are the id itself.
+pub fn app_of_platform_application(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(_, app)| app)
+}
+
+/// The platform and the name of a platform application or endpoint, from its ARN:
+/// `arn:aws:sns:REGION:ACCOUNT:app/PLATFORM/NAME` or `…:endpoint/PLATFORM/NAME/ID`
+/// (<https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsns.html>).
+/// `None` for any other text.
+pub fn platform_and_name_of(arn: &str) -> Option<(Platform, &str)> {
+    let mut parts = arn.split('/').skip(1);
+    Some((Platform::from_sns_name(parts.next()?)?, parts.next()?))
+}
+
 /// Returns `true` if the text has the form of an APNs token: 64 or more hex characters.
 pub fn is_apns_token(text: &str) -> bool {
     text.len() >= 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
@@ -274,6 +353,37 @@ mod tests {
             app(&[Platform::ApnsSandbox, Platform::Fcm]).platform_of(None, &hex),
             Some(Platform::ApnsSandbox)
         );
+    }
+
+    #[test]
+    fn names_of_platform_applications_are_those_of_one_stack() {
+        let name = platform_application_name;
+        assert_eq!(name("push", "my.app_1-x").unwrap(), "push.my.app_1-x");
+        // The applications of `push-eu` and of `push` cannot be confused.
+        assert!(!name("push-eu", "a").unwrap().starts_with("push."));
+        for app in ["", "a b", "ä", "a/b", &"a".repeat(MAX_APP_ID_BYTES + 1)] {
+            assert_eq!(name("push", app), Err(BadPlatformApplicationName::App));
+        }
+        for stack in ["", "1push", "-push", "push.eu", "p_h", &"p".repeat(129)] {
+            assert_eq!(name(stack, "a"), Err(BadPlatformApplicationName::Stack));
+        }
+        let app = "a".repeat(MAX_APP_ID_BYTES);
+        let longest = name(&"p".repeat(55), &app).unwrap();
+        assert_eq!(longest.len(), MAX_PLATFORM_APPLICATION_NAME);
+        assert_eq!(app_of_platform_application("push.my.app_1-x"), "my.app_1-x");
+        assert_eq!(app_of_platform_application("earlier"), "earlier");
+        let too_long = name(&"p".repeat(56), &app);
+        assert_eq!(too_long, Err(BadPlatformApplicationName::TooLong));
+    }
+
+    #[test]
+    fn arns_name_platform_and_application() {
+        let expected = Some((Platform::Fcm, "push.demo"));
+        let application = "arn:aws:sns:eu-west-1:1:app/GCM/push.demo";
+        assert_eq!(platform_and_name_of(application), expected);
+        let endpoint = "arn:aws:sns:eu-west-1:1:endpoint/GCM/push.demo/0-1";
+        assert_eq!(platform_and_name_of(endpoint), expected);
+        assert_eq!(platform_and_name_of("arn:aws:sns:eu-west-1:1:topic"), None);
     }
 
     #[test]

@@ -96,6 +96,12 @@ fn rest(fixture: &Fixture, before: usize) -> Option<ContentMessage> {
     sent.iter().find_map(|body| message::decode(body).ok())
 }
 
+/// The place of a message in the fan-out, as a value that grows from part to part.
+fn place(content: &ContentMessage) -> (usize, Option<String>) {
+    let position = content.position.clone().unwrap_or_default();
+    (position.hit, position.after)
+}
+
 /// Handles the event and each rest of its fan-out, with a clock that advances by a millisecond
 /// with each call. Returns the outcomes.
 async fn handle_all(fixture: &Fixture, event: &Event) -> Vec<MatchOutcome> {
@@ -108,7 +114,10 @@ async fn handle_all(fixture: &Fixture, event: &Event) -> Vec<MatchOutcome> {
         let outcome = fixture.handle_with_clock(&content, clock).await;
         next = rest(fixture, before);
         assert_eq!(outcome.requeued, next.is_some());
-        assert_ne!(next.as_ref(), Some(&content), "the position moves on");
+        if let Some(rest) = &next {
+            // Lambda does not stop the loop (`RecursiveLoop: Allow` in the template).
+            assert!(place(rest) > place(&content), "the position moves on");
+        }
         outcomes.push(outcome);
     }
     outcomes

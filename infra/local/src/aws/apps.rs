@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 use nostr_push_aws::{clients, dynamodb::Store};
-use nostr_push_core::app::{App, Platform};
+use nostr_push_core::app::{App, Platform, platform_application_name};
 
 use super::STACK;
 
@@ -21,7 +21,7 @@ pub async fn put_app(
     for platform in platforms {
         let request = sns
             .create_platform_application()
-            .name(&app.app)
+            .name(platform_application_name(STACK, &app.app)?)
             .platform(platform.sns_name())
             .attributes("PlatformCredential", "local");
         let arn = request

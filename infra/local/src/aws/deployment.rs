@@ -26,7 +26,8 @@ const PACKAGE_VARIABLES: [&str; 5] = [
 
 /// Properties of a table that [`create_tables`] leaves out: `CreateTable` does not have them, or
 /// has them in another form.
-const OTHER_TABLE_PROPERTIES: [&str; 4] = [
+const OTHER_TABLE_PROPERTIES: [&str; 5] = [
+    "DeletionProtectionEnabled",
     "StreamSpecification",
     "TimeToLiveSpecification",
     "PointInTimeRecoverySpecification",
@@ -114,13 +115,25 @@ pub async fn deploy(tools: &Tools, aws: &Aws) -> Result<BTreeMap<String, String>
 /// # Errors
 /// The template cannot be read, or the endpoint refuses a table.
 pub async fn create_tables(tools: &Tools, environment: &HashMap<String, String>) -> Result<()> {
+    create_tables_with_prefix(tools, environment, STACK).await
+}
+
+/// As [`create_tables`], with this prefix.
+///
+/// # Errors
+/// The template cannot be read, or the endpoint refuses a table.
+pub async fn create_tables_with_prefix(
+    tools: &Tools,
+    environment: &HashMap<String, String>,
+    prefix: &str,
+) -> Result<()> {
     let template = transformed_template(tools, "template.yaml").await?;
     let resources = template["Resources"]
         .as_object()
         .context("the template has no resources")?;
     for resource in resources.values() {
         if resource["Type"] == "AWS::DynamoDB::Table" {
-            create_table(environment, resource["Properties"].clone()).await?;
+            create_table(environment, resource["Properties"].clone(), prefix).await?;
         }
     }
     Ok(())
@@ -128,11 +141,13 @@ pub async fn create_tables(tools: &Tools, environment: &HashMap<String, String>)
 
 /// Creates a table with these properties of CloudFormation, which have the form of the parameters
 /// of `CreateTable`.
-async fn create_table(environment: &HashMap<String, String>, mut table: Value) -> Result<()> {
-    let name = table["TableName"]["Fn::Sub"]
-        .as_str()
-        .context("a table has no name")?
-        .replace("${AWS::StackName}", STACK);
+async fn create_table(
+    environment: &HashMap<String, String>,
+    mut table: Value,
+    prefix: &str,
+) -> Result<()> {
+    let suffix = table_suffix(&table).context("a table has no name")?;
+    let name = format!("{prefix}{suffix}");
     table["TableName"] = name.as_str().into();
     if let Some(properties) = table.as_object_mut() {
         properties.retain(|property, _| !OTHER_TABLE_PROPERTIES.contains(&property.as_str()));
@@ -148,6 +163,12 @@ async fn create_table(environment: &HashMap<String, String>, mut table: Value) -
         bail!("cannot create {name}: {}", response.text().await?);
     }
     Ok(())
+}
+
+/// What follows the prefix in the name of a table: `{Fn::Sub: ["${Prefix}-devices", …]}`.
+fn table_suffix(table: &Value) -> Option<&str> {
+    let name = table["TableName"]["Fn::Sub"][0].as_str()?;
+    name.strip_prefix("${Prefix}")
 }
 
 /// A template of the repository after the SAM transform, as CloudFormation receives it.

@@ -3,12 +3,11 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::{
     body::Bytes,
     http::{HeaderMap, header},
 };
-use nostr_push_core::app::Platform;
 use serde_json::{Value, json};
 
 use crate::aws::{REGION, unsigned_authorization};
@@ -80,25 +79,11 @@ pub(super) fn disable_endpoint(arn: &str) -> Result<(HeaderMap, Bytes)> {
     Ok((headers, Bytes::from(body)))
 }
 
-/// The SNS name of the platform and the app, from the ARN of an endpoint
-/// (`arn:aws:sns:region:account:endpoint/PLATFORM/application/id`).
-pub(super) fn platform_and_app_of(arn: &str) -> (&str, &str) {
-    let mut parts = arn.split('/').skip(1);
-    let mut next = || parts.next().unwrap_or_default();
-    (next(), next())
-}
-
 /// The ARN of an endpoint's platform application: `…:app/PLATFORM/application`.
 pub(super) fn application_of(arn: &str) -> String {
     arn.rsplit_once('/')
         .map(|(application, _)| application.replacen(":endpoint/", ":app/", 1))
         .unwrap_or_default()
-}
-
-/// The platform of an application with this SNS name of its platform.
-pub(super) fn platform_of_application(sns_name: &str) -> Result<Platform> {
-    Platform::from_sns_name(sns_name)
-        .with_context(|| format!("{sns_name} is not the SNS name of a platform"))
 }
 
 /// The text of the first XML element with this name.

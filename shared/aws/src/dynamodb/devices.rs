@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_dynamodb::{
     error::ProvideErrorMetadata,
+    operation::scan::builders::ScanFluentBuilder,
     types::{Put, TransactWriteItem},
 };
 use nostr_push_core::{
@@ -25,17 +26,19 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Item, Store, n, s, write};
+use super::{Item, Store, n, read, s, write};
 use crate::clients::unavailable;
 
 const GET: &str = "dynamodb.devices.get";
 const BY_ENDPOINT_QUERY: &str = "dynamodb.devices.by_endpoint";
 const COMMIT: &str = "dynamodb.devices.commit";
+const SCAN: &str = "dynamodb.devices.scan";
 
 const KEY: &str = "device";
 const VERSION: &str = "version";
 const ENDPOINT: &str = "endpoint_arn";
 const BY_ENDPOINT: &str = "by_endpoint";
+const ROSTER_PREFIX: &str = "owner:";
 
 #[derive(Serialize, Deserialize)]
 struct DeviceRow {
@@ -65,6 +68,22 @@ struct RosterRow {
     deleted_filters: BTreeMap<String, Order>,
     expires_at: Seconds,
     version: u64,
+}
+
+impl RosterRow {
+    fn into_roster(self) -> Roster {
+        Roster {
+            owner: self.owner,
+            devices: BTreeSet::from_iter(self.devices),
+            removed_all: self.removed_all,
+            active_until: self.active_until,
+            proven: self.proven,
+            dormant_at: self.dormant_at,
+            deleted_filters: self.deleted_filters,
+            expires_at: self.expires_at,
+            version: self.version,
+        }
+    }
 }
 
 /// Rosters that earlier versions wrote do not have the end of the last device. These owners count
@@ -120,17 +139,7 @@ impl Devices for Store {
         let row: Option<RosterRow> = self
             .get_row(GET, &self.tables.devices, KEY, roster_key(owner))
             .await?;
-        Ok(row.map(|row| Roster {
-            owner: row.owner,
-            devices: BTreeSet::from_iter(row.devices),
-            removed_all: row.removed_all,
-            active_until: row.active_until,
-            proven: row.proven,
-            dormant_at: row.dormant_at,
-            deleted_filters: row.deleted_filters,
-            expires_at: row.expires_at,
-            version: row.version,
-        }))
+        Ok(row.map(RosterRow::into_roster))
     }
 
     async fn device_of_endpoint(&self, endpoint_arn: &str) -> PortResult<Option<DeviceId>> {
@@ -199,7 +208,75 @@ impl Devices for Store {
     }
 }
 
+/// One row of the table.
+#[derive(Debug)]
+pub enum DeviceTableRow {
+    /// The row of a token.
+    Device(Device),
+    /// The row of an owner.
+    Roster(Roster),
+}
+
+/// One page of rows.
+#[derive(Debug)]
+pub struct DevicesPage<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// The key of the last row that was read; `None` at the end.
+    pub next: Option<String>,
+}
+
 impl Store {
+    /// One page of the devices that have an endpoint of this platform application, in any state.
+    /// The reads are consistent. They go through the whole table, because the index could lack a
+    /// row that has just been written.
+    ///
+    /// # Errors
+    /// DynamoDB failed.
+    pub async fn devices_of_application(
+        &self,
+        platform_application: &str,
+        after: Option<String>,
+    ) -> PortResult<DevicesPage<Device>> {
+        let endpoints = platform_application.replacen(":app/", ":endpoint/", 1);
+        let scan = self
+            .scan_devices(after)
+            .filter_expression(format!("begins_with({ENDPOINT}, :endpoints)"))
+            .expression_attribute_values(":endpoints", s(format!("{endpoints}/")));
+        page(scan, |item| device(read(SCAN, item)?)).await
+    }
+
+    /// One page of all rows. The reads are consistent.
+    ///
+    /// # Errors
+    /// DynamoDB failed.
+    pub async fn device_rows(
+        &self,
+        after: Option<String>,
+    ) -> PortResult<DevicesPage<DeviceTableRow>> {
+        let is_roster = |item: &Item| {
+            let key = item.get(KEY).and_then(|key| key.as_s().ok());
+            // No app id contains a colon.
+            key.is_some_and(|key| key.starts_with(ROSTER_PREFIX))
+        };
+        page(self.scan_devices(after), |item| {
+            Ok(if is_roster(&item) {
+                DeviceTableRow::Roster(read::<RosterRow>(SCAN, item)?.into_roster())
+            } else {
+                DeviceTableRow::Device(device(read(SCAN, item)?)?)
+            })
+        })
+        .await
+    }
+
+    fn scan_devices(&self, after: Option<String>) -> ScanFluentBuilder {
+        self.client
+            .scan()
+            .table_name(&self.tables.devices)
+            .consistent_read(true)
+            .set_exclusive_start_key(after.map(|key| Item::from([(KEY.to_owned(), s(key))])))
+    }
+
     fn put_if_unchanged(&self, item: Item, version: u64) -> PortResult<TransactWriteItem> {
         let put = Put::builder()
             .table_name(&self.tables.devices)
@@ -217,8 +294,22 @@ impl Store {
     }
 }
 
+/// Reads one page of a scan.
+async fn page<T>(
+    scan: ScanFluentBuilder,
+    row: impl Fn(Item) -> PortResult<T>,
+) -> PortResult<DevicesPage<T>> {
+    let page = scan.send().await.map_err(unavailable(SCAN))?;
+    let items = page.items.unwrap_or_default().into_iter();
+    let end = page.last_evaluated_key.and_then(|mut key| key.remove(KEY));
+    Ok(DevicesPage {
+        rows: items.map(row).collect::<PortResult<_>>()?,
+        next: end.and_then(|key| key.as_s().ok().cloned()),
+    })
+}
+
 fn roster_key(owner: &Owner) -> String {
-    format!("owner:{owner}")
+    format!("{ROSTER_PREFIX}{owner}")
 }
 
 fn device(row: DeviceRow) -> PortResult<Device> {
