@@ -2,8 +2,8 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    os::unix::fs::symlink,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -19,15 +19,17 @@ const COPIED: [&str; 5] = [
     "template.yaml",
 ];
 
-/// The fake tools and their scripts.
-const TOOLS: [(&str, &str); 7] = [
-    ("aws", include_str!("fakes/aws")),
-    ("sam", include_str!("fakes/sam")),
-    ("docker", include_str!("fakes/container")),
-    ("buildah", include_str!("fakes/container")),
-    ("skopeo", include_str!("fakes/container")),
-    ("cargo", "#!/bin/sh\necho 'cargo-lambda 1.9.2'\n"),
-    ("zig", "#!/bin/sh\necho 0.17.0\n"),
+/// Where each fake tool is put, and its script in the folder `fakes`.
+const TOOLS: [(&str, &str); 8] = [
+    ("bin/aws", "aws"),
+    ("bin/sam", "sam"),
+    ("bin/docker", "container"),
+    ("bin/buildah", "container"),
+    ("bin/skopeo", "container"),
+    ("bin/cargo", "cargo"),
+    ("bin/zig", "zig"),
+    // The listener is not built.
+    ("infra/image/listener", "listener"),
 ];
 
 /// The repository that the stack names.
@@ -72,12 +74,14 @@ impl Fakes {
             fs::create_dir_all(target.parent().unwrap()).unwrap();
             fs::copy(root().join(file), target).unwrap();
         }
-        let fakes = Self { folder };
-        for (name, text) in TOOLS {
-            fakes.executable(&format!("bin/{name}"), text);
+        // Links, because a file that has just been written cannot always be run: another thread
+        // may have started a process that still has it open.
+        let scripts = root().join("infra/local/tests/deploy/fakes");
+        fs::create_dir_all(folder.path().join("bin")).unwrap();
+        for (tool, script) in TOOLS {
+            symlink(scripts.join(script), folder.path().join(tool)).unwrap();
         }
-        // The listener is not built.
-        fakes.executable("infra/image/listener", "#!/bin/sh\necho \"$0\"\n");
+        let fakes = Self { folder };
         fakes.set("status", status);
         fakes.set("region", "us-west-2");
         fakes.set("repository", REPOSITORY);
@@ -97,13 +101,6 @@ impl Fakes {
     pub(crate) fn get(&self, file: &str) -> String {
         let text = fs::read_to_string(self.path().join(file)).unwrap_or_default();
         text.trim().to_owned()
-    }
-
-    pub(crate) fn executable(&self, file: &str, text: &str) -> PathBuf {
-        let path = self.path().join(file);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        path
     }
 
     /// Runs `infra/deploy` in dash where there is one, without a terminal.

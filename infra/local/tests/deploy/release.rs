@@ -119,7 +119,6 @@ fn assert_release_is_complete(release: &Path) {
 }
 
 struct Stack {
-    tools: Tools,
     aws: Aws,
     registry: Service,
     registry_address: String,
@@ -142,7 +141,6 @@ impl Stack {
         Self {
             path: std::env::join_paths(path).unwrap(),
             cloudformation: Client::new(&config),
-            tools,
             aws,
             registry,
             registry_address,

@@ -3,6 +3,43 @@
 
 use crate::fakes::{Fakes, REPOSITORY};
 
+/// The statuses that are refused, and what the message contains.
+const REFUSED: [(&str, &str); 12] = [
+    ("CREATE_IN_PROGRESS", "still working on nostr-push"),
+    ("ROLLBACK_IN_PROGRESS", "still working on nostr-push"),
+    ("DELETE_IN_PROGRESS", "still working on nostr-push"),
+    ("UPDATE_IN_PROGRESS", "still working on nostr-push"),
+    (
+        "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS",
+        "still working on nostr-push",
+    ),
+    (
+        "UPDATE_ROLLBACK_IN_PROGRESS",
+        "Run this command again when it has finished",
+    ),
+    (
+        "CREATE_FAILED",
+        "aws cloudformation delete-stack --stack-name nostr-push --region us-west-2",
+    ),
+    (
+        "ROLLBACK_FAILED",
+        "aws cloudformation delete-stack --stack-name nostr-push --region us-west-2",
+    ),
+    (
+        "DELETE_FAILED",
+        "aws cloudformation delete-stack --stack-name nostr-push --region us-west-2",
+    ),
+    (
+        "UPDATE_ROLLBACK_FAILED",
+        "aws cloudformation continue-update-rollback --stack-name nostr-push",
+    ),
+    (
+        "UPDATE_FAILED",
+        "aws cloudformation rollback-stack --stack-name nostr-push",
+    ),
+    ("SOMETHING_NEW", "which this script does not know"),
+];
+
 #[test]
 fn first_deployment_deploys_twice_and_without_a_prompt() {
     for status in ["absent", "REVIEW_IN_PROGRESS"] {
@@ -67,41 +104,7 @@ fn failed_first_deployment_is_deleted_and_deployed_again() {
 
 #[test]
 fn other_statuses_are_refused_with_what_to_do() {
-    for (status, text) in [
-        ("CREATE_IN_PROGRESS", "still working on nostr-push"),
-        ("ROLLBACK_IN_PROGRESS", "still working on nostr-push"),
-        ("DELETE_IN_PROGRESS", "still working on nostr-push"),
-        ("UPDATE_IN_PROGRESS", "still working on nostr-push"),
-        (
-            "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS",
-            "still working on nostr-push",
-        ),
-        (
-            "UPDATE_ROLLBACK_IN_PROGRESS",
-            "Run this command again when it has finished",
-        ),
-        (
-            "CREATE_FAILED",
-            "aws cloudformation delete-stack --stack-name nostr-push --region us-west-2",
-        ),
-        (
-            "ROLLBACK_FAILED",
-            "aws cloudformation delete-stack --stack-name nostr-push --region us-west-2",
-        ),
-        (
-            "DELETE_FAILED",
-            "aws cloudformation delete-stack --stack-name nostr-push --region us-west-2",
-        ),
-        (
-            "UPDATE_ROLLBACK_FAILED",
-            "aws cloudformation continue-update-rollback --stack-name nostr-push",
-        ),
-        (
-            "UPDATE_FAILED",
-            "aws cloudformation rollback-stack --stack-name nostr-push",
-        ),
-        ("SOMETHING_NEW", "which this script does not know"),
-    ] {
+    for (status, text) in REFUSED {
         let run = Fakes::with_status(status).deploy(&[]);
         run.assert_refused(text);
         assert!(run.output.contains(status), "{}", run.output);
