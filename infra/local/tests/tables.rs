@@ -108,7 +108,8 @@ async fn tables_outlive_everything_but_a_failed_first_deployment() {
         .cloned()
         .collect();
     failing["Resources"]["Fails"] = json!({
-        "Type": "AWS::DynamoDB::NoSuchType",
+        "Type": "AWS::CloudFormation::Stack",
+        "Properties": {"TemplateURL": "http://127.0.0.1:9/nothing-listens-here"},
         "DependsOn": tables,
     });
     let status = deployment.create("first", &failing).await;
