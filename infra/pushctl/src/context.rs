@@ -102,8 +102,8 @@ impl CommandContext {
         })
     }
 
-    /// The other deployed stacks of nostr-push in this account and region: the name of each, and the
-    /// prefix of its tables.
+    /// The other deployed stacks of nostr-push in this account and region: the name of each, and
+    /// the prefix of its tables.
     pub(crate) async fn other_stacks(&self) -> Result<Vec<(String, String)>> {
         let client = aws_sdk_cloudformation::Client::new(&self.aws);
         let mut stacks = client.describe_stacks().into_paginator().items().send();

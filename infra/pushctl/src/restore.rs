@@ -15,6 +15,7 @@ mod rows;
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
+use aws_sdk_dynamodb::operation::describe_table::DescribeTableError;
 use nostr_push_aws::{clients, dynamodb::Store};
 use nostr_push_core::Seconds;
 use serde::Serialize;
@@ -172,7 +173,7 @@ impl Restore<'_> {
             Err(error)
                 if error
                     .as_service_error()
-                    .is_some_and(|error| error.is_resource_not_found_exception()) =>
+                    .is_some_and(DescribeTableError::is_resource_not_found_exception) =>
             {
                 Ok(false)
             }

@@ -376,7 +376,8 @@ async fn counts_shows_and_redrives_dead_letters(operator: &Operator<'_>) {
 }
 
 /// On the local stack there is no listener image, the listener does not watch the relays of the
-/// template, and the tables have neither a TTL nor recovery, which ministack's CloudFormation ignores.
+/// template, and the tables have neither a TTL nor recovery, because ministack's CloudFormation
+/// ignores both.
 async fn diagnoses_the_stack(operator: &Operator<'_>) {
     let (code, report, messages) = operator.run(&["doctor"]).await;
     assert_eq!(code, 3, "{messages}");

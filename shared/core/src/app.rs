@@ -288,8 +288,8 @@ pub fn platform_application_name(
     Ok(name)
 }
 
-/// The app's id, from the name of one of its platform applications. Names that earlier versions gave
-/// are the id itself.
+/// The app's id, from the name of one of its platform applications. Names that earlier versions
+/// gave are the id itself.
 pub fn app_of_platform_application(name: &str) -> &str {
     name.split_once('.').map_or(name, |(_, app)| app)
 }

@@ -1,7 +1,7 @@
 //! What the account and the region must offer.
 
 use anyhow::{Context, Result, anyhow, ensure};
-use aws_sdk_lambda::Client;
+use aws_sdk_lambda::{Client, types::ScalingConfig};
 
 use super::Checks;
 use crate::context::CommandContext;
@@ -88,7 +88,7 @@ async fn concurrency(context: &CommandContext) -> Result<String> {
         let of_mapping = mappings.iter().map(|mapping| {
             let scaling = mapping.scaling_config();
             scaling
-                .and_then(|scaling| scaling.maximum_concurrency())
+                .and_then(ScalingConfig::maximum_concurrency)
                 .unwrap_or(1)
         });
         needed += of_mapping.sum::<i32>();

@@ -4,7 +4,11 @@
 use anyhow::{Result, bail};
 use aws_sdk_dynamodb::{
     Client,
-    types::{PointInTimeRecoveryStatus, TableStatus, TimeToLiveStatus},
+    operation::describe_table::DescribeTableError,
+    types::{
+        PointInTimeRecoveryStatus, StreamSpecification, TableDescription, TableStatus,
+        TimeToLiveStatus,
+    },
 };
 
 use super::Checks;
@@ -49,11 +53,11 @@ async fn check_table(
     let described = match described {
         Ok(described) => described
             .table
-            .unwrap_or_else(|| aws_sdk_dynamodb::types::TableDescription::builder().build()),
+            .unwrap_or_else(|| TableDescription::builder().build()),
         Err(error)
             if error
                 .as_service_error()
-                .is_some_and(|error| error.is_resource_not_found_exception()) =>
+                .is_some_and(DescribeTableError::is_resource_not_found_exception) =>
         {
             bail!("there is no table {name}")
         }
@@ -70,7 +74,7 @@ async fn check_table(
         ));
     }
     let stream = described.stream_specification();
-    if table == "devices" && !stream.is_some_and(|stream| stream.stream_enabled()) {
+    if table == "devices" && !stream.is_some_and(StreamSpecification::stream_enabled) {
         problems.push(
             "it has no stream, so endpoints of ended devices stay (infra/deploy with another \
              TablePrefix, and pushctl restore)"

@@ -235,7 +235,7 @@ async fn interrupted_move_is_continued_without_credentials() {
     endpoint.aws.stop().await;
 }
 
-/// The endpoints of the other stack must stay, and so must an endpoint that is being deleted.
+/// The endpoints of the other stack must stay.
 #[tokio::test(flavor = "multi_thread")]
 async fn application_of_another_stack_is_kept() {
     let endpoint = Endpoint::start().await;
@@ -261,7 +261,9 @@ async fn application_of_another_stack_is_kept() {
     endpoint.aws.stop().await;
 }
 
-/// Feedback is told that the endpoint of a moved device is deleted. No device has it any more.
+/// The process with the lease deletes the endpoint that it has read. So the device is moved only
+/// after the lease. From then on no device has the earlier endpoint, and an event about it removes
+/// nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoint_with_a_lease_is_not_moved() {
     let endpoint = Endpoint::start().await;
