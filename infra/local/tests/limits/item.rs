@@ -53,8 +53,8 @@ impl Recorder {
         }
     }
 
-    /// The sizes of the items that were put since the last call, in bytes.
-    pub(crate) fn put_sizes(&self) -> Vec<usize> {
+    /// The items that were put since the last call.
+    pub(crate) fn puts(&self) -> Vec<Map<String, Value>> {
         let requests = std::mem::take(&mut *self.requests.lock().unwrap());
         let items = requests.iter().flat_map(|request| {
             let puts = request["TransactItems"].as_array().cloned();
@@ -62,7 +62,14 @@ impl Recorder {
             let items = puts.map(|put| put["Put"]["Item"].clone());
             items.chain(request.get("Item").cloned())
         });
-        items.map(|item| size(item.as_object().unwrap())).collect()
+        items
+            .map(|item| item.as_object().unwrap().clone())
+            .collect()
+    }
+
+    /// Their sizes in bytes.
+    pub(crate) fn put_sizes(&self) -> Vec<usize> {
+        self.puts().iter().map(size).collect()
     }
 }
 
@@ -79,10 +86,9 @@ fn of_value(value: &Value) -> usize {
     let text = || value.as_str().unwrap().len();
     let list = || value.as_array().unwrap();
     match kind.as_str() {
-        "S" => text(),
+        // Bytes are in base64 here, which is longer.
+        "S" | "B" => text(),
         "N" => text() / 2 + 2,
-        // Base64, which is longer.
-        "B" => text(),
         "BOOL" | "NULL" => 1,
         "SS" | "BS" | "NS" => list().iter().map(|v| v.as_str().unwrap().len()).sum(),
         "L" => 3 + list().iter().map(|v| 1 + of_value(v)).sum::<usize>(),

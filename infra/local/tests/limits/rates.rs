@@ -1,7 +1,15 @@
 //! The reads and writes per second of every key in the design, against what a partition of
 //! DynamoDB allows. The table in `docs/architecture.md` is computed here.
 
+use std::collections::BTreeMap;
+
+use nostr::key::Keys;
+use nostr_push_core::ports::Subscriptions;
 use nostr_push_local::root;
+use nostr_push_testkit::{builders, owner};
+use serde_json::json;
+
+use super::item::Recorder;
 
 /// The read units and write units per second of one partition, and so of one key
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html>).
@@ -33,7 +41,7 @@ const INSTANCES: f64 = 150.0;
 /// The read units and write units per second of one key.
 struct Key {
     table: &'static str,
-    key: &'static str,
+    name: &'static str,
     /// How the figures come about.
     why: &'static str,
     reads: f64,
@@ -45,11 +53,12 @@ fn per_second(per_user_and_day: f64) -> f64 {
     USERS * per_user_and_day / DAY * PEAK
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn keys() -> Vec<Key> {
     let registrations = USERS * REGISTRATIONS / MONTH * PEAK;
-    let key = |table, key, why, reads, writes| Key {
+    let key = |table, name, why, reads, writes| Key {
         table,
-        key,
+        name,
         why,
         reads,
         writes,
@@ -167,10 +176,7 @@ fn row(key: &Key) -> String {
         }
     };
     let Key {
-        table,
-        key: name,
-        why,
-        ..
+        table, name, why, ..
     } = key;
     format!(
         "| {table} | {name} | {why} | {} | {} |",
@@ -185,7 +191,7 @@ fn rates_of_keys_are_documented_and_within_partitions() {
     let over: Vec<&str> = keys()
         .iter()
         .filter(|key| key.reads > PARTITION[0] || key.writes > PARTITION[1])
-        .map(|key| key.key)
+        .map(|key| key.name)
         .collect();
     assert_eq!(over, ["a key that all users have (`kind:1` without `#p`)"]);
     let docs = std::fs::read_to_string(root().join("docs/architecture.md")).unwrap();
@@ -206,4 +212,25 @@ fn shards_are_those_of_the_store() {
     let source = root().join("shared/aws/src/dynamodb/subscriptions.rs");
     let source = std::fs::read_to_string(source).unwrap();
     assert!(source.contains(&format!("const SHARDS: u64 = {SHARDS};")));
+}
+
+/// Many owners have the same filter, and so the same identity. Their rows must not share a shard.
+#[tokio::test]
+async fn same_filter_of_many_owners_is_in_all_shards() {
+    const OWNERS: usize = 960;
+    let recorder = Recorder::start().await;
+    for _ in 0..OWNERS {
+        let owner = owner(Keys::generate().public_key());
+        let row = builders::subscription(&owner, &json!({"#t": ["nostr"]}));
+        recorder.store.put(&row).await.unwrap();
+    }
+    let mut shards: BTreeMap<String, usize> = BTreeMap::new();
+    for item in recorder.puts() {
+        *shards.entry(item["shard"]["N"].to_string()).or_default() += 1;
+    }
+    // 30 in each on average.
+    assert!(
+        shards.len() == 32 && shards.values().all(|rows| *rows < 90),
+        "{shards:?}"
+    );
 }

@@ -222,9 +222,12 @@ async fn decode(items: Vec<Item>) -> Vec<Subscription> {
     rows
 }
 
-/// The partition of the row, from the bytes of its identity. SHA-256 distributes them evenly.
+/// The partition of the row, from the bytes of the pubkey and of the identity. The same filter of
+/// many owners has one identity, so the identity alone would put all of them into one partition.
 fn shard(row: &Subscription) -> u64 {
-    row.identity.bytes().map(u64::from).sum::<u64>() % SHARDS
+    let pubkey = row.owner.pubkey.as_bytes().iter().copied();
+    let bytes = pubkey.chain(row.identity.bytes());
+    bytes.map(u64::from).sum::<u64>() % SHARDS
 }
 
 fn subscription(row: Row) -> PortResult<Subscription> {
