@@ -18,10 +18,17 @@ use crate::{
 /// notes, messages, reposts, reactions, wraps and zaps.
 const DEFAULT_KINDS: [u16; 6] = [1, 4, 6, 7, 1059, 9735];
 
-/// The longest app id. Ids are parts of keys in DynamoDB, and names of SNS platform applications,
-/// which may have 256 characters
-/// (<https://docs.aws.amazon.com/sns/latest/api/API_CreatePlatformApplication.html>).
+/// The longest app id. Ids are parts of keys in DynamoDB, and of the names of SNS platform
+/// applications ([`platform_application_name`]).
 pub const MAX_APP_ID_BYTES: usize = 200;
+
+/// The longest name of an SNS platform application
+/// (<https://docs.aws.amazon.com/sns/latest/api/API_CreatePlatformApplication.html>).
+const MAX_PLATFORM_APPLICATION_NAME: usize = 256;
+
+/// The longest name of a CloudFormation stack
+/// (<https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_CreateStack.html>).
+const MAX_STACK_NAME: usize = 128;
 
 /// The difficulty of the work of a new owner, by default. A phone needs about a second.
 const DEFAULT_POW_DIFFICULTY: u8 = 20;
@@ -224,6 +231,59 @@ impl App {
     }
 }
 
+/// Why an app's SNS platform applications cannot have a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadPlatformApplicationName {
+    /// The app id is empty, too long, or has other characters than SNS allows in names.
+    #[error(
+        "an app id has 1 to {MAX_APP_ID_BYTES} letters, digits, dots, underscores and hyphens, \
+         because SNS allows no others"
+    )]
+    App,
+    /// The text is not the name of a CloudFormation stack.
+    #[error(
+        "a stack name has 1 to {MAX_STACK_NAME} letters, digits and hyphens, and starts with a \
+         letter"
+    )]
+    Stack,
+    /// Both together are too long.
+    #[error(
+        "the names of the stack and the app together have more than \
+         {MAX_PLATFORM_APPLICATION_NAME} characters: use a shorter app id"
+    )]
+    TooLong,
+}
+
+/// The name of an app's SNS platform applications: `{stack}.{app}`.
+///
+/// SNS allows at most 256 letters, digits, underscores, hyphens and periods
+/// (<https://docs.aws.amazon.com/sns/latest/api/API_CreatePlatformApplication.html>). A stack name
+/// has no period, so the pattern `{stack}.*` in a policy matches no application of another stack.
+///
+/// # Errors
+/// The app id or the stack name is not valid, or both together are too long.
+pub fn platform_application_name(
+    stack: &str,
+    app: &str,
+) -> Result<String, BadPlatformApplicationName> {
+    let is_in_app = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if !(1..=MAX_APP_ID_BYTES).contains(&app.len()) || !app.chars().all(is_in_app) {
+        return Err(BadPlatformApplicationName::App);
+    }
+    let is_in_stack = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let is_stack = stack.len() <= MAX_STACK_NAME
+        && stack.starts_with(|c: char| c.is_ascii_alphabetic())
+        && stack.chars().all(is_in_stack);
+    if !is_stack {
+        return Err(BadPlatformApplicationName::Stack);
+    }
+    let name = format!("{stack}.{app}");
+    if name.len() > MAX_PLATFORM_APPLICATION_NAME {
+        return Err(BadPlatformApplicationName::TooLong);
+    }
+    Ok(name)
+}
+
 /// Returns `true` if the text has the form of an APNs token: 64 or more hex characters.
 pub fn is_apns_token(text: &str) -> bool {
     text.len() >= 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
@@ -274,6 +334,25 @@ mod tests {
             app(&[Platform::ApnsSandbox, Platform::Fcm]).platform_of(None, &hex),
             Some(Platform::ApnsSandbox)
         );
+    }
+
+    #[test]
+    fn names_of_platform_applications_are_those_of_one_stack() {
+        let name = platform_application_name;
+        assert_eq!(name("push", "my.app_1-x").unwrap(), "push.my.app_1-x");
+        // The applications of `push-eu` and of `push` cannot be confused.
+        assert!(!name("push-eu", "a").unwrap().starts_with("push."));
+        for app in ["", "a b", "ä", "a/b", &"a".repeat(MAX_APP_ID_BYTES + 1)] {
+            assert_eq!(name("push", app), Err(BadPlatformApplicationName::App));
+        }
+        for stack in ["", "1push", "-push", "push.eu", "p_h", &"p".repeat(129)] {
+            assert_eq!(name(stack, "a"), Err(BadPlatformApplicationName::Stack));
+        }
+        let app = "a".repeat(MAX_APP_ID_BYTES);
+        let longest = name(&"p".repeat(55), &app).unwrap();
+        assert_eq!(longest.len(), MAX_PLATFORM_APPLICATION_NAME);
+        let too_long = name(&"p".repeat(56), &app);
+        assert_eq!(too_long, Err(BadPlatformApplicationName::TooLong));
     }
 
     #[test]
