@@ -38,6 +38,7 @@ use tokio::{
 };
 
 use self::form::Form;
+pub(crate) use self::form::application_of;
 use crate::forward::{HttpResponse, bad_gateway, forward};
 
 /// The actions that change the state of SNS.
@@ -57,7 +58,7 @@ pub struct RecordedPush {
     pub seq: u64,
     /// When SNS accepted it.
     pub at: Millis,
-    /// The name of the SNS platform application, which is the app's id.
+    /// The app's id.
     pub app: String,
     /// `apns`, `apns_sandbox` or `fcm`.
     pub platform: String,
@@ -340,7 +341,7 @@ impl Proxy {
 
     fn record_push(&self, form: &Form) -> Result<()> {
         let arn = form.get("TargetArn");
-        let (sns_name, app) = form::platform_and_app_of(arn);
+        let (sns_name, application) = form::platform_and_application_of(arn);
         let message: Value = serde_json::from_str(form.get("Message"))?;
         let payload = message
             .get(sns_name)
@@ -351,7 +352,7 @@ impl Proxy {
         let push = RecordedPush {
             seq: state.pushes.last().map_or(0, |push| push.seq) + 1,
             at: clients::now(),
-            app: app.to_owned(),
+            app: form::app_of(application).to_owned(),
             platform: form::platform_of_application(sns_name)?.as_str().to_owned(),
             token: state.tokens.get(arn).cloned().unwrap_or_default(),
             message: serde_json::from_str(payload).unwrap_or_else(|_| json!(payload)),
@@ -384,7 +385,7 @@ async fn respond(proxy: &Proxy, headers: HeaderMap, body: Bytes) -> Result<HttpR
 
 /// An error in the form of SNS
 /// (<https://docs.aws.amazon.com/sns/latest/api/CommonErrors.html>).
-fn error_response(status: u16, code: &str) -> HttpResponse {
+pub(crate) fn error_response(status: u16, code: &str) -> HttpResponse {
     let body = format!(
         r#"<ErrorResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/">
              <Error><Type>Sender</Type><Code>{code}</Code><Message>injected</Message></Error>

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 use nostr_push_aws::{clients, dynamodb::Store};
-use nostr_push_core::app::{App, Platform};
+use nostr_push_core::app::{App, Platform, platform_application_name};
 
 use super::STACK;
 
@@ -18,10 +18,11 @@ pub async fn put_app(
     platforms: &[Platform],
 ) -> Result<App> {
     let sns = sns(environment).await;
+    let name = platform_application_name(STACK, &app.app)?;
     for platform in platforms {
         let request = sns
             .create_platform_application()
-            .name(&app.app)
+            .name(&name)
             .platform(platform.sns_name())
             .attributes("PlatformCredential", "local");
         let arn = request

@@ -80,16 +80,22 @@ pub(super) fn disable_endpoint(arn: &str) -> Result<(HeaderMap, Bytes)> {
     Ok((headers, Bytes::from(body)))
 }
 
-/// The SNS name of the platform and the app, from the ARN of an endpoint
+/// The SNS name of the platform and the name of the application, from the ARN of an endpoint
 /// (`arn:aws:sns:region:account:endpoint/PLATFORM/application/id`).
-pub(super) fn platform_and_app_of(arn: &str) -> (&str, &str) {
+pub(super) fn platform_and_application_of(arn: &str) -> (&str, &str) {
     let mut parts = arn.split('/').skip(1);
     let mut next = || parts.next().unwrap_or_default();
     (next(), next())
 }
 
+/// The app's id in the name of a platform application (`{stack}.{app}`).
+pub(super) fn app_of(application: &str) -> &str {
+    let (_, app) = application.split_once('.').unwrap_or(("", application));
+    app
+}
+
 /// The ARN of an endpoint's platform application: `…:app/PLATFORM/application`.
-pub(super) fn application_of(arn: &str) -> String {
+pub(crate) fn application_of(arn: &str) -> String {
     arn.rsplit_once('/')
         .map(|(application, _)| application.replacen(":endpoint/", ":app/", 1))
         .unwrap_or_default()
