@@ -21,7 +21,10 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use self::{dynamodb::TokenBucket, random::Random};
+use self::{
+    dynamodb::{Keys, TokenBucket},
+    random::Random,
+};
 use super::call::{Call, Service};
 use crate::{forward::HttpResponse, sns_proxy};
 
@@ -38,7 +41,7 @@ pub struct FaultPlan {
     pub batch_reads_cut: f64,
     /// The most write units per second of one table. `None` means no limit.
     pub writes_per_second: Option<f64>,
-    /// For how long a written item is missing in the indexes of its table.
+    /// For how long an item is missing in the indexes of its table after its keys there change.
     pub index_delay: Duration,
     /// The share of requests to SQS that are throttled.
     pub sqs_throttled: f64,
@@ -106,9 +109,9 @@ struct State {
     counts: BTreeMap<FaultKind, u64>,
     /// The write units that each table has left.
     buckets: HashMap<String, TokenBucket>,
-    /// The names of the key attributes of each table that has an index.
-    keys: HashMap<String, Option<Vec<String>>>,
-    /// Table and key of each item to its last write.
+    /// The key attributes of each table, if it has an index.
+    keys: HashMap<String, Option<Keys>>,
+    /// Table and key of each item to the last change of its keys in an index.
     written_at: HashMap<(String, String), Instant>,
 }
 
@@ -181,5 +184,124 @@ fn json_response(status: StatusCode, body: &Value) -> HttpResponse {
         status,
         content_type: Some(HeaderValue::from_static("application/x-amz-json-1.0")),
         body: Bytes::from(body.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderMap;
+
+    use super::*;
+
+    fn call(service: Service, operation: &str, parameters: Value) -> Call {
+        Call {
+            program: "control".to_owned(),
+            service,
+            operation: operation.to_owned(),
+            headers: HeaderMap::new(),
+            parameters,
+        }
+    }
+
+    fn put(table: &str) -> Call {
+        let parameters = json!({"TableName": table, "Item": {"k": {"S": "1"}}});
+        call(Service::DynamoDb, "PutItem", parameters)
+    }
+
+    /// The error with which the call is refused under this plan.
+    fn refusal(plan: FaultPlan, call: &Call) -> Option<String> {
+        let faults = Faults::default();
+        faults.start(plan);
+        let response = faults.refuse(call)?;
+        Some(String::from_utf8(response.body.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn each_service_has_its_own_error() {
+        let plan = FaultPlan {
+            dynamodb_throttled: 1.0,
+            sqs_throttled: 1.0,
+            sns_throttled: 1.0,
+            ..FaultPlan::default()
+        };
+        let dynamodb = refusal(plan, &put("t")).unwrap();
+        assert!(
+            dynamodb.contains("Throttl") || dynamodb.contains("ProvisionedThroughputExceeded"),
+            "{dynamodb}"
+        );
+        let sqs = call(Service::Sqs, "SendMessage", json!({}));
+        assert!(refusal(plan, &sqs).unwrap().contains("RequestThrottled"));
+        let sns = call(Service::Sns, "Publish", json!({}));
+        assert!(
+            refusal(plan, &sns)
+                .unwrap()
+                .contains("<Code>Throttled</Code>")
+        );
+        let secret = call(Service::SecretsManager, "GetSecretValue", json!({}));
+        assert_eq!(refusal(plan, &secret), None);
+    }
+
+    #[test]
+    fn cancelled_transaction_has_a_reason_per_item() {
+        let plan = FaultPlan {
+            transactions_cancelled: 1.0,
+            ..FaultPlan::default()
+        };
+        let items = json!({"TransactItems": [{"Put": {}}, {"Put": {}}]});
+        let transaction = call(Service::DynamoDb, "TransactWriteItems", items);
+        let error: Value = serde_json::from_str(&refusal(plan, &transaction).unwrap()).unwrap();
+        let codes: Vec<_> = error["CancellationReasons"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|reason| reason["Code"].as_str().unwrap())
+            .collect();
+        assert_eq!(codes, ["ThrottlingError", "None"]);
+    }
+
+    #[test]
+    fn each_table_has_its_own_write_rate() {
+        let faults = Faults::default();
+        faults.start(FaultPlan {
+            writes_per_second: Some(3.0),
+            ..FaultPlan::default()
+        });
+        let now = Instant::now();
+        let mut state = faults.state();
+        let plan = state.plan.unwrap();
+        let mut refused = |table: &str, at| state.refuse_dynamodb(plan, &put(table), at).is_some();
+        assert_eq!(
+            [0; 4].map(|_| refused("a", now)),
+            [false, false, false, true]
+        );
+        assert!(!refused("b", now));
+        assert!(!refused("a", now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_share_is_met_and_a_seed_repeats_it() {
+        let hits = |seed| {
+            let mut random = Random::new(seed);
+            (0..1_000)
+                .filter(|_| random.is_below(0.2))
+                .collect::<Vec<_>>()
+        };
+        assert!((150..250).contains(&hits(15).len()));
+        assert_eq!(hits(15), hits(15));
+        assert_ne!(hits(15), hits(16));
+    }
+
+    #[test]
+    fn nothing_is_refused_when_the_faults_are_off() {
+        let faults = Faults::default();
+        assert!(faults.refuse(&put("t")).is_none());
+        faults.start(FaultPlan {
+            dynamodb_throttled: 1.0,
+            ..FaultPlan::default()
+        });
+        assert!(faults.refuse(&put("t")).is_some());
+        faults.stop();
+        assert!(faults.refuse(&put("t")).is_none());
+        assert_eq!(faults.counts()[&FaultKind::DynamoDbThrottled], 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value, json};
 
@@ -27,6 +27,13 @@ const BURST_SECONDS: f64 = 1.0;
 pub(super) struct TokenBucket {
     units: f64,
     at: Instant,
+}
+
+/// The names of the key attributes of a table and its indexes.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    table: Vec<String>,
+    indexes: Vec<String>,
 }
 
 /// A write of one item.
@@ -144,39 +151,41 @@ impl Faults {
         unread
     }
 
-    /// Remembers when the items of tables with an index are written.
+    /// Remembers when items are written whose keys in an index change. An index is updated after its
+    /// table, so a read of the index does not find such an item at once
+    /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/GSI.html>).
     async fn remember_writes(&self, upstream: &Upstream, call: &Call) -> Result<()> {
         for write in writes(call) {
-            let Some(keys) = self.key_attributes(upstream, write.table).await? else {
+            let Some(keys) = self.keys(upstream, write.table).await? else {
                 continue;
             };
-            let item = (write.table.to_owned(), key_of(write.item, &keys));
-            self.state().written_at.insert(item, Instant::now());
+            let key = attributes(write.item, &keys.table);
+            let request = json!({
+                "TableName": write.table, "Key": key, "ConsistentRead": true,
+            });
+            let stored = upstream.dynamodb("GetItem", request).await?;
+            let before = attributes(&stored["Item"], &keys.indexes);
+            if before != attributes(write.item, &keys.indexes) {
+                let item = (write.table.to_owned(), key.to_string());
+                self.state().written_at.insert(item, Instant::now());
+            }
         }
         Ok(())
     }
 
-    /// The names of the table's key attributes. `None` if it has no index.
-    async fn key_attributes(
-        &self,
-        upstream: &Upstream,
-        table: &str,
-    ) -> Result<Option<Vec<String>>> {
+    /// The names of the key attributes of a table and its indexes. `None` if it has no index.
+    async fn keys(&self, upstream: &Upstream, table: &str) -> Result<Option<Keys>> {
         if let Some(keys) = self.state().keys.get(table) {
             return Ok(keys.clone());
         }
-        let response = upstream.send(&describe_table(table)?).await?;
-        let response: Value = serde_json::from_slice(&response.body)?;
-        let table_description = &response["Table"];
-        let schema = table_description["KeySchema"]
-            .as_array()
-            .with_context(|| format!("table {table} has no key"))?;
-        let names = schema
-            .iter()
-            .filter_map(|key| key["AttributeName"].as_str());
-        let names = names.map(str::to_owned).collect();
-        let has_index = table_description["GlobalSecondaryIndexes"].is_array();
-        let keys = has_index.then_some(names);
+        let request = json!({"TableName": table});
+        let response = upstream.dynamodb("DescribeTable", request).await?;
+        let description = &response["Table"];
+        let indexes = description["GlobalSecondaryIndexes"].as_array();
+        let keys = indexes.map(|indexes| Keys {
+            table: key_names(description).collect(),
+            indexes: indexes.iter().flat_map(key_names).collect(),
+        });
         self.state().keys.insert(table.to_owned(), keys.clone());
         Ok(keys)
     }
@@ -193,7 +202,7 @@ impl Faults {
         };
         let before = items.len();
         items.retain(|item| {
-            let item = (table.to_owned(), key_of(item, &keys));
+            let item = (table.to_owned(), attributes(item, &keys.table).to_string());
             !state.written_at.contains_key(&item)
         });
         let hidden = before - items.len();
@@ -233,29 +242,42 @@ fn writes(call: &Call) -> Vec<Write<'_>> {
     }
 }
 
-/// The key of an item, as text.
-fn key_of(item: &Value, names: &[String]) -> String {
-    let values: Vec<&Value> = names.iter().map(|name| &item[name]).collect();
-    json!(values).to_string()
+/// The names in the `KeySchema` of a table or an index.
+fn key_names(description: &Value) -> impl Iterator<Item = String> + '_ {
+    let schema = description["KeySchema"].as_array().into_iter().flatten();
+    let names = schema.filter_map(|key| key["AttributeName"].as_str());
+    names.map(str::to_owned)
 }
 
-fn describe_table(table: &str) -> Result<Call> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in [
-        ("x-amz-target", "DynamoDB_20120810.DescribeTable".to_owned()),
-        ("content-type", "application/x-amz-json-1.0".to_owned()),
-        ("authorization", unsigned_authorization(REGION, "dynamodb")),
-        ("x-amz-date", "20260101T000000Z".to_owned()),
-    ] {
-        headers.insert(name, HeaderValue::from_str(&value)?);
+/// These attributes of an item.
+fn attributes(item: &Value, names: &[String]) -> Value {
+    let attributes = names.iter().map(|name| (name.clone(), item[name].clone()));
+    Value::Object(attributes.collect())
+}
+
+impl Upstream {
+    /// A request of the proxy itself.
+    async fn dynamodb(&self, operation: &str, parameters: Value) -> Result<Value> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x-amz-target", format!("DynamoDB_20120810.{operation}")),
+            ("content-type", "application/x-amz-json-1.0".to_owned()),
+            ("authorization", unsigned_authorization(REGION, "dynamodb")),
+            ("x-amz-date", "20260101T000000Z".to_owned()),
+        ] {
+            headers.insert(name, HeaderValue::from_str(&value)?);
+        }
+        let response = self
+            .send(&Call {
+                program: String::new(),
+                service: Service::DynamoDb,
+                operation: operation.to_owned(),
+                headers,
+                parameters,
+            })
+            .await?;
+        Ok(serde_json::from_slice(&response.body)?)
     }
-    Ok(Call {
-        program: String::new(),
-        service: Service::DynamoDb,
-        operation: "DescribeTable".to_owned(),
-        headers,
-        parameters: json!({"TableName": table}),
-    })
 }
 
 fn throttled(code: &str) -> HttpResponse {
