@@ -52,8 +52,8 @@ if (isRough)
 /** Events that must not be pushed. They are checked after all tests of the file. */
 export const mustNotBePushed = []
 /**
- * The same for an event that is published before a token is registered again. On a rough endpoint the
- * event can be late and be processed after the registration. Then it is pushed.
+ * The same for an event that is published before a token is registered again. On a rough endpoint
+ * the event can be late and be processed after the registration. Then it is pushed.
  */
 export const mustNotBePushedAtOnce = (event) => isRough || mustNotBePushed.push(event)
 after(async () => {
@@ -249,8 +249,8 @@ export const pushesOf = async (event) =>
   (await pushes()).filter((push) => eventIdOf(push) === event.id)
 
 /**
- * The tokens of pushes, each once. On a rough endpoint a push whose completion could not be stored is
- * sent again. It must be the same, so that the phone shows it once.
+ * The tokens of pushes, each once. On a rough endpoint a push whose completion could not be stored
+ * is sent again. It must be the same, so that the phone shows it once.
  */
 function withoutRepeats(pushes) {
   const first = new Map()

@@ -1,8 +1,8 @@
 //! Makes the local endpoint throttle, delay and repeat, as AWS does and its emulators do not. The
 //! faults can be switched on and off while the stack runs.
 //!
-//! - [`dynamodb`]: throttling, cut batches, and indexes that are behind their table
-//! - [`sqs`]: throttling, batches that are accepted in part, repeats and delays
+//! - `dynamodb`: throttling, cut batches, and indexes that are behind their table
+//! - `sqs`: throttling, batches that are accepted in part, repeats and delays
 //! - SNS: throttling
 
 mod dynamodb;

@@ -151,8 +151,8 @@ impl Faults {
         unread
     }
 
-    /// Remembers when items are written whose keys in an index change. An index is updated after its
-    /// table, so a read of the index does not find such an item at once
+    /// Remembers when items are written whose keys in an index change. An index is updated after
+    /// its table, so a read of the index does not find such an item at once
     /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/GSI.html>).
     async fn remember_writes(&self, upstream: &Upstream, call: &Call) -> Result<()> {
         for write in writes(call) {
