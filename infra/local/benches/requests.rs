@@ -16,7 +16,7 @@ use nostr_push_aws::clients;
 use nostr_push_core::{Seconds, app::App};
 use nostr_push_local::{
     demo::publish,
-    meter::Meter,
+    proxy::ServiceProxy,
     root,
     stack::{Options, Stack},
     tools::Tools,
@@ -51,11 +51,11 @@ async fn main() -> Result<()> {
         ..App::named("demo")
     };
     let options = Options::anywhere(data.path(), vec![app]);
-    let meter = Meter::default();
-    let stack = Stack::start_metered(&tools, options, Some(&meter)).await?;
+    let proxy = ServiceProxy::default();
+    let stack = Stack::start_behind(&tools, options, Some(&proxy)).await?;
     let client = Client {
         service: PublicKey::from_hex(&stack.service_pubkey)?,
-        bill: Bill::new(&stack, meter).await,
+        bill: Bill::new(&stack, proxy.meter).await,
         relay: &stack.relays[0],
     };
     let counted = client.count().await;

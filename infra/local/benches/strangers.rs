@@ -26,7 +26,7 @@ use bill::{AverageCharges, Bill};
 use nostr::key::PublicKey;
 use nostr_push_core::app::App;
 use nostr_push_local::{
-    meter::Meter,
+    proxy::{ServiceProxy, meter::Meter},
     stack::{Options, Stack},
     tools::Tools,
 };
@@ -55,9 +55,9 @@ async fn main() -> Result<()> {
         ..App::named("demo")
     };
     let options = Options::anywhere(data.path(), vec![app]);
-    let meter = Meter::default();
-    let stack = Stack::start_metered(&tools, options, Some(&meter)).await?;
-    let measured = measure(&stack, meter).await;
+    let proxy = ServiceProxy::default();
+    let stack = Stack::start_behind(&tools, options, Some(&proxy)).await?;
+    let measured = measure(&stack, proxy.meter).await;
     stack.stop().await;
     measured
 }

@@ -1,7 +1,6 @@
 // Dialect N through the whole pipeline, from the relay to the publishes that SNS accepts, with
 // nostr-tools as the client.
 
-import { test } from 'node:test'
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { readFile, rm, writeFile } from 'node:fs/promises'
@@ -10,7 +9,9 @@ import {
   Client,
   api,
   disable,
+  isRough,
   mustNotBePushed,
+  mustNotBePushedAtOnce,
   nextSecond,
   now,
   ownersRelay,
@@ -19,6 +20,7 @@ import {
   randomHex,
   service,
   status,
+  test,
   waitForCounter,
   waitForPushes,
 } from './client.mjs'
@@ -179,7 +181,7 @@ test('removed devices get no push', async () => {
     expiration: null,
   })
   const none = await publish(bob.note('none is left', alice))
-  mustNotBePushed.push(none)
+  mustNotBePushedAtOnce(none)
   await nextSecond()
   await alice.register(c)
   await waitForPushes(await publish(bob.note('one is back', alice)), c)
@@ -189,7 +191,7 @@ test('a filter that has expired does not match', async () => {
   const alice = new Client()
   const phone = randomHex()
   await alice.register(phone)
-  const end = now() + 8
+  const end = now() + (isRough ? 60 : 8)
   await alice.subscribe({ kinds: [1], '#p': [alice.pubkey] }, { expiration: end })
   await alice.subscribe({ kinds: [7], '#p': [alice.pubkey] })
   while (now() <= end) await new Promise((resolve) => setTimeout(resolve, 200))
@@ -242,7 +244,7 @@ test("an uninstalled app's device is removed", async () => {
     assert.equal((await disable(phone)).status, 200),
   )
   const missed = await publish(bob.note('uninstalled', alice))
-  mustNotBePushed.push(missed)
+  mustNotBePushedAtOnce(missed)
   await nextSecond()
   await alice.register(phone)
   await waitForPushes(await publish(bob.note('installed again', alice)), phone)

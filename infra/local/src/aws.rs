@@ -23,13 +23,16 @@ pub use self::{
         without_package_variables,
     },
 };
-use crate::{meter::Meter, process::Service, root, sns_proxy::Proxy, step, tools::Tools};
+use crate::{process::Service, proxy::ServiceProxy, root, sns_proxy::Proxy, step, tools::Tools};
 
 /// The name of the stack, as in `samconfig.toml`.
 pub const STACK: &str = "nostr-push";
 
 /// The region of the local endpoint.
 pub const REGION: &str = "us-east-1";
+
+/// The account of the local endpoint.
+pub const ACCOUNT: &str = "000000000000";
 
 /// The TCP ports of one data folder. They stay the same across restarts, because queue URLs contain
 /// them.
@@ -63,7 +66,7 @@ pub struct Aws {
     pub sns: Proxy,
     sns_server: JoinHandle<()>,
     urls: Urls,
-    /// The environment of the functions and the listener. Its URLs may be those of a meter.
+    /// The environment of the functions and the listener. Its URLs may be those of a proxy.
     service_environment: HashMap<String, String>,
 }
 
@@ -80,19 +83,18 @@ impl Aws {
     /// # Errors
     /// A program cannot be started, or a port is in use.
     pub async fn start(tools: &Tools, data: &Path, ports: LocalPorts) -> Result<Self> {
-        Self::start_metered(tools, data, ports, None).await
+        Self::start_behind(tools, data, ports, None).await
     }
 
-    /// As [`start`](Self::start), with a meter that counts the requests of the functions and the
-    /// listener.
+    /// As [`start`](Self::start), with a proxy for the requests of the functions and the listener.
     ///
     /// # Errors
     /// A program cannot be started, or a port is in use.
-    pub async fn start_metered(
+    pub async fn start_behind(
         tools: &Tools,
         data: &Path,
         ports: LocalPorts,
-        meter: Option<&Meter>,
+        proxy: Option<&ServiceProxy>,
     ) -> Result<Self> {
         let logs = data.join("logs");
         // Logs of an earlier start.
@@ -111,11 +113,11 @@ impl Aws {
         let sns_address = SocketAddr::from(([127, 0, 0, 1], ports.sns));
         let sns_server = sns.serve(sns_address).await?;
 
-        let service_environment = match meter {
+        let service_environment = match proxy {
             None => urls.environment(),
-            Some(meter) => Urls {
-                endpoint: meter.serve(&urls.endpoint).await?,
-                sns: meter.serve(&urls.sns).await?,
+            Some(proxy) => Urls {
+                endpoint: proxy.serve(&urls.endpoint).await?,
+                sns: proxy.serve(&urls.sns).await?,
             }
             .environment(),
         };
@@ -142,7 +144,7 @@ impl Aws {
         self.urls.environment()
     }
 
-    /// The environment of the service itself. If there is a meter, requests go through it.
+    /// The environment of the service itself. If there is a proxy, requests go through it.
     pub fn service_environment(&self) -> &HashMap<String, String> {
         &self.service_environment
     }
@@ -185,12 +187,10 @@ impl Urls {
 async fn start_moto(tools: &Tools, logs: &Path) -> Result<(Service, String)> {
     let port = free_port(0);
     let mut command = Command::new(tools.aws("python"));
-    command.arg(root().join("infra/local/tools/sns.py")).args([
-        "-H",
-        "127.0.0.1",
-        "-p",
-        &port.to_string(),
-    ]);
+    command
+        .arg(root().join("infra/local/tools/sns.py"))
+        .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+        .env("MOTO_ACCOUNT_ID", ACCOUNT);
     let mut moto = Service::start("moto", &mut command, logs)?;
     let status = format!("{}/moto-api/data.json", url(port));
     moto.wait_until_ready(|| succeeds(&status)).await?;

@@ -11,7 +11,8 @@
 //! - [`process`]: programs that are started and stopped
 //! - [`aws`]: the local AWS endpoint, and the deployment to it
 //! - [`sns_proxy`]: records every publish to SNS, keeps SNS's state, and injects faults
-//! - [`meter`]: counts what AWS would charge for
+//! - [`proxy`]: meters and records the service's requests to AWS, and makes the endpoint throttle,
+//!   delay and repeat
 //! - [`relay`]: a relay
 //! - [`counters`]: adds up the metrics of all stages
 //! - [`api`]: the HTTP interface
@@ -22,9 +23,9 @@ pub mod aws;
 pub mod counters;
 pub mod demo;
 mod forward;
-pub mod meter;
 pub mod packages;
 pub mod process;
+pub mod proxy;
 pub mod relay;
 pub mod sns_proxy;
 pub mod stack;

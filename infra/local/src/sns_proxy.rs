@@ -41,6 +41,7 @@ use tokio::{
 };
 
 use self::form::Form;
+pub(crate) use self::form::application_of;
 use crate::forward::{HttpResponse, bad_gateway, forward};
 
 /// The actions that change the state of SNS.
@@ -388,7 +389,7 @@ async fn respond(proxy: &Proxy, headers: HeaderMap, body: Bytes) -> Result<HttpR
 
 /// An error in the form of SNS
 /// (<https://docs.aws.amazon.com/sns/latest/api/CommonErrors.html>).
-fn error_response(status: u16, code: &str) -> HttpResponse {
+pub(crate) fn error_response(status: u16, code: &str) -> HttpResponse {
     let body = format!(
         r#"<ErrorResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/">
              <Error><Type>Sender</Type><Code>{code}</Code><Message>injected</Message></Error>

@@ -22,8 +22,8 @@ use crate::{
     api::{self, Api},
     aws::{self, Aws, LocalPorts, STACK},
     counters::Counters,
-    meter::Meter,
     process::Service,
+    proxy::ServiceProxy,
     relay, step,
     tools::Tools,
 };
@@ -143,22 +143,22 @@ impl Stack {
     /// # Errors
     /// The error of the first step that fails.
     pub async fn start(tools: &Tools, options: Options) -> Result<Self> {
-        Self::start_metered(tools, options, None).await
+        Self::start_behind(tools, options, None).await
     }
 
-    /// As [`start`](Self::start), with a meter between the service and AWS.
+    /// As [`start`](Self::start), with a proxy between the service and AWS.
     ///
     /// # Errors
     /// The error of the first step that fails.
-    pub async fn start_metered(
+    pub async fn start_behind(
         tools: &Tools,
         options: Options,
-        meter: Option<&Meter>,
+        proxy: Option<&ServiceProxy>,
     ) -> Result<Self> {
         fs::create_dir_all(&options.data)?;
         let data = options.data.canonicalize()?;
         let listener_binary = aws::build(tools).await?;
-        let aws = Aws::start_metered(tools, &data, options.ports, meter).await?;
+        let aws = Aws::start_behind(tools, &data, options.ports, proxy).await?;
         let outputs = Outputs(aws::deploy(tools, &aws).await?);
         let config = clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await;
         let secret = outputs.get("ServiceKeySecret")?;

@@ -1,6 +1,8 @@
 //! The whole pipeline, from the relay to SNS, with a client that shares no code with the service:
 //! nostr-tools. The assertions on the client's side are in `e2e/*.test.mjs`. The modules below test
-//! faults of SNS, several listeners, and the logs.
+//! faults of SNS, several listeners, and the logs. Then the client's tests run once more while the
+//! endpoint throttles, delays and repeats (`rough`). At the end, every request of all programs is
+//! evaluated against the program's role (`permissions`).
 //!
 //! There are three relays of different implementations: nostr-relay-builder, `@nostr-relay/core`
 //! (`e2e/relay.mjs`), and one for this test (`e2e/strict-relay.mjs`). The last one has low limits
@@ -18,8 +20,12 @@ mod faults;
 mod listeners;
 #[path = "pipeline/logs.rs"]
 mod logs;
+#[path = "pipeline/permissions.rs"]
+mod permissions;
 #[path = "pipeline/phone.rs"]
 mod phone;
+#[path = "pipeline/rough.rs"]
+mod rough;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
@@ -34,15 +40,25 @@ use nostr_push_core::{
 use nostr_push_local::{
     aws::STACK,
     process::{Service, run},
+    proxy::ServiceProxy,
     relay, root,
     stack::{Options, Stack},
     tools::Tools,
 };
 use nostr_push_testkit::free_port;
-use tokio::{net::TcpStream, process::Command, time::sleep};
+use tokio::{net::TcpStream, time::sleep};
 
 /// The secret key that signs grants for the app `granted`.
 const GRANT_SECRET: &str = "2222222222222222222222222222222222222222222222222222222222222222";
+
+/// The client's tests.
+const CLIENT_TESTS: [&str; 5] = [
+    "pipeline.test.mjs",
+    "heartbeats.test.mjs",
+    "delivery.test.mjs",
+    "limits.test.mjs",
+    "strangers.test.mjs",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pushes_reach_clients_of_both_dialects() {
@@ -53,7 +69,9 @@ async fn pushes_reach_clients_of_both_dialects() {
     let _first_relay = relay::start(first).await.unwrap();
     // A relay that only owners name.
     let _owners_relay = relay::start(owners).await.unwrap();
-    install_client(&tools).await;
+    for folder in ["e2e", "iam"] {
+        install_node_packages(&tools, folder).await;
+    }
     let second_relay = start_node_relay(&tools, "relay", second, data.path()).await;
     let strict_relay = start_node_relay(&tools, "strict-relay", strict, data.path()).await;
     let relays = [first, second, strict].map(|address| format!("ws://{address}"));
@@ -62,23 +80,26 @@ async fn pushes_reach_clients_of_both_dialects() {
         service_key: Some(Keys::generate()),
         ..Options::anywhere(data.path(), apps())
     };
-    let mut stack = Stack::start(&tools, options).await.unwrap();
+    let proxy = ServiceProxy::default();
+    let stack = Stack::start_behind(&tools, options, Some(&proxy)).await;
+    let mut stack = stack.unwrap();
 
-    let mut test = client_tests(&tools);
-    test.env("NOSTR_PUSH_URL", &stack.url)
-        .env("NOSTR_PUSH_RELAYS", relays.join(","))
-        .env("NOSTR_PUSH_SERVICE", &stack.service_pubkey)
-        .env("NOSTR_PUSH_OWNERS_RELAY", format!("ws://{owners}"))
-        .env("NOSTR_PUSH_STRICT_RELAY", format!("ws://{strict}"))
-        .env(
-            "NOSTR_PUSH_AWS",
-            &stack.aws.environment()["AWS_ENDPOINT_URL"],
-        )
-        .env("NOSTR_PUSH_GRANT_SECRET", GRANT_SECRET);
-    let result = match run(&mut test, "node --test").await {
-        Ok(()) => tests_without_client(&mut stack, strict).await,
-        Err(error) => Err(error.to_string()),
+    let client = ClientTests {
+        tools: &tools,
+        variables: vec![
+            ("NOSTR_PUSH_URL", stack.url.clone()),
+            ("NOSTR_PUSH_RELAYS", relays.join(",")),
+            ("NOSTR_PUSH_SERVICE", stack.service_pubkey.clone()),
+            ("NOSTR_PUSH_OWNERS_RELAY", format!("ws://{owners}")),
+            ("NOSTR_PUSH_STRICT_RELAY", format!("ws://{strict}")),
+            (
+                "NOSTR_PUSH_AWS",
+                stack.aws.environment()["AWS_ENDPOINT_URL"].clone(),
+            ),
+            ("NOSTR_PUSH_GRANT_SECRET", GRANT_SECRET.to_owned()),
+        ],
     };
+    let result = all_tests(&mut stack, &proxy, &client, strict).await;
     let logs = result.as_ref().err().map(|_| stack.logs());
     stack.stop().await;
     second_relay.stop().await;
@@ -86,10 +107,10 @@ async fn pushes_reach_clients_of_both_dialects() {
     assert!(result.is_ok(), "{result:?}\n{}", logs.unwrap_or_default());
 }
 
-async fn install_client(tools: &Tools) {
+async fn install_node_packages(tools: &Tools, folder: &str) {
     let mut install = tools.npm().unwrap();
     install
-        .current_dir(root().join("infra/local/e2e"))
+        .current_dir(root().join("infra/local").join(folder))
         .args(["ci", "--silent"]);
     run(&mut install, "npm ci").await.unwrap();
 }
@@ -110,20 +131,27 @@ async fn start_node_relay(
     relay
 }
 
-/// The client's tests. They run one after another, because they compare the service's counters.
-fn client_tests(tools: &Tools) -> Command {
-    let mut test = tools.node().unwrap();
-    test.current_dir(root().join("infra/local/e2e")).args([
-        "--test",
-        "--test-concurrency=1",
-        "--test-reporter=spec",
-        "pipeline.test.mjs",
-        "heartbeats.test.mjs",
-        "delivery.test.mjs",
-        "limits.test.mjs",
-        "strangers.test.mjs",
-    ]);
-    test
+/// The client's tests, and the variables that they need.
+struct ClientTests<'a> {
+    tools: &'a Tools,
+    variables: Vec<(&'static str, String)>,
+}
+
+impl ClientTests<'_> {
+    /// Runs these files one after another, because they compare the service's counters. `rough` if
+    /// the endpoint has faults.
+    async fn run(&self, files: &[&str], rough: bool) -> Result<(), String> {
+        let mut test = self.tools.node().unwrap();
+        test.current_dir(root().join("infra/local/e2e"))
+            .args(["--test", "--test-concurrency=1", "--test-reporter=spec"])
+            .args(files)
+            .envs(self.variables.iter().cloned());
+        if rough {
+            test.env("NOSTR_PUSH_ROUGH", "1");
+        }
+        let result = run(&mut test, "node --test").await;
+        result.map_err(|error| error.to_string())
+    }
 }
 
 /// The apps of the tests. An app counts as open for 30 s: enough for an event to arrive meanwhile,
@@ -161,14 +189,28 @@ fn apps() -> Vec<App> {
     ]
 }
 
-async fn tests_without_client(stack: &mut Stack, strict_relay: SocketAddr) -> Result<(), String> {
+async fn all_tests(
+    stack: &mut Stack,
+    proxy: &ServiceProxy,
+    client: &ClientTests<'_>,
+    strict_relay: SocketAddr,
+) -> Result<(), String> {
+    client.run(&CLIENT_TESTS, false).await?;
+    tests_without_client(stack).await?;
+    rough::nothing_is_lost(stack, &proxy.faults, client).await?;
+    no_limit_was_violated(strict_relay).await?;
+    let requests = &proxy.requests;
+    permissions::roles_allow_exactly_what_is_needed(client.tools, stack, requests).await
+}
+
+async fn tests_without_client(stack: &mut Stack) -> Result<(), String> {
     faults::each_fault_has_its_outcome(stack).await?;
+    faults::registration_enables_endpoint(stack).await?;
     listeners::killed_listener_loses_and_repeats_nothing(stack).await?;
     listeners::three_listeners_share_the_relays(stack).await?;
     every_delivery_is_accounted_for(stack).await?;
     logs::no_line_contains_a_secret(stack).await?;
-    logs::one_query_follows_an_event(stack).await?;
-    no_limit_was_violated(strict_relay).await
+    logs::one_query_follows_an_event(stack).await
 }
 
 /// The relay with low limits has counted no violation by any client, and so none by a listener.
@@ -186,25 +228,11 @@ async fn no_limit_was_violated(strict_relay: SocketAddr) -> Result<(), String> {
 
 /// Every delivery that the matcher queued is completed, dropped, or still in the queue.
 async fn every_delivery_is_accounted_for(stack: &Stack) -> Result<(), String> {
-    let config = clients::at(&stack.aws.environment(), "AWS_ENDPOINT_URL").await;
-    let sqs = aws_sdk_sqs::Client::new(&config);
-    let request = sqs.get_queue_url().queue_name(format!("{STACK}-delivery"));
-    let url = request.send().await.unwrap().queue_url.unwrap();
-    let in_queue = async || -> u64 {
-        let request = sqs.get_queue_attributes().queue_url(&url);
-        let request = request.attribute_names(QueueAttributeName::All);
-        let attributes = request.send().await.unwrap().attributes.unwrap();
-        attributes
-            .iter()
-            .filter(|(name, _)| name.as_str().starts_with("ApproximateNumberOf"))
-            .filter_map(|(_, n)| n.parse::<u64>().ok())
-            .sum()
-    };
     let is_end =
         |name: &str| name == "deliver.accepted.completed" || name.starts_with("deliver.dropped.");
     let mut sums = (0, 0, 0);
     let balanced = wait_until("the deliveries add up", async || {
-        let waiting = in_queue().await;
+        let waiting = messages_in(stack, "delivery").await;
         let counters = counters(stack).await;
         let ended = counters.iter().filter(|(name, _)| is_end(name));
         sums = (
@@ -217,6 +245,22 @@ async fn every_delivery_is_accounted_for(stack: &Stack) -> Result<(), String> {
     balanced
         .await
         .map_err(|error| format!("{error}: matched, ended, in the queue: {sums:?}"))
+}
+
+/// The number of messages in a queue of the stack, including those in flight and those that wait.
+async fn messages_in(stack: &Stack, queue: &str) -> u64 {
+    let config = clients::at(&stack.aws.environment(), "AWS_ENDPOINT_URL").await;
+    let sqs = aws_sdk_sqs::Client::new(&config);
+    let request = sqs.get_queue_url().queue_name(format!("{STACK}-{queue}"));
+    let url = request.send().await.unwrap().queue_url.unwrap();
+    let request = sqs.get_queue_attributes().queue_url(&url);
+    let request = request.attribute_names(QueueAttributeName::All);
+    let attributes = request.send().await.unwrap().attributes.unwrap();
+    attributes
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("ApproximateNumberOf"))
+        .filter_map(|(_, n)| n.parse::<u64>().ok())
+        .sum()
 }
 
 async fn counters(stack: &Stack) -> BTreeMap<String, u64> {

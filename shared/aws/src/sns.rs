@@ -9,6 +9,11 @@ use std::collections::HashMap;
 use aws_config::{SdkConfig, retry::RetryConfig};
 use aws_sdk_sns::{
     Client,
+    config::{
+        Builder,
+        interceptors::InterceptorContext,
+        retry::{ClassifyRetry, RetryAction},
+    },
     error::{ProvideErrorMetadata, SdkError},
     operation::publish::PublishError,
     types::MessageAttributeValue,
@@ -30,6 +35,25 @@ pub struct Sns {
     client: Client,
     /// A client without retries. Retries would sleep in the function, which costs money.
     publisher: Client,
+}
+
+/// Makes the SDK retry throttled requests. SNS responds to them with the status 429 and the code
+/// `Throttled`, which is not among the codes that the SDK retries
+/// (<https://docs.aws.amazon.com/sns/latest/api/API_GetSMSAttributes.html#API_GetSMSAttributes_Errors>).
+#[derive(Debug)]
+struct RetryThrottled;
+
+impl ClassifyRetry for RetryThrottled {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        match context.response() {
+            Some(response) if response.status().as_u16() == 429 => RetryAction::throttling_error(),
+            _ => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "RetryThrottled"
+    }
 }
 
 /// The state of a platform application.
@@ -83,12 +107,11 @@ pub struct EndpointsPage {
 impl Sns {
     /// SNS with this configuration.
     pub fn new(config: &SdkConfig) -> Self {
-        let publisher = aws_sdk_sns::config::Builder::from(config)
-            .retry_config(RetryConfig::disabled())
-            .build();
+        let client = Builder::from(config).retry_classifier(RetryThrottled);
+        let publisher = Builder::from(config).retry_config(RetryConfig::disabled());
         Self {
-            client: Client::new(config),
-            publisher: Client::from_conf(publisher),
+            client: Client::from_conf(client.build()),
+            publisher: Client::from_conf(publisher.build()),
         }
     }
 
@@ -504,9 +527,47 @@ fn endpoint_in(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+        thread,
+        time::Duration,
+    };
 
     use super::*;
+    use crate::clients;
+
+    /// Serves these responses, each on its own connection. Returns the URL.
+    fn serve(responses: Vec<(u16, &'static str)>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for (status, body) in responses {
+                let (mut connection, _) = listener.accept().unwrap();
+                let _ = connection.read(&mut [0; 65_536]).unwrap();
+                let length = body.len();
+                let head = format!("HTTP/1.1 {status} -\r\nConnection: close\r\n");
+                let response = format!("{head}Content-Length: {length}\r\n\r\n{body}");
+                connection.write_all(response.as_bytes()).unwrap();
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn throttled_requests_are_retried_at_once() {
+        let throttled = "<ErrorResponse><Error><Type>Sender</Type><Code>Throttled</Code>\
+                         </Error></ErrorResponse>";
+        let url = serve(vec![
+            (429, throttled),
+            (429, throttled),
+            (200, "<DeleteEndpointResponse/>"),
+        ]);
+        let variables = [("AWS_REGION", "us-east-1"), ("AWS_ENDPOINT_URL_SNS", &url)];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = clients::at(&variables.into(), "AWS_ENDPOINT_URL_SNS").await;
+        Sns::new(&config).delete("arn:1").await.unwrap();
+    }
 
     fn retry(reason: RetryReason, after: Option<Duration>) -> PublishOutcome {
         PublishOutcome::Retry { after, reason }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use aws_sdk_dynamodb::types::AttributeValue;
 use nostr_push_aws::clients;
 use nostr_push_local::{
-    meter::{Charge, Meter},
+    proxy::meter::{Charge, Meter},
     stack::{FUNCTIONS, Stack},
 };
 use serde_json::{Map, Value, json};

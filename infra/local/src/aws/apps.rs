@@ -18,10 +18,11 @@ pub async fn put_app(
     platforms: &[Platform],
 ) -> Result<App> {
     let sns = sns(environment).await;
+    let name = platform_application_name(STACK, &app.app)?;
     for platform in platforms {
         let request = sns
             .create_platform_application()
-            .name(platform_application_name(STACK, &app.app)?)
+            .name(&name)
             .platform(platform.sns_name())
             .attributes("PlatformCredential", "local");
         let arn = request

@@ -80,7 +80,7 @@ pub(super) fn disable_endpoint(arn: &str) -> Result<(HeaderMap, Bytes)> {
 }
 
 /// The ARN of an endpoint's platform application: `…:app/PLATFORM/application`.
-pub(super) fn application_of(arn: &str) -> String {
+pub(crate) fn application_of(arn: &str) -> String {
     arn.rsplit_once('/')
         .map(|(application, _)| application.replacen(":endpoint/", ":app/", 1))
         .unwrap_or_default()

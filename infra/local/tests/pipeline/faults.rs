@@ -2,7 +2,14 @@
 
 use std::sync::Arc;
 
-use nostr_push_local::{demo::publish, sns_proxy::Fault, stack::Stack};
+use nostr_push_aws::clients;
+use nostr_push_core::app::Platform;
+use nostr_push_local::{
+    aws::{ACCOUNT, REGION, STACK},
+    demo::publish,
+    sns_proxy::Fault,
+    stack::Stack,
+};
 use tokio::sync::Notify;
 
 use crate::{counters, now, phone::Phone, wait_until};
@@ -57,6 +64,23 @@ pub(crate) async fn each_fault_has_its_outcome(stack: &Stack) -> Result<(), Stri
         check(stack, case).await?;
     }
     Ok(())
+}
+
+/// A registration enables an endpoint of the same token that SNS has kept disabled.
+pub(crate) async fn registration_enables_endpoint(stack: &Stack) -> Result<(), String> {
+    let config = clients::at(&stack.aws.environment(), "AWS_ENDPOINT_URL_SNS").await;
+    let sns = aws_sdk_sns::Client::new(&config);
+    let (phone, platform) = (Phone::new(), Platform::Apns.sns_name());
+    let application = format!("arn:aws:sns:{REGION}:{ACCOUNT}:app/{platform}/{STACK}.demo");
+    let request = sns
+        .create_platform_endpoint()
+        .platform_application_arn(application);
+    let request = request.token(&phone.token).attributes("Enabled", "false");
+    request.send().await.unwrap();
+    phone.subscribe(stack).await;
+    let note = phone.first_note();
+    publish(&stack.relays[0], &note).await.unwrap();
+    phone.wait_for_pushes(stack, &[note]).await
 }
 
 async fn check(stack: &Stack, case: Case) -> Result<(), String> {

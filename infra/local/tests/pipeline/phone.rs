@@ -16,7 +16,7 @@ use crate::{now, wait_until};
 /// A phone of the app `demo`, with a new owner and a new token.
 pub(crate) struct Phone {
     pub(crate) keys: Keys,
-    token: String,
+    pub(crate) token: String,
 }
 
 impl Phone {
