@@ -27,7 +27,7 @@ use std::process::Stdio;
 use nostr_push_local::{aws::REGION, process::run, root, tools::Tools};
 use serde_json::{Value, json};
 
-use transformed::{Template, sub};
+use transformed::{Template, sub, target};
 
 /// The templates that `template.yaml` nests.
 const NESTED: [&str; 3] = [

@@ -47,6 +47,16 @@ impl Bootstrap {
         binary: impl AsRef<Path>,
         variables: impl IntoIterator<Item = (&'a str, String)>,
     ) -> Result<Self> {
+        let mut command = Command::new(binary.as_ref());
+        command.envs(variables);
+        Self::run(command).await
+    }
+
+    /// Runs the command, which starts the binary.
+    ///
+    /// # Errors
+    /// The command cannot be started.
+    pub async fn run(mut command: Command) -> Result<Self> {
         let (invocations, waiting) = mpsc::channel(16);
         let api = Arc::new(Api {
             waiting: Mutex::new(waiting),
@@ -63,8 +73,7 @@ impl Bootstrap {
             .route("/2018-06-01/runtime/invocation/{id}/error", post(error))
             .with_state(api);
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let process = Command::new(binary.as_ref())
-            .envs(variables)
+        let process = command
             .env("AWS_LAMBDA_RUNTIME_API", address.to_string())
             .env("AWS_LAMBDA_FUNCTION_NAME", "test")
             .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256")
@@ -74,7 +83,7 @@ impl Bootstrap {
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("cannot start {}", binary.as_ref().display()))?;
+            .with_context(|| format!("cannot start {:?}", command.as_std().get_program()))?;
         Ok(Self {
             process,
             invocations,

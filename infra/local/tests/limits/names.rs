@@ -40,7 +40,8 @@ fn length(value: &Value, stack: usize) -> usize {
         Value::Null => value,
         otherwise => otherwise,
     };
-    let text = value["Fn::Sub"].as_str().map(str::to_owned);
+    let sub = &value["Fn::Sub"];
+    let text = sub.as_str().or(sub[0].as_str()).map(str::to_owned);
     let text = text.or_else(|| value["Ref"].as_str().map(|name| format!("${{{name}}}")));
     let text = text.unwrap_or_else(|| panic!("not a name: {value}"));
     let stack = "s".repeat(stack);
