@@ -96,6 +96,8 @@ fn wrong_arguments_are_refused() {
         (&["--region"], "--region needs a value"),
         (&["production"], "unknown argument: production"),
         (&["--from", "nowhere"], "is no release folder"),
+        (&["--stack-name", "Push"], "bad stack name: Push"),
+        (&["--stack-name", &"p".repeat(56)], "bad stack name: ppp"),
     ] {
         fakes.deploy(arguments).assert_refused(text);
     }
