@@ -95,7 +95,7 @@ async fn handle(
 
 impl Proxy {
     async fn respond(&self, headers: HeaderMap, body: Bytes) -> Result<HttpResponse> {
-        let call = Call::parse(headers, body)?;
+        let call = Call::parse(headers, &body)?;
         self.state.requests.record(&call);
         let faults = &self.state.faults;
         if let Some(error) = faults.refuse(&call) {

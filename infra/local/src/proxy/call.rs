@@ -32,7 +32,7 @@ impl Call {
     /// Parses a request of the JSON protocol
     /// (<https://smithy.io/2.0/aws/protocols/aws-json-1_0-protocol.html>), or of the query protocol
     /// of SNS (<https://docs.aws.amazon.com/sns/latest/api/welcome.html>).
-    pub(super) fn parse(headers: HeaderMap, body: Bytes) -> Result<Self> {
+    pub(super) fn parse(headers: HeaderMap, body: &[u8]) -> Result<Self> {
         let text = |name: &str| {
             let value = headers.get(name).and_then(|value| value.to_str().ok());
             value.unwrap_or_default().to_owned()
@@ -42,26 +42,21 @@ impl Call {
             .find_map(|part| part.strip_prefix("app/").map(str::to_owned))
             .unwrap_or_default();
         let target = text("x-amz-target");
-        let (service, operation, parameters) = match target.split_once('.') {
-            Some((target, operation)) => {
+        let (service, operation, parameters) =
+            if let Some((target, operation)) = target.split_once('.') {
                 let service = match target {
                     "DynamoDB_20120810" => Service::DynamoDb,
                     "AmazonSQS" => Service::Sqs,
                     "secretsmanager" => Service::SecretsManager,
                     _ => bail!("the proxy does not know the service {target}"),
                 };
-                (
-                    service,
-                    operation.to_owned(),
-                    serde_json::from_slice(&body)?,
-                )
-            }
-            None => {
-                let form: BTreeMap<_, _> = form_urlencoded::parse(&body).into_owned().collect();
+                let parameters = serde_json::from_slice(body)?;
+                (service, operation.to_owned(), parameters)
+            } else {
+                let form: BTreeMap<_, _> = form_urlencoded::parse(body).into_owned().collect();
                 let action = form.get("Action").context("a request names no operation")?;
                 (Service::Sns, action.clone(), serde_json::to_value(form)?)
-            }
-        };
+            };
         Ok(Self {
             program,
             service,

@@ -198,7 +198,7 @@ fn arn(service: &str, resource: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use axum::{body::Bytes, http::HeaderMap};
+    use axum::http::HeaderMap;
     use serde_json::json;
 
     use super::*;
@@ -212,7 +212,7 @@ mod tests {
         headers.insert("x-amz-target", target.parse().unwrap());
         let agent = "aws-sdk-rust/1.3.3 api/dynamodb/1.0 os/linux app/control".parse();
         headers.insert("x-amz-user-agent", agent.unwrap());
-        Call::parse(headers, Bytes::from(body.to_owned())).unwrap()
+        Call::parse(headers, body.as_bytes()).unwrap()
     }
 
     /// The actions and resources that a request needs, one line each.
@@ -306,7 +306,7 @@ mod tests {
         let form = |action: &str, field: &str, arn: &str| {
             let headers = HeaderMap::new();
             let form = format!("Action={action}&Version=2010-03-31&{field}={arn}");
-            let call = Call::parse(headers, Bytes::from(form)).unwrap();
+            let call = Call::parse(headers, form.as_bytes()).unwrap();
             let authorizations = authorizations(&call).into_iter();
             authorizations
                 .map(|(action, resource, _)| format!("{action} {resource}"))
