@@ -66,8 +66,8 @@ struct Dependencies {
     lease: Seconds,
 }
 
-/// Handles one record. `Err` returns the message to its queue; after 5 receipts it moves to the
-/// dead-letter queue.
+/// Handles one record. `Err` returns the message to its queue. After its last receipt it moves to
+/// the dead-letter queue.
 async fn handle(
     telemetry: Telemetry,
     dependencies: &Dependencies,

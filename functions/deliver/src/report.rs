@@ -269,10 +269,7 @@ mod tests {
     #[test]
     fn counts_events_and_summaries_apart() {
         let event = event_message(&delivery(note("")));
-        let acquire = "dynamodb.claims.acquire";
-        let unavailable = Unavailable::new(acquire, "down");
-        let throttled = Unavailable::caused(FailureCause::Throttled, acquire, "too many requests");
-        let denied = Unavailable::caused(FailureCause::NotAllowed, acquire, "no permission");
+        let unavailable = Unavailable::new("dynamodb.claims.acquire", "down");
         let retry = DeliveryOutcome::Retry {
             after: Some(Duration::from_secs(7)),
             reason: DeliveryRetryReason::Publish(RetryReason::NoResponse),
@@ -311,23 +308,29 @@ mod tests {
                 "retried.unavailable",
                 after(None),
             ),
-            (
-                Err(throttled),
-                "retried.throttled",
-                "retried.throttled",
-                after(None),
-            ),
-            (
-                Err(denied),
-                "retried.not_allowed",
-                "retried.not_allowed",
-                after(Some(OPERATOR_RETRY_DELAY)),
-            ),
         ] {
             let counter = DeliverCounter::of_result(&result);
             assert_eq!(name(counter.for_message(&event)), of_event);
             assert_eq!(name(counter.for_message(&summary())), of_summary);
             assert_eq!(batch_result(&result), expected);
+        }
+    }
+
+    #[test]
+    fn counts_failed_dependencies_by_cause_and_waits_for_the_operator() {
+        for (cause, expected, after) in [
+            (FailureCause::Failed, "retried.unavailable", None),
+            (FailureCause::Throttled, "retried.throttled", None),
+            (
+                FailureCause::NotAllowed,
+                "retried.not_allowed",
+                Some(OPERATOR_RETRY_DELAY),
+            ),
+        ] {
+            let failure = Unavailable::caused(cause, "dynamodb.claims.acquire", "an error");
+            let result = Err(failure);
+            assert_eq!(name(DeliverCounter::of_result(&result)), expected);
+            assert_eq!(batch_result(&result), Err(Retry { after }));
         }
     }
 

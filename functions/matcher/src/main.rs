@@ -50,8 +50,8 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     .await
 }
 
-/// Handles one record. `Err` returns the message to its queue; after 5 receipts it moves to the
-/// dead-letter queue.
+/// Handles one record. `Err` returns the message to its queue. After its last receipt it moves to
+/// the dead-letter queue.
 async fn handle(
     telemetry: Telemetry,
     matcher: &Matcher,

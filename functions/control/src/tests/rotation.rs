@@ -33,19 +33,6 @@ impl Rotation {
         self.f.service = new;
     }
 
-    /// An event to these keys of the service, encrypted to the first of them.
-    fn to(&self, services: &[&Keys], author: &Keys, kind: u16, at: u64, payload: &Value) -> Event {
-        let expiration = (UNTIL + DAY).to_string();
-        let others = services[1..].iter().map(|keys| keys.public_key().to_hex());
-        let others: Vec<String> = others.collect();
-        let others: Vec<[&str; 2]> = others.iter().map(|hex| ["p", hex.as_str()]).collect();
-        let expiration = ["expiration", expiration.as_str()];
-        let mut tags: Vec<&[&str]> = vec![&["app", "demo"], &expiration];
-        tags.extend(others.iter().map(|tag| &tag[..]));
-        let (service, payload) = (services[0].public_key(), payload.to_string());
-        control_event(author, service, kind, at, &tags, &payload)
-    }
-
     async fn reason_at(&self, event: &Event, now: u64) -> String {
         match self.f.handle_at(event, now).await {
             Ok(applied) => applied.reason().to_owned(),
@@ -60,27 +47,40 @@ impl Rotation {
     }
 }
 
+/// An event to these keys of the service, encrypted to the first of them.
+fn to(services: &[&Keys], author: &Keys, kind: u16, at: u64, payload: &Value) -> Event {
+    let expiration = (UNTIL + DAY).to_string();
+    let others = services[1..].iter().map(|keys| keys.public_key().to_hex());
+    let others: Vec<String> = others.collect();
+    let others: Vec<[&str; 2]> = others.iter().map(|hex| ["p", hex.as_str()]).collect();
+    let expiration = ["expiration", expiration.as_str()];
+    let mut tags: Vec<&[&str]> = vec![&["app", "demo"], &expiration];
+    tags.extend(others.iter().map(|tag| &tag[..]));
+    let (service, payload) = (services[0].public_key(), payload.to_string());
+    control_event(author, service, kind, at, &tags, &payload)
+}
+
 #[tokio::test]
 async fn a_device_stays_one_device() {
     let mut r = Rotation::new();
     let keys = Keys::generate();
-    let register = r.to(&[&r.old], &keys, 3079, NOW, &token(1));
-    let subscribe = r.to(&[&r.old], &keys, 3081, NOW, &mentions(&keys));
+    let register = to(&[&r.old], &keys, 3079, NOW, &token(1));
+    let subscribe = to(&[&r.old], &keys, 3081, NOW, &mentions(&keys));
     r.f.accept(&register).await;
     r.f.accept(&subscribe).await;
     let subscriptions = r.f.subscriptions();
 
     r.rotate(Some(UNTIL));
     assert_eq!(r.reason_at(&register, NOW).await, "repeated");
-    let again = r.to(&[&r.f.service], &keys, 3079, NOW + 1, &token(1));
+    let again = to(&[&r.f.service], &keys, 3079, NOW + 1, &token(1));
     assert_eq!(r.reason_at(&again, NOW + 1).await, "registered");
     assert_eq!(r.devices(), 1);
     assert_eq!(r.f.subscriptions().len(), subscriptions.len());
 
     // A deletion to the new key ends what the old one created, and the other way round.
-    let delete = r.to(&[&r.f.service], &keys, 3082, NOW + 2, &mentions(&keys));
+    let delete = to(&[&r.f.service], &keys, 3082, NOW + 2, &mentions(&keys));
     assert_eq!(r.reason_at(&delete, NOW + 2).await, "unsubscribed");
-    let remove = r.to(&[&r.old], &keys, 3080, NOW + 3, &token(1));
+    let remove = to(&[&r.old], &keys, 3080, NOW + 3, &token(1));
     assert_eq!(r.reason_at(&remove, NOW + 3).await, "removed");
     let replayed = r.reason_at(&register, NOW + 4).await;
     assert_eq!(
@@ -96,12 +96,12 @@ async fn the_old_key_is_accepted_until_its_end() {
     let mut r = Rotation::new();
     r.rotate(Some(UNTIL));
     let keys = Keys::generate();
-    let event = r.to(&[&r.old], &keys, 3079, UNTIL, &token(1));
+    let event = to(&[&r.old], &keys, 3079, UNTIL, &token(1));
     assert_eq!(r.reason_at(&event, UNTIL + 1).await, "old_key");
     assert_eq!(r.reason_at(&event, UNTIL).await, "registered");
 
     // It was received before the end, and waited in the queue.
-    let event = to_raw_value(&r.to(&[&r.old], &keys, 3079, UNTIL - 60, &token(2))).unwrap();
+    let event = to_raw_value(&to(&[&r.old], &keys, 3079, UNTIL - 60, &token(2))).unwrap();
     let input = message(&event, Seconds(UNTIL).to_millis());
     let receipt = Receipt {
         now: Seconds(UNTIL + 3_600).to_millis(),
@@ -116,7 +116,7 @@ async fn without_overlap_the_old_key_ends_at_once() {
     let mut r = Rotation::new();
     r.rotate(None);
     let keys = Keys::generate();
-    let event = r.to(&[&r.old], &keys, 3079, NOW, &token(1));
+    let event = to(&[&r.old], &keys, 3079, NOW, &token(1));
     // The keys no longer contain the old one, so it cannot be told from a newer one.
     assert_eq!(r.reason_at(&event, NOW).await, "unknown_key");
 }
@@ -127,10 +127,10 @@ async fn an_event_to_both_keys_is_read_with_the_one_it_is_encrypted_to() {
     r.rotate(Some(UNTIL));
     let keys = Keys::generate();
     for (n, services) in [(1, [&r.old, &r.f.service]), (2, [&r.f.service, &r.old])] {
-        let event = r.to(&services, &keys, 3079, NOW, &token(n));
+        let event = to(&services, &keys, 3079, NOW, &token(n));
         assert_eq!(r.reason_at(&event, NOW).await, "registered");
     }
-    let to_old = r.to(&[&r.old, &r.f.service], &keys, 3079, UNTIL, &token(3));
+    let to_old = to(&[&r.old, &r.f.service], &keys, 3079, UNTIL, &token(3));
     assert_eq!(r.reason_at(&to_old, UNTIL + 1).await, "undecryptable");
 }
 
@@ -139,7 +139,7 @@ async fn an_event_to_a_newer_key_is_retried_until_the_function_knows_it() {
     let mut r = Rotation::new();
     let newer = Keys::generate();
     let keys = Keys::generate();
-    let event = r.to(&[&newer], &keys, 3079, NOW, &token(1));
+    let event = to(&[&newer], &keys, 3079, NOW, &token(1));
     assert_eq!(r.reason_at(&event, NOW).await, "unknown_key");
     assert_eq!(r.devices(), 0);
     r.f.stage.keys = r.f.stage.keys.rotated(newer, Some(Seconds(UNTIL)));

@@ -29,9 +29,8 @@ pub(super) fn committed<T>(
     dependency: &'static str,
     result: Result<T, SdkError<TransactWriteItemsError>>,
 ) -> PortResult<bool> {
-    let error = match result {
-        Ok(_) => return Ok(true),
-        Err(error) => error,
+    let Err(error) = result else {
+        return Ok(true);
     };
     let Some(TransactWriteItemsError::TransactionCanceledException(canceled)) =
         error.as_service_error()
