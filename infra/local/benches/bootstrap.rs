@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use nostr::key::Keys;
 use nostr_push_aws::clients;
 use nostr_push_local::{
-    aws::{Aws, LocalPorts, STACK, build},
+    aws::{Aws, LocalPorts, STACK, build_optimized_functions},
     root,
     tools::Tools,
 };
@@ -35,7 +35,7 @@ async fn main() -> Result<()> {
         return Ok(());
     }
     let tools = Tools::install().await?;
-    build(&tools).await?;
+    build_optimized_functions(&tools).await?;
     let data = tempfile::tempdir()?;
     let aws = Aws::start(&tools, data.path(), LocalPorts::ANY).await?;
     let config = clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await;

@@ -19,8 +19,8 @@ use tokio::{process::Command, task::JoinHandle};
 pub use self::{
     apps::{put_app, report_endpoint_events},
     deployment::{
-        build, create_tables, create_tables_with_prefix, deploy, transformed_template,
-        without_package_variables,
+        build, build_optimized_functions, create_tables, create_tables_with_prefix, deploy,
+        local_build, transformed_template, without_package_variables,
     },
 };
 use crate::{process::Service, proxy::ServiceProxy, root, sns_proxy::Proxy, step, tools::Tools};

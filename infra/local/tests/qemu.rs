@@ -24,8 +24,9 @@ use nostr_push_core::{
     token_hasher::TokenHasher,
 };
 use nostr_push_local::{
-    aws::{self, Aws, LocalPorts, STACK},
+    aws::{self, Aws, LocalPorts, STACK, without_package_variables},
     demo::publish,
+    packages::{has_package, shell_succeeds},
     process::Service,
     relay, report_skipped, root, step,
     tools::Tools,
@@ -229,15 +230,17 @@ impl World {
 
 /// Builds the programs. Returns their folder, or `None` if a target cannot be installed.
 async fn build() -> Option<PathBuf> {
-    let targets = ["aarch64-unknown-linux-gnu", "aarch64-unknown-linux-musl"];
-    let mut rustup = Command::new("rustup");
-    rustup.args(["target", "add"]).args(targets);
-    if !succeeds(&mut rustup).await {
+    let targets = "aarch64-unknown-linux-gnu aarch64-unknown-linux-musl";
+    if !shell_succeeds(&format!("rustup target add {targets}")).await {
         return None;
     }
     step("building the programs for arm64 (some minutes the first time)");
     let mut build = Command::new(root().join("infra/local/tools/arm64"));
-    let output = build.stderr(Stdio::inherit()).output().await.unwrap();
+    let output = without_package_variables(&mut build)
+        .stderr(Stdio::inherit())
+        .output()
+        .await
+        .unwrap();
     assert!(output.status.success(), "infra/local/tools/arm64 failed");
     let output = String::from_utf8(output.stdout).unwrap();
     output.lines().last().map(PathBuf::from)
@@ -245,28 +248,9 @@ async fn build() -> Option<PathBuf> {
 
 /// Installs QEMU and the C library if they are absent. Returns `true` if they are there.
 async fn has_qemu() -> bool {
-    let is_there = async || {
-        succeeds(Command::new("qemu-aarch64-static").arg("--version")).await
-            && Path::new(LIBRARIES).join("lib/libc.so.6").exists()
-    };
-    if !is_there().await {
-        step(&format!("installing {PACKAGES} (apt-get)"));
-        let install = format!(
-            "apt-get install -y -qq {PACKAGES} \
-             || {{ apt-get update -qq && apt-get install -y -qq {PACKAGES}; }}"
-        );
-        succeeds(Command::new("sh").args(["-c", &install])).await;
-    }
-    is_there().await
-}
-
-/// Returns `true` if the command succeeds.
-async fn succeeds(command: &mut Command) -> bool {
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .await;
-    status.is_ok_and(|status| status.success())
+    has_package("qemu-aarch64-static", PACKAGES).await
+        && shell_succeeds(&format!(
+            "test -e {LIBRARIES}/lib/libc.so.6 || apt-get install -y -qq {PACKAGES}"
+        ))
+        .await
 }

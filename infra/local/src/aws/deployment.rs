@@ -34,18 +34,14 @@ const OTHER_TABLE_PROPERTIES: [&str; 5] = [
     "SSESpecification",
 ];
 
-/// Builds the functions with `sam build`, and the listener. Returns the path of the listener.
+/// Builds the functions with `sam build` and the listener, to run on this machine. Returns the path
+/// of the listener.
 ///
 /// # Errors
 /// A build failed.
 pub async fn build(tools: &Tools) -> Result<PathBuf> {
     step("sam build (some minutes the first time, seconds afterwards)");
-    let mut build = tools.sam("sam");
-    build
-        .current_dir(root())
-        .args(["build", "--config-env", "local"])
-        .env("AWS_DEFAULT_REGION", REGION);
-    run(without_package_variables(&mut build), "sam build").await?;
+    run(local_build(&mut sam_build(tools)), "sam build").await?;
     step("building the listener as for its image");
     let mut listener = Command::new(root().join("infra/image/listener"));
     let output = without_package_variables(&mut listener)
@@ -59,6 +55,33 @@ pub async fn build(tools: &Tools) -> Result<PathBuf> {
         .map(PathBuf::from);
     path.filter(|_| output.status.success())
         .context("infra/image/listener failed")
+}
+
+/// Builds the functions with all optimizations, as `infra/deploy` does.
+///
+/// # Errors
+/// The build failed.
+pub async fn build_optimized_functions(tools: &Tools) -> Result<()> {
+    step("sam build, with all optimizations (some minutes)");
+    let mut build = sam_build(tools);
+    run(without_package_variables(&mut build), "sam build").await
+}
+
+fn sam_build(tools: &Tools) -> Command {
+    let mut build = tools.sam("sam");
+    build
+        .current_dir(root())
+        .args(["build", "--config-env", "local"])
+        .env("AWS_DEFAULT_REGION", REGION);
+    build
+}
+
+/// Makes a build of the functions quicker: without link-time optimization, because its result is
+/// not deployed.
+pub fn local_build(command: &mut Command) -> &mut Command {
+    without_package_variables(command)
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
 }
 
 /// Removes the variables of the package under test. If they changed from build to build, cargo

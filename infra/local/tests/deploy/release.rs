@@ -153,7 +153,7 @@ impl Stack {
         self.registry.stop().await;
     }
 
-    /// Makes a release for x86_64 only, which other tests build as well.
+    /// Makes a release for `x86_64` only, which other tests build as well.
     async fn make_release(&self) -> PathBuf {
         let folder = self.data.path().join("release");
         let mut release = Command::new(root().join("infra/release"));
@@ -165,7 +165,7 @@ impl Stack {
             .env("SAM_CLI_TELEMETRY", "0")
             .env("AWS_DEFAULT_REGION", REGION)
             .stdout(Stdio::null());
-        let release = nostr_push_local::aws::without_package_variables(&mut release);
+        let release = nostr_push_local::aws::local_build(&mut release);
         run(release, "infra/release").await.unwrap();
         folder
     }
