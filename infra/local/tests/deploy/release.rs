@@ -153,7 +153,7 @@ impl Stack {
         self.registry.stop().await;
     }
 
-    /// Makes a release for x86_64 only, which other tests build as well.
+    /// Makes a release for `x86_64` only, which other tests build as well.
     async fn make_release(&self) -> PathBuf {
         let folder = self.data.path().join("release");
         let mut release = Command::new(root().join("infra/release"));
