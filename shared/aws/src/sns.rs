@@ -544,7 +544,7 @@ mod tests {
         thread::spawn(move || {
             for (status, body) in responses {
                 let (mut connection, _) = listener.accept().unwrap();
-                let _ = connection.read(&mut [0; 65_536]).unwrap();
+                let _ = connection.read(&mut [0; 8_192]).unwrap();
                 let length = body.len();
                 let head = format!("HTTP/1.1 {status} -\r\nConnection: close\r\n");
                 let response = format!("{head}Content-Length: {length}\r\n\r\n{body}");
