@@ -8,8 +8,8 @@ use nostr_push_core::{
 
 use crate::refusal::Refusal;
 
-/// Reads the token, in canonical form, and its platform, which is one of the app's. `None` means that the client has no
-/// token yet.
+/// Reads the token, in canonical form, and its platform, which is one of the app's. `None` means
+/// that the client has no token yet.
 ///
 /// The forms of `deviceId` are:
 /// - `""`: no token yet

@@ -46,7 +46,8 @@ pub struct Filters {
     pub relays: Vec<String>,
 }
 
-/// Reads the token of a registration (kind 3079), in canonical form, and its platform, which is one of the app's.
+/// Reads the token of a registration (kind 3079), in canonical form, and its platform, which is one
+/// of the app's.
 ///
 /// # Errors
 /// `bad_payload`, `over_quota` (a token above 4 KiB), `unsupported_platform`.
@@ -65,7 +66,8 @@ pub fn registration(plaintext: &str, app: &App) -> Result<(String, Platform), Re
     Ok((canonical_token(&token), platform))
 }
 
-/// Reads the token of a deregistration (kind 3080), in canonical form. `None` means all tokens of the owner.
+/// Reads the token of a deregistration (kind 3080), in canonical form. `None` means all tokens of
+/// the owner.
 ///
 /// # Errors
 /// `bad_payload`, `over_quota`.

@@ -86,11 +86,11 @@ async fn programs_for_arm64_push_an_event() {
     let mut deliver = world.function("deliver").await;
     world.handle_next(&mut deliver, "delivery").await;
     let pushes = world.aws.sns.pushes(0);
-    let pushed: Vec<(&str, &Value)> = pushes
+    let recorded: Vec<(&str, &Value)> = pushes
         .iter()
         .map(|push| (push.token.as_str(), &push.message["data"]["event_id"]))
         .collect();
-    assert_eq!(pushed, [(TOKEN, &json!(note.id))]);
+    assert_eq!(recorded, [(TOKEN, &json!(note.id))]);
 
     let mut feedback = world.function("feedback").await;
     assert_eq!(world.aws.sns.disable(TOKEN).await.unwrap(), 1);

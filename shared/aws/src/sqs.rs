@@ -149,8 +149,8 @@ impl Visibility {
         }
     }
 
-    /// Hides the message for `time` from now, rounded up to seconds. If the request fails, the message stays hidden for
-    /// the queue's visibility timeout.
+    /// Hides the message for `time` from now, rounded up to seconds. If the request fails, the
+    /// message stays hidden for the queue's visibility timeout.
     pub(crate) async fn hide(&self, message: &SqsMessage, time: Duration) {
         let seconds = i32::try_from(time.as_millis().div_ceil(1000))
             .unwrap_or(i32::MAX)

@@ -21,8 +21,8 @@ use metrics_cloudwatch_embedded::{Builder, Collector};
 use nostr_push_core::{Millis, capacity::Usage, counter::Counter};
 use tracing_subscriber::EnvFilter;
 
-/// The CloudWatch namespace of all metrics, unless `METRIC_NAMESPACE` has the name of the stack. Two
-/// stacks in one account then have separate metrics.
+/// The CloudWatch namespace of all metrics, unless `METRIC_NAMESPACE` has the name of the stack.
+/// Two stacks in one account then have separate metrics.
 const NAMESPACE: &str = "nostr-push";
 
 /// The dimension of all metrics.

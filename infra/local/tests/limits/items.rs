@@ -187,8 +187,8 @@ async fn largest() -> Sizes {
     subscriptions(&recorder, &mut sizes).await;
     settings(&recorder, &mut sizes).await;
     lists(&recorder, &mut sizes).await;
-    // These rows are written in parts, so they are computed: the key, the holder (an id of SQS), the
-    // numbers, and a set of hashes or of eight bytes of each event.
+    // These rows are written in parts, so they are computed: the key, the holder (an id of SQS),
+    // the numbers, and a set of hashes or of eight bytes of each event.
     let claim = MAX_APP_ID_BYTES + 1 + HASH + 1 + HASH;
     sizes.insert(
         "claim with 20 devices",

@@ -49,7 +49,8 @@ const LOADS: [Load; 3] = [
         writes: ("rates", 1.0),
         reads: ("devices", 1.0),
     },
-    // A claim is acquired, a device is recorded in it, and it is completed. The roster and a device.
+    // A claim is acquired, a device is recorded in it, and it is completed. The roster and a
+    // device.
     Load {
         parameter: "DeliverConcurrency",
         writes: ("claims", 3.0),

@@ -2,8 +2,8 @@
 //! message to the dead-letter queue, unless the function has `RecursiveLoop: Allow`
 //! (<https://docs.aws.amazon.com/lambda/latest/dg/invocation-recursion.html>).
 //!
-//! AWS's page does not list the SDK for Rust. The SDK takes part nevertheless: `lambda_runtime` sets
-//! `_X_AMZN_TRACE_ID` for each invocation, and the interceptor
+//! AWS's page does not list the SDK for Rust. The SDK takes part nevertheless: `lambda_runtime`
+//! sets `_X_AMZN_TRACE_ID` for each invocation, and the interceptor
 //! `aws_runtime::recursion_detection`, which every client of the SDK has, copies it into the header
 //! of each request. SQS keeps the header with the message.
 
