@@ -197,6 +197,7 @@ async fn all_tests(
 ) -> Result<(), String> {
     client.run(&CLIENT_TESTS, false).await?;
     tests_without_client(stack).await?;
+    rough::outage_loses_nothing(stack, &proxy.faults).await?;
     rough::nothing_is_lost(stack, &proxy.faults, client).await?;
     no_limit_was_violated(strict_relay).await?;
     let requests = &proxy.requests;

@@ -29,6 +29,12 @@ def resources(stack):
     }
 
 
+def default_version(arn):
+    """The document of a policy of the account."""
+    version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+    return iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
+
+
 def role(name):
     """The ARN and the policies of a role."""
     policies = []
@@ -36,7 +42,10 @@ def role(name):
         document = iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
         policies.append({"name": policy, "policy": document, "managed": False})
     for policy in iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]:
-        policies.append({"name": policy["PolicyName"], "policy": None, "managed": True})
+        arn = policy["PolicyArn"]
+        managed = arn.split(":")[4] == "aws"
+        document = None if managed else default_version(arn)
+        policies.append({"name": policy["PolicyName"], "policy": document, "managed": managed})
     return {"arn": iam.get_role(RoleName=name)["Role"]["Arn"], "policies": policies}
 
 

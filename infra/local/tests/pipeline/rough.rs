@@ -5,11 +5,12 @@ use std::time::Duration;
 use nostr_push_aws::clients;
 use nostr_push_local::{
     aws::STACK,
+    demo::publish,
     proxy::faults::{FaultKind, FaultPlan, Faults},
     stack::Stack,
 };
 
-use crate::{ClientTests, counters, messages_in, wait_until};
+use crate::{ClientTests, counters, messages_in, now, phone::Phone, wait_until};
 
 /// Rates at which many messages are retried and none is retried often.
 const PLAN: FaultPlan = FaultPlan {
@@ -47,6 +48,44 @@ pub(crate) async fn nothing_is_lost(
     Ok(())
 }
 
+/// While DynamoDB throttles every request, control, the matcher and feedback retry their messages.
+/// Afterwards a phone that registered meanwhile is registered, a note that was published is pushed,
+/// and a phone whose app was uninstalled is removed.
+pub(crate) async fn outage_loses_nothing(stack: &Stack, faults: &Faults) -> Result<(), String> {
+    let relay = &stack.relays[0];
+    let [phone, uninstalled, late] = [Phone::new(), Phone::new(), Phone::new()];
+    for phone in [&phone, &uninstalled] {
+        phone.subscribe(stack).await;
+        let note = phone.first_note();
+        publish(relay, &note).await.unwrap();
+        phone.wait_for_pushes(stack, &[note]).await?;
+    }
+    let before = counters(stack).await;
+    let increased = async |names: &[&str]| {
+        let now = counters(stack).await;
+        names.iter().all(|name| now.get(*name) > before.get(*name))
+    };
+    faults.start(FaultPlan {
+        dynamodb_throttled: 1.0,
+        ..FaultPlan::default()
+    });
+    let note = phone.event(1, now(), "during the outage");
+    publish(relay, &note).await.unwrap();
+    late.subscribe(stack).await;
+    stack.aws.sns.disable(&uninstalled.token).await.unwrap();
+    let retried = ["control", "matcher", "feedback"].map(|s| format!("{s}.retried.unavailable"));
+    let retried = retried.each_ref().map(String::as_str);
+    let result = wait_until("three stages retry", async || increased(&retried).await).await;
+    faults.stop();
+    result?;
+    phone.wait_for_pushes(stack, &[note]).await?;
+    let note = late.first_note();
+    publish(relay, &note).await.unwrap();
+    late.wait_for_pushes(stack, &[note]).await?;
+    let removed = ["feedback.accepted.removed"];
+    wait_until("the phone is removed", async || increased(&removed).await).await
+}
+
 /// Every delivery that was begun has been completed.
 async fn every_claim_is_completed(stack: &Stack) -> Result<(), String> {
     let config = clients::at(&stack.aws.environment(), "AWS_ENDPOINT_URL").await;
@@ -64,7 +103,7 @@ async fn every_claim_is_completed(stack: &Stack) -> Result<(), String> {
         .map_err(|error| format!("{error}: {open} are open"))
 }
 
-/// Each kind of fault has happened, and each stage has retried messages because of them.
+/// Each kind of fault has happened, and each stage has retried messages.
 async fn faults_happened(stack: &Stack, faults: &Faults) -> Result<(), String> {
     let counts = faults.counts();
     println!("local: faults: {counts:?}");
@@ -79,7 +118,7 @@ async fn faults_happened(stack: &Stack, faults: &Faults) -> Result<(), String> {
         let retried = counters.filter(|(name, _)| name.starts_with(&prefix));
         retried.map(|(_, n)| n).sum()
     };
-    let without: Vec<_> = ["control", "matcher", "deliver"]
+    let without: Vec<_> = ["control", "matcher", "deliver", "feedback"]
         .into_iter()
         .filter(|stage| retried(stage) == 0)
         .collect();
