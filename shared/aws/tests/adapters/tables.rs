@@ -28,6 +28,7 @@ pub(crate) async fn app_is_read_as_written(store: &Store) {
     let app = App {
         app: "demo".to_owned(),
         platforms: BTreeMap::from([(Platform::ApnsSandbox, "arn".to_owned())]),
+        moving_from: vec!["arn:earlier".to_owned()],
         triggers: vec![json!({"kinds": [1], "#p": ["$owner"]})],
         allow_broad_filters: true,
         presence_timeout: Some(Seconds(20)),
