@@ -88,7 +88,10 @@ async fn programs_for_arm64_push_an_event() {
     let pushes = world.aws.sns.pushes(0);
     let recorded: Vec<(&str, &Value)> = pushes
         .iter()
-        .map(|push| (push.token.as_str(), &push.message["data"]["event_id"]))
+        .map(|push| {
+            let message = &push.message["fcmV1Message"]["message"];
+            (push.token.as_str(), &message["data"]["event_id"])
+        })
         .collect();
     assert_eq!(recorded, [(TOKEN, &json!(note.id))]);
 

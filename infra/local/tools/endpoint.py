@@ -1,25 +1,32 @@
-"""Runs ministack with a fix: ECS must receive `desiredCount` as an integer.
+"""Runs ministack with a fix: counts must be integers.
 
-A template parameter arrives as a string, and ministack's ECS does arithmetic with it.
+A template parameter arrives as a string. AWS converts it, and ministack calculates with it.
 """
 
 import sys
 
 from ministack.app import main
-from ministack.services import ecs
+from ministack.services import ecs, lambda_svc
 
 
-def with_integer_count(call):
-    """Returns `call` with the request's `desiredCount` converted to an integer."""
+def with_integer(call, *path):
+    """Returns `call` with the integer at this path of its first argument converted to one."""
+    *folders, name = path
 
-    def wrapper(request):
-        if request.get("desiredCount") is not None:
-            request = {**request, "desiredCount": int(request["desiredCount"])}
-        return call(request)
+    def wrapper(request, *others):
+        values = request
+        for folder in folders:
+            values = values.get(folder) or {}
+        if values.get(name) is not None:
+            values[name] = int(values[name])
+        return call(request, *others)
 
     return wrapper
 
 
-ecs._create_service = with_integer_count(ecs._create_service)
-ecs._update_service = with_integer_count(ecs._update_service)
+ecs._create_service = with_integer(ecs._create_service, "desiredCount")
+ecs._update_service = with_integer(ecs._update_service, "desiredCount")
+lambda_svc._sqs_esm_concurrency = with_integer(
+    lambda_svc._sqs_esm_concurrency, "ScalingConfig", "MaximumConcurrency"
+)
 sys.exit(main())

@@ -136,7 +136,8 @@ impl Stack {
             .unwrap();
         let config = clients::at(&aws.environment(), "AWS_ENDPOINT_URL").await;
         let (registry, registry_address) = start_registry(data.path()).await;
-        let mut path = vec![Tools::install_aws_cli().await.unwrap(), tools.sam_bin()];
+        // The folder of SAM is the first one: cargo-lambda looks for zig with the first `python3`.
+        let mut path = vec![tools.sam_bin(), Tools::install_aws_cli().await.unwrap()];
         path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
         Self {
             path: std::env::join_paths(path).unwrap(),

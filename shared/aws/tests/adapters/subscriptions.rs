@@ -103,7 +103,8 @@ pub(crate) async fn feed_has_pages(store: &Store) {
         ..subscription(&owner, &filter, order(1, 1))
     };
     let same_partition = |row: &Subscription| {
-        let sum: u64 = row.identity.bytes().map(u64::from).sum();
+        let bytes = row.owner.pubkey.as_bytes().iter().copied();
+        let sum: u64 = bytes.chain(row.identity.bytes()).map(u64::from).sum();
         sum.is_multiple_of(store.partitions())
     };
     let rows: Vec<Subscription> = (0..).map(row).filter(same_partition).take(501).collect();
