@@ -2,7 +2,13 @@
 //!
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>
 
-use std::{net::SocketAddr, path::Path, process::Stdio, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::Stdio,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result, bail};
 use axum::{
@@ -92,17 +98,20 @@ impl Bootstrap {
         })
     }
 
-    /// Invokes the function with an SQS batch of these records (message id, body, receive count).
-    /// Returns the ids of the records that failed.
+    /// Invokes the function with an SQS batch of these records (message id, body, receive count),
+    /// which were sent now. Returns the ids of the records that failed.
     ///
     /// # Errors
     /// The process ended, or the invocation failed as a whole.
     pub async fn batch(&mut self, records: &[(&str, String, u32)]) -> Result<Vec<String>> {
+        let sent_at = unix_millis().to_string();
         let record = |(id, body, receive_count): &(&str, String, u32)| {
             json!({
                 "messageId": id, "receiptHandle": id, "body": body, "md5OfBody": "",
                 "messageAttributes": {},
-                "attributes": {"ApproximateReceiveCount": receive_count.to_string()},
+                "attributes": {
+                    "ApproximateReceiveCount": receive_count.to_string(), "SentTimestamp": sent_at,
+                },
                 "eventSource": "aws:sqs", "eventSourceARN": "arn:aws:sqs:us-east-1:0:test",
                 "awsRegion": "us-east-1",
             })
@@ -137,14 +146,18 @@ impl Bootstrap {
     }
 }
 
+fn unix_millis() -> u128 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_millis())
+}
+
 async fn next(State(api): State<Arc<Api>>) -> (HeaderMap, String) {
     let Some(invocation) = api.waiting.lock().await.recv().await else {
         return std::future::pending().await;
     };
     *api.running.lock().await = Some(invocation.response);
-    let deadline = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |now| now.as_millis() + 30_000);
+    let deadline = unix_millis() + 30_000;
     let mut headers = HeaderMap::new();
     for (name, value) in [
         ("lambda-runtime-aws-request-id", "1".to_owned()),

@@ -73,7 +73,7 @@ pub(crate) async fn outage_loses_nothing(stack: &Stack, faults: &Faults) -> Resu
     publish(relay, &note).await.unwrap();
     late.subscribe(stack).await;
     stack.aws.sns.disable(&uninstalled.token).await.unwrap();
-    let retried = ["control", "matcher", "feedback"].map(|s| format!("{s}.retried.unavailable"));
+    let retried = ["control", "matcher", "feedback"].map(|s| format!("{s}.retried.throttled"));
     let retried = retried.each_ref().map(String::as_str);
     let result = wait_until("three stages retry", async || increased(&retried).await).await;
     faults.stop();
