@@ -6,6 +6,8 @@
     reason = "a failed test panics"
 )]
 
+mod pushctl;
+
 use std::{path::Path, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
@@ -23,7 +25,7 @@ use nostr_push_local::{
 };
 use nostr_push_testkit::{control_event, event};
 use serde_json::{Value, json};
-use tokio::{process::Command, time::sleep};
+use tokio::time::sleep;
 use tokio_tungstenite::{connect_async, tungstenite::Message};
 
 struct Operator<'a> {
@@ -31,28 +33,12 @@ struct Operator<'a> {
 }
 
 impl Operator<'_> {
-    /// Runs pushctl. Returns the exit code, the output as JSON, and the messages on standard error.
     async fn run(&self, arguments: &[&str]) -> (i32, Value, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pushctl"));
-        let output = command
-            .arg("--json")
-            .args(arguments)
-            .envs(self.stack.aws.environment())
-            .output()
-            .await
-            .unwrap();
-        (
-            output.status.code().unwrap(),
-            serde_json::from_slice(&output.stdout).unwrap_or_default(),
-            String::from_utf8_lossy(&output.stderr).into_owned(),
-        )
+        pushctl::run(&self.stack.aws.environment(), arguments).await
     }
 
-    /// Runs a command that must succeed, and returns its output.
     async fn succeeds(&self, arguments: &[&str]) -> Value {
-        let (code, output, messages) = self.run(arguments).await;
-        assert_eq!(code, 0, "{arguments:?}: {messages}");
-        output
+        pushctl::succeeds(&self.stack.aws.environment(), arguments).await
     }
 
     /// Runs a command that must fail with this text in its messages.

@@ -13,6 +13,7 @@ mod credentials;
 mod doctor;
 #[path = "maintenance/move_devices.rs"]
 mod move_devices;
+mod pushctl;
 #[path = "maintenance/reconcile.rs"]
 mod reconcile;
 #[path = "maintenance/restore.rs"]
@@ -31,7 +32,6 @@ use nostr_push_local::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::Command;
 
 /// The local endpoint with the tables of one stack.
 struct Endpoint {
@@ -98,36 +98,11 @@ impl Endpoint {
         Sns::new(&clients::at(&self.environment, "AWS_ENDPOINT_URL_SNS").await)
     }
 
-    /// Runs pushctl. Returns the exit code, the output as JSON, and the messages on standard error.
     async fn run(&self, arguments: &[&str]) -> (i32, Value, String) {
-        self.run_with(&self.environment, arguments).await
+        pushctl::run(&self.environment, arguments).await
     }
 
-    /// As [`Self::run`], with this environment.
-    async fn run_with(
-        &self,
-        environment: &HashMap<String, String>,
-        arguments: &[&str],
-    ) -> (i32, Value, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pushctl"));
-        let output = command
-            .arg("--json")
-            .args(arguments)
-            .envs(environment)
-            .output()
-            .await
-            .unwrap();
-        (
-            output.status.code().unwrap(),
-            serde_json::from_slice(&output.stdout).unwrap_or_default(),
-            String::from_utf8_lossy(&output.stderr).into_owned(),
-        )
-    }
-
-    /// Runs a command that must succeed, and returns its output.
     async fn succeeds(&self, arguments: &[&str]) -> Value {
-        let (code, output, messages) = self.run(arguments).await;
-        assert_eq!(code, 0, "{arguments:?}: {messages}");
-        output
+        pushctl::succeeds(&self.environment, arguments).await
     }
 }

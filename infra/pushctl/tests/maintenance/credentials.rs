@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, os::unix::fs::PermissionsExt};
 
-use crate::Endpoint;
+use crate::{Endpoint, pushctl};
 
 /// The endpoint's environment without keys, with this profile of this configuration.
 fn environment(endpoint: &Endpoint, profile: &str, config: &str) -> HashMap<String, String> {
@@ -37,7 +37,7 @@ async fn profiles_of_all_kinds_are_read() {
         script.display()
     );
     let program = environment(&endpoint, "program", &config);
-    let (code, apps, messages) = endpoint.run_with(&program, &["app", "list"]).await;
+    let (code, apps, messages) = pushctl::run(&program, &["app", "list"]).await;
     assert_eq!((code, &apps), (0, &serde_json::json!([])), "{messages}");
     assert!(ran.exists());
 
@@ -50,7 +50,7 @@ async fn profiles_of_all_kinds_are_read() {
         (login, "run aws login --profile corp"),
     ] {
         let environment = environment(&endpoint, "corp", config);
-        let (code, _, messages) = endpoint.run_with(&environment, &["app", "list"]).await;
+        let (code, _, messages) = pushctl::run(&environment, &["app", "list"]).await;
         assert_eq!(code, 1);
         assert!(messages.contains(expected), "{messages}");
     }
