@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use serde_json::Value;
 use tokio::process::Command;
 
-/// Runs pushctl with these variables. Returns the exit code, the output as JSON, and the messages on
-/// standard error.
+/// Runs pushctl with these variables. Returns the exit code, the output as JSON, and the messages
+/// on standard error.
 pub(crate) async fn run(
     environment: &HashMap<String, String>,
     arguments: &[&str],
