@@ -1,8 +1,9 @@
 //! The whole pipeline, from the relay to SNS, with a client that shares no code with the service:
 //! nostr-tools. The assertions on the client's side are in `e2e/*.test.mjs`. The modules below test
-//! faults of SNS, several listeners, and the logs. Then the client's tests run once more while the
-//! endpoint throttles, delays and repeats (`rough`). At the end, every request of all programs is
-//! evaluated against the program's role (`permissions`).
+//! faults of SNS, several listeners, the logs, and an outage of DynamoDB (`rough`). At the end,
+//! every request of all programs is evaluated against the program's role (`permissions`).
+//! Meanwhile, a client's tests run on another stack, whose endpoint throttles, delays and repeats
+//! (`rough`).
 //!
 //! There are three relays of different implementations: nostr-relay-builder, `@nostr-relay/core`
 //! (`e2e/relay.mjs`), and one for this test (`e2e/strict-relay.mjs`). The last one has low limits
@@ -46,7 +47,9 @@ use nostr_push_local::{
     tools::Tools,
 };
 use nostr_push_testkit::free_port;
-use tokio::{net::TcpStream, time::sleep};
+use nostr_relay_builder::LocalRelay;
+use tempfile::TempDir;
+use tokio::{net::TcpStream, sync::OnceCell, time::sleep};
 
 /// The secret key that signs grants for the app `granted`.
 const GRANT_SECRET: &str = "2222222222222222222222222222222222222222222222222222222222222222";
@@ -62,31 +65,81 @@ const CLIENT_TESTS: [&str; 5] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pushes_reach_clients_of_both_dialects() {
-    let tools = Tools::install().await.unwrap();
-    let data = tempfile::tempdir().unwrap();
-    let addresses = [(); 4].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port(0))));
-    let [first, second, strict, owners] = addresses;
-    let _first_relay = relay::start(first).await.unwrap();
-    // A relay that only owners name.
-    let _owners_relay = relay::start(owners).await.unwrap();
-    for folder in ["e2e", "iam"] {
-        install_node_packages(&tools, folder).await;
-    }
-    let second_relay = start_node_relay(&tools, "relay", second, data.path()).await;
-    let strict_relay = start_node_relay(&tools, "strict-relay", strict, data.path()).await;
-    let relays = [first, second, strict].map(|address| format!("ws://{address}"));
-    let options = Options {
-        relays: relays.to_vec(),
-        service_key: Some(Keys::generate()),
-        ..Options::anywhere(data.path(), apps())
-    };
-    let proxy = ServiceProxy::default();
-    let stack = Stack::start_behind(&tools, options, Some(&proxy)).await;
-    let mut stack = stack.unwrap();
+    let mut pipeline = Box::pin(Pipeline::start()).await;
+    let result = tests_of_the_whole_pipeline(&mut pipeline).await;
+    pipeline.stop(result).await;
+}
 
-    let client = ClientTests {
-        tools: &tools,
-        variables: vec![
+#[tokio::test(flavor = "multi_thread")]
+async fn rough_endpoint_loses_nothing() {
+    let pipeline = Box::pin(Pipeline::start()).await;
+    let result = tests_on_a_rough_endpoint(&pipeline).await;
+    pipeline.stop(result).await;
+}
+
+async fn tests_of_the_whole_pipeline(pipeline: &mut Pipeline) -> Result<(), String> {
+    pipeline.client.run(&CLIENT_TESTS, false).await?;
+    let stack = &mut pipeline.stack;
+    faults::each_fault_has_its_outcome(stack).await?;
+    faults::registration_enables_endpoint(stack).await?;
+    listeners::killed_listener_loses_and_repeats_nothing(stack).await?;
+    listeners::three_listeners_share_the_relays(stack).await?;
+    every_delivery_is_accounted_for(stack).await?;
+    logs::no_line_contains_a_secret(stack).await?;
+    logs::one_query_follows_an_event(stack).await?;
+    rough::outage_loses_nothing(stack, &pipeline.proxy.faults).await?;
+    no_limit_was_violated(pipeline.strict).await?;
+    let (tools, requests) = (&pipeline.client.tools, &pipeline.proxy.requests);
+    permissions::roles_allow_exactly_what_is_needed(tools, &pipeline.stack, requests).await
+}
+
+async fn tests_on_a_rough_endpoint(pipeline: &Pipeline) -> Result<(), String> {
+    let (stack, faults) = (&pipeline.stack, &pipeline.proxy.faults);
+    rough::nothing_is_lost(stack, faults, &pipeline.client).await?;
+    no_limit_was_violated(pipeline.strict).await
+}
+
+/// A local stack behind a proxy, its relays, and the client's tests.
+struct Pipeline {
+    stack: Stack,
+    proxy: ServiceProxy,
+    client: ClientTests,
+    /// The relays that are programs of Node.
+    node_relays: [Service; 2],
+    /// The address of the relay with low limits.
+    strict: SocketAddr,
+    /// The other relays, which end when they are dropped.
+    _relays: [LocalRelay; 2],
+    /// The folder of the stack, with its logs.
+    data: TempDir,
+}
+
+impl Pipeline {
+    async fn start() -> Self {
+        let tools = Tools::install().await.unwrap();
+        let data = tempfile::tempdir().unwrap();
+        let addresses = [(); 4].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port(0))));
+        // Only owners name the last relay.
+        let [first, second, strict, owners] = addresses;
+        let local_relays = [
+            relay::start(first).await.unwrap(),
+            relay::start(owners).await.unwrap(),
+        ];
+        install_node_packages(&tools).await;
+        let node_relays = [
+            start_node_relay(&tools, "relay", second, data.path()).await,
+            start_node_relay(&tools, "strict-relay", strict, data.path()).await,
+        ];
+        let relays = [first, second, strict].map(|address| format!("ws://{address}"));
+        let options = Options {
+            relays: relays.to_vec(),
+            service_key: Some(Keys::generate()),
+            ..Options::anywhere(data.path(), apps())
+        };
+        let proxy = ServiceProxy::default();
+        let stack = Stack::start_behind(&tools, options, Some(&proxy)).await;
+        let stack = stack.unwrap();
+        let variables = vec![
             ("NOSTR_PUSH_URL", stack.url.clone()),
             ("NOSTR_PUSH_RELAYS", relays.join(",")),
             ("NOSTR_PUSH_SERVICE", stack.service_pubkey.clone()),
@@ -97,22 +150,45 @@ async fn pushes_reach_clients_of_both_dialects() {
                 stack.aws.environment()["AWS_ENDPOINT_URL"].clone(),
             ),
             ("NOSTR_PUSH_GRANT_SECRET", GRANT_SECRET.to_owned()),
-        ],
-    };
-    let result = all_tests(&mut stack, &proxy, &client, strict).await;
-    let logs = result.as_ref().err().map(|_| stack.logs());
-    stack.stop().await;
-    second_relay.stop().await;
-    strict_relay.stop().await;
-    assert!(result.is_ok(), "{result:?}\n{}", logs.unwrap_or_default());
+        ];
+        Self {
+            stack,
+            proxy,
+            client: ClientTests { tools, variables },
+            node_relays,
+            strict,
+            _relays: local_relays,
+            data,
+        }
+    }
+
+    /// Stops everything. If the test has failed, fails with the end of the logs, and keeps them.
+    async fn stop(self, result: Result<(), String>) {
+        let logs = self.stack.logs();
+        self.stack.stop().await;
+        for relay in self.node_relays {
+            relay.stop().await;
+        }
+        if let Err(error) = result {
+            let folder = self.data.keep();
+            panic!("{error}\n{logs}\nall logs are in {}", folder.display());
+        }
+    }
 }
 
-async fn install_node_packages(tools: &Tools, folder: &str) {
-    let mut install = tools.npm().unwrap();
-    install
-        .current_dir(root().join("infra/local").join(folder))
-        .args(["ci", "--silent"]);
-    run(&mut install, "npm ci").await.unwrap();
+/// Installs the packages once for all tests of this file.
+async fn install_node_packages(tools: &Tools) {
+    static INSTALLED: OnceCell<()> = OnceCell::const_new();
+    let install = async || {
+        for folder in ["e2e", "iam"] {
+            let mut install = tools.npm().unwrap();
+            install
+                .current_dir(root().join("infra/local").join(folder))
+                .args(["ci", "--silent"]);
+            run(&mut install, "npm ci").await.unwrap();
+        }
+    };
+    INSTALLED.get_or_init(install).await;
 }
 
 /// Starts `e2e/<name>.mjs`.
@@ -132,12 +208,12 @@ async fn start_node_relay(
 }
 
 /// The client's tests, and the variables that they need.
-struct ClientTests<'a> {
-    tools: &'a Tools,
+struct ClientTests {
+    tools: Tools,
     variables: Vec<(&'static str, String)>,
 }
 
-impl ClientTests<'_> {
+impl ClientTests {
     /// Runs these files one after another, because they compare the service's counters. `rough` if
     /// the endpoint has faults.
     async fn run(&self, files: &[&str], rough: bool) -> Result<(), String> {
@@ -187,31 +263,6 @@ fn apps() -> Vec<App> {
             ..App::named("closed")
         },
     ]
-}
-
-async fn all_tests(
-    stack: &mut Stack,
-    proxy: &ServiceProxy,
-    client: &ClientTests<'_>,
-    strict_relay: SocketAddr,
-) -> Result<(), String> {
-    client.run(&CLIENT_TESTS, false).await?;
-    tests_without_client(stack).await?;
-    rough::outage_loses_nothing(stack, &proxy.faults).await?;
-    rough::nothing_is_lost(stack, &proxy.faults, client).await?;
-    no_limit_was_violated(strict_relay).await?;
-    let requests = &proxy.requests;
-    permissions::roles_allow_exactly_what_is_needed(client.tools, stack, requests).await
-}
-
-async fn tests_without_client(stack: &mut Stack) -> Result<(), String> {
-    faults::each_fault_has_its_outcome(stack).await?;
-    faults::registration_enables_endpoint(stack).await?;
-    listeners::killed_listener_loses_and_repeats_nothing(stack).await?;
-    listeners::three_listeners_share_the_relays(stack).await?;
-    every_delivery_is_accounted_for(stack).await?;
-    logs::no_line_contains_a_secret(stack).await?;
-    logs::one_query_follows_an_event(stack).await
 }
 
 /// The relay with low limits has counted no violation by any client, and so none by a listener.

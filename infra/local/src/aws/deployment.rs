@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::{process::Command, sync::OnceCell};
 
 use super::{Aws, REGION, STACK, unsigned_authorization};
 use crate::{process::run, root, step, tools::Tools};
@@ -35,11 +35,16 @@ const OTHER_TABLE_PROPERTIES: [&str; 5] = [
 ];
 
 /// Builds the functions with `sam build` and the listener, to run on this machine. Returns the path
-/// of the listener.
+/// of the listener. It builds once per process, because tests start several stacks.
 ///
 /// # Errors
 /// A build failed.
 pub async fn build(tools: &Tools) -> Result<PathBuf> {
+    static LISTENER: OnceCell<PathBuf> = OnceCell::const_new();
+    LISTENER.get_or_try_init(|| build_all(tools)).await.cloned()
+}
+
+async fn build_all(tools: &Tools) -> Result<PathBuf> {
     step("sam build (some minutes the first time, seconds afterwards)");
     run(local_build(&mut sam_build(tools)), "sam build").await?;
     step("building the listener as for its image");

@@ -120,6 +120,11 @@ pub(crate) async fn three_listeners_share_the_relays(stack: &mut Stack) -> Resul
     for listener in others {
         listener.stop().await;
     }
+    // Ephemeral events that come while no listener watches their relay are lost.
+    wait_until("the remaining listener watches all relays", async || {
+        relays_watched(&stack.listener).await == relays
+    })
+    .await?;
     if repeated.is_empty() && elapsed < TAKEOVER_LIMIT {
         Ok(())
     } else {

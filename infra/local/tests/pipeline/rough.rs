@@ -31,7 +31,7 @@ const PLAN: FaultPlan = FaultPlan {
 pub(crate) async fn nothing_is_lost(
     stack: &Stack,
     faults: &Faults,
-    client: &ClientTests<'_>,
+    client: &ClientTests,
 ) -> Result<(), String> {
     faults.start(PLAN);
     let result = client.run(&["pipeline.test.mjs"], true).await;
