@@ -218,9 +218,7 @@ async fn add(context: &CommandContext, arguments: Add) -> Result<()> {
     }
     context.store.put_app(&app).await?;
     let moved = move_devices::run(context, &app, Duration::from_secs(arguments.grace)).await?;
-    for arn in with_other_name(&app, &name) {
-        eprintln!("{arn} has the name of an earlier version: add its platform's credentials");
-    }
+    let earlier: Vec<String> = with_other_name(&app, &name).cloned().collect();
     app.moving_from.clear();
     let mut json = json!(app);
     json["moved"] = moved.into();
@@ -229,6 +227,12 @@ async fn add(context: &CommandContext, arguments: Add) -> Result<()> {
         format_args!(
             "{id} is stored, and {moved} devices are moved; the functions use it within a minute"
         ),
+    );
+    ensure!(
+        earlier.is_empty(),
+        "the functions may not use {}, which have the names of an earlier version: run this command \
+         with the credentials of their platforms as well",
+        earlier.join(" and ")
     );
     Ok(())
 }

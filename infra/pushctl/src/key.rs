@@ -59,7 +59,7 @@ async fn rotate(context: &CommandContext, overlap_days: u16, yes: bool) -> Resul
         yes,
         "all clients must learn the new pubkey within {overlap_days} days: confirm with --yes"
     );
-    check_deployed(context, &stored.version).await?;
+    check_deployed(context, &stored.version, overlap_days).await?;
     let until = now + Seconds::from_days(overlap_days.into());
     let until = (overlap_days > 0).then_some(until);
     let keys = stored.keys.rotated(Keys::generate(), until);
@@ -91,16 +91,33 @@ fn warning(keys: &ServiceKeys, now: Seconds) -> Option<String> {
 
 /// Checks that the stack uses the current version of the secret. Otherwise a new version would
 /// leave the stack with one that Secrets Manager may delete, because no label names it.
-async fn check_deployed(context: &CommandContext, version: &str) -> Result<()> {
+///
+/// Before the first rotation the stack names no version. Its programs then read the current one
+/// when they start, so a new key takes effect before it is deployed. This is safe if the new key is
+/// the second one, and if the old key is accepted for a time.
+async fn check_deployed(context: &CommandContext, version: &str, overlap_days: u16) -> Result<()> {
     let deployed = context.deployed().await?;
-    let is_current = deployed
-        .parameter(KEY_VERSION)
-        .is_none_or(|deployed| deployed == version);
+    let is_deployed = match deployed.parameter(KEY_VERSION) {
+        Some(deployed) => deployed == version,
+        None => overlap_days > 0 && !has_previous_version(context).await?,
+    };
     ensure!(
-        is_current,
+        is_deployed,
         "the stored key is not deployed yet: run infra/deploy {KEY_VERSION}={version} first"
     );
     Ok(())
+}
+
+/// Returns `true` if the secret has had another version before the current one.
+async fn has_previous_version(context: &CommandContext) -> Result<bool> {
+    let client = aws_sdk_secretsmanager::Client::new(&context.aws);
+    let request = client.describe_secret().secret_id(context.secret());
+    let response = request.send().await.context("cannot describe the secret")?;
+    let versions = response.version_ids_to_stages.unwrap_or_default();
+    Ok(versions
+        .values()
+        .flatten()
+        .any(|stage| stage == "AWSPREVIOUS"))
 }
 
 /// The pubkey as an npub (NIP-19, <https://github.com/nostr-protocol/nips/blob/master/19.md>).

@@ -54,7 +54,8 @@ fn list(value: &Value) -> Vec<Value> {
 async fn role_names_actions_and_resources_of_one_stack() {
     let tools = Tools::install().await.unwrap();
     let role = template(&tools, "infra/github/role.yaml").await;
-    for statement in statements(&role) {
+    let allowed = |statement: &&Value| statement["Effect"] == "Allow";
+    for statement in statements(&role).into_iter().filter(allowed) {
         for action in list(&statement["Action"]) {
             assert!(!action.as_str().unwrap().contains('*'), "{statement}");
         }
@@ -73,6 +74,34 @@ async fn role_names_actions_and_resources_of_one_stack() {
     }
     let secret = text.contains("secretsmanager:GetSecretValue");
     assert!(!secret, "a deployment does not read the service key");
+}
+
+/// The role of a stack reaches everything whose name begins with the stack's name and a hyphen.
+#[tokio::test]
+async fn role_of_one_environment_reaches_no_other() {
+    let tools = Tools::install().await.unwrap();
+    let role = template(&tools, "infra/github/role.yaml").await;
+    let statements = statements(&role);
+    let denied = statements
+        .iter()
+        .find(|statement| statement["Effect"] == "Deny");
+    let denied = denied.unwrap();
+    let roles = denied["Resource"]["Fn::Sub"].as_str().unwrap();
+    assert!(roles.ends_with(":role/*-deploy-by-github"), "{roles}");
+    for action in ["iam:PutRolePolicy", "iam:UpdateAssumeRolePolicy"] {
+        assert!(list(&denied["Action"]).contains(&action.into()), "{action}");
+    }
+    let configuration = fs::read_to_string(root().join("samconfig.toml")).unwrap();
+    let names = configuration
+        .lines()
+        .filter_map(|line| line.strip_prefix("stack_name = "));
+    let names: Vec<&str> = names.map(|name| name.trim_matches('"')).collect();
+    assert!(names.len() > 1);
+    for name in &names {
+        let beginning = format!("{name}-");
+        let reached = names.iter().find(|other| other.starts_with(&beginning));
+        assert_eq!(reached, None, "the role of {name} reaches it");
+    }
 }
 
 #[tokio::test]

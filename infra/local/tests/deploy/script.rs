@@ -78,7 +78,7 @@ fn command_line_comes_before_the_configuration() {
 fn each_environment_has_its_own_stack() {
     for (arguments, stack) in [
         (&[][..], "nostr-push"),
-        (&["--config-env", "production"], "nostr-push-production"),
+        (&["--config-env", "production"], "production-nostr-push"),
     ] {
         let run = Fakes::with_status("CREATE_COMPLETE").deploy(arguments);
         let deployment = run.calls_of("sam [deploy]")[0];

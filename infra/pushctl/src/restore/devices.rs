@@ -8,10 +8,11 @@ use anyhow::{Result, bail};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use nostr_push_aws::dynamodb::DeviceTableRow;
 use nostr_push_core::{
+    app::{App, platform_and_name_of},
     device::{Device, DeviceState, MAX_DELETED_FILTERS, OwnerDevices, Registration, Roster},
     device_store::roster_or_new,
     order::Order,
-    ports::{Devices, PortResult},
+    ports::{Apps, Devices, PortResult},
 };
 
 use super::{CONCURRENCY, Counts, Outcome, Restore};
@@ -80,18 +81,34 @@ async fn merged_device(restore: &Restore<'_>, source: &Device) -> PortResult<Opt
         Some(registration) => roster_or_new(store, &registration.owner).await?.removed_all,
         None => None,
     };
-    Ok(merge_device(source, stored.first(), removed_all))
+    let app = store.app(&source.id.app).await?;
+    let is_reachable = |endpoint: &str| app.as_ref().is_none_or(|app| has_endpoint(app, endpoint));
+    Ok(merge_device(
+        source,
+        stored.first(),
+        removed_all,
+        is_reachable,
+    ))
+}
+
+/// Returns `true` if an endpoint belongs to one of the app's platform applications.
+fn has_endpoint(app: &App, endpoint: &str) -> bool {
+    let mut applications = app.platforms.values().chain(&app.moving_from);
+    let of_endpoint = platform_and_name_of(endpoint);
+    of_endpoint.is_some() && applications.any(|arn| platform_and_name_of(arn) == of_endpoint)
 }
 
 /// Merges a device with the stack's row of it. `removed_all` is the latest event that removed all
 /// devices of the owner.
 ///
 /// The later registration wins, and a registration that the owner has removed since does not come
-/// back. The row has the stack's version.
+/// back. Neither does one whose endpoint `is_reachable` denies: its platform application is deleted
+/// or not the app's any more. The row has the stack's version.
 fn merge_device(
     source: &Device,
     stored: Option<&Device>,
     removed_all: Option<Order>,
+    is_reachable: impl Fn(&str) -> bool,
 ) -> Option<Device> {
     let mut merged = Device {
         version: 0,
@@ -114,7 +131,10 @@ fn merge_device(
         let is_removed = removals.any(|removal| removal.supersedes(&registration.order));
         let is_restored = stored.is_none_or(|stored| stored.registration != merged.registration);
         // Nobody deletes the endpoint for a removal that was in progress when the row was saved.
-        if is_restored && (is_removed || registration.state != DeviceState::Active) {
+        let endpoint = registration.endpoint_arn.as_deref();
+        let is_active =
+            registration.state == DeviceState::Active && endpoint.is_some_and(is_reachable);
+        if is_restored && (is_removed || !is_active) {
             merged = merged.removed();
         }
     }
@@ -209,7 +229,7 @@ fn merge_roster(source: &Roster, stored: &Roster) -> Roster {
 #[cfg(test)]
 mod tests {
     use nostr::key::Keys;
-    use nostr_push_core::Seconds;
+    use nostr_push_core::{Seconds, app::Platform};
     use nostr_push_testkit::{
         builders::{device, roster},
         owner, registration,
@@ -242,7 +262,7 @@ mod tests {
 
     #[test]
     fn lost_device_is_restored_as_a_new_row() {
-        let restored = merge_device(&registered(5), None, Some(at(4))).unwrap();
+        let restored = merge_device(&registered(5), None, Some(at(4)), |_| true).unwrap();
         assert_eq!(restored.version, 0);
         assert_eq!(restored.registration, registered(5).registration);
     }
@@ -250,21 +270,27 @@ mod tests {
     #[test]
     fn later_registration_is_kept() {
         let stored = registered(6);
-        assert_eq!(merge_device(&registered(5), Some(&stored), None), None);
+        assert_eq!(
+            merge_device(&registered(5), Some(&stored), None, |_| true),
+            None
+        );
         // The same registration, whose removal is complete, is kept as well.
         let removed = registered(5).removed();
-        assert_eq!(merge_device(&registered(5), Some(&removed), None), None);
+        assert_eq!(
+            merge_device(&registered(5), Some(&removed), None, |_| true),
+            None
+        );
     }
 
     #[test]
     fn registration_that_was_removed_since_does_not_come_back() {
-        let restored = merge_device(&registered(5), None, Some(at(6))).unwrap();
+        let restored = merge_device(&registered(5), None, Some(at(6)), |_| true).unwrap();
         assert_eq!(state(&restored), DeviceState::Removed);
         // The owner removed the token while the row was lost.
         let mut removal = registered(5);
         removal.registration = None;
         removal.removals = [(alice().pubkey.to_hex(), at(6))].into();
-        let merged = merge_device(&registered(5), Some(&removal), None).unwrap();
+        let merged = merge_device(&registered(5), Some(&removal), None, |_| true).unwrap();
         assert_eq!(state(&merged), DeviceState::Removed);
         let endpoint = merged.registration.unwrap().endpoint_arn;
         assert_eq!(endpoint, None);
@@ -275,8 +301,26 @@ mod tests {
         let mut source = registered(5);
         let until = Seconds(9);
         source.registration.as_mut().unwrap().state = DeviceState::Removing { until };
-        let restored = merge_device(&source, None, None).unwrap();
+        let restored = merge_device(&source, None, None, |_| true).unwrap();
         assert_eq!(state(&restored), DeviceState::Removed);
+    }
+
+    #[test]
+    fn device_of_another_platform_application_is_restored_as_removed() {
+        let restored = merge_device(&registered(5), None, None, |_| false).unwrap();
+        assert_eq!(state(&restored), DeviceState::Removed);
+        let app = |arn: &str| App {
+            platforms: [(Platform::Fcm, arn.to_owned())].into(),
+            ..App::named("demo")
+        };
+        let endpoint = "arn:aws:sns:eu-west-1:1:endpoint/GCM/push.demo/0-1";
+        for (arn, expected) in [
+            ("arn:aws:sns:eu-west-1:1:app/GCM/push.demo", true),
+            ("arn:aws:sns:eu-west-1:1:app/GCM/demo", false),
+            ("arn:aws:sns:eu-west-1:1:app/APNS/push.demo", false),
+        ] {
+            assert_eq!(has_endpoint(&app(arn), endpoint), expected, "{arn}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use nostr::{event::EventId, key::Keys};
 use nostr_push_aws::{clients, dynamodb::Store};
 use nostr_push_core::{
     Millis, Seconds,
-    app::App,
+    app::{App, Platform},
     device::{Device, Roster},
     device_store::owner_devices,
     mute_list::MuteList,
@@ -29,6 +29,14 @@ use nostr_push_testkit::{
 use serde_json::json;
 
 use crate::{Endpoint, STACK};
+
+/// The platform application of the devices.
+const APPLICATION: &str = "arn:aws:sns:us-east-1:000000000000:app/GCM/nostr-push.demo";
+
+fn endpoint(token_hash: &str) -> String {
+    let application = APPLICATION.replace(":app/", ":endpoint/");
+    format!("{application}/{token_hash}")
+}
 
 /// The prefix of the restored tables.
 const SAVED: &str = "saved-on-monday";
@@ -116,7 +124,7 @@ fn mentions(owner: &Owner, kind: u16) -> Subscription {
 async fn register(store: &Store, owner: &Owner, hashes: &[&str]) {
     let devices: Vec<Device> = hashes
         .iter()
-        .map(|hash| device(hash, registration(owner, &format!("arn:{hash}"))))
+        .map(|hash| device(hash, registration(owner, &endpoint(hash))))
         .collect();
     for device in &devices {
         assert!(store.commit(Some(device), None).await.unwrap());
@@ -188,7 +196,11 @@ async fn fill(store: &Store, people: &People) {
         carol,
         dora,
     } = people;
-    store.put_app(&App::named("demo")).await.unwrap();
+    let app = App {
+        platforms: [(Platform::Fcm, APPLICATION.to_owned())].into(),
+        ..App::named("demo")
+    };
+    store.put_app(&app).await.unwrap();
     register(store, alice, &ALICE).await;
     for kind in [1, 7] {
         subscribe(store, &mentions(alice, kind)).await;
