@@ -230,7 +230,7 @@ async fn add(context: &CommandContext, arguments: Add) -> Result<()> {
     );
     ensure!(
         earlier.is_empty(),
-        "the functions may not use {}, which have the names of an earlier version: run this command \
+        "the functions may not use {}, which have names of an earlier version: run this command \
          with the credentials of their platforms as well",
         earlier.join(" and ")
     );
