@@ -11,6 +11,7 @@ use nostr_push_core::{
         Subscriptions, Usages,
     },
     service_keys::ServiceKeys,
+    shape::PayloadOptions,
     token_hasher::TokenHasher,
 };
 
@@ -152,6 +153,7 @@ where
             platform,
             by_settings: false,
             max_mentions: None,
+            payload: PayloadOptions::default(),
             valid_until: event.valid_until,
         };
         let registered = devices::register(context, &request, &token, false).await?;

@@ -11,6 +11,7 @@ use nostr_push_core::{
     owner::{Owner, OwnerClass},
     ports::{Budgets, Devices, Endpoints, IndexWriter, OwnerSettings, Subscriptions, Usages},
     settings::Settings,
+    shape::PayloadOptions,
     token_hasher::TokenHasher,
 };
 
@@ -125,6 +126,7 @@ fn request(settings: &Settings, device: DeviceId, platform: Platform) -> Registr
         platform,
         by_settings: true,
         max_mentions: settings.max_mentions,
+        payload: PayloadOptions::default(),
         valid_until: settings.valid_until,
     }
 }

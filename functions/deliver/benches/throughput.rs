@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Result, ensure};
 use aws_lambda_events::sqs::SqsEvent;
 use axum::{Router, http::header, response::IntoResponse};
-use deliver::{claim::Attempt, handler, outcome::DeliveryOutcome};
+use deliver::{asks::SpentBudgets, claim::Attempt, handler, outcome::DeliveryOutcome};
 use nostr::key::Keys;
 use nostr_push_aws::{batch, clients, sns::Sns, sqs::Visibility, telemetry::Telemetry};
 use nostr_push_core::{
@@ -91,6 +91,7 @@ fn delivery(memory: &Memory, n: usize) -> DeliveryMessage {
         received_at: now,
         cut: false,
         mentions: None,
+        zapper: None,
         waited: false,
         event: event(&Keys::generate(), 1, now.to_seconds().0, &[], "hello"),
     }))
@@ -114,6 +115,7 @@ fn sqs_event(memory: &Memory, first: usize, size: usize) -> Result<SqsEvent> {
 struct Instance {
     memory: Memory,
     sns: Sns,
+    spent: SpentBudgets,
     visibility: Visibility,
     telemetry: Telemetry,
 }
@@ -133,6 +135,7 @@ impl Instance {
         Ok(Self {
             memory: Memory::with_apps([App::named(APP)]),
             sns: Sns::new(&config),
+            spent: SpentBudgets::default(),
             visibility: Visibility::new(&config, format!("{endpoint}/queue")),
             telemetry: Telemetry::init("deliver"),
         })
@@ -145,7 +148,14 @@ impl Instance {
             lease: Seconds(60),
         };
         let memory = &self.memory;
-        let handled = handler::handle(memory, &self.sns, memory, &record.message, &attempt);
+        let handled = handler::handle(
+            memory,
+            &self.sns,
+            memory,
+            &self.spent,
+            &record.message,
+            &attempt,
+        );
         match handled.await {
             Ok(DeliveryOutcome::Completed(devices)) if devices.len() == 1 => Ok(()),
             _ => Err(batch::Retry::default()),

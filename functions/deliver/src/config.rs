@@ -12,6 +12,8 @@ pub struct Config {
     pub delivery_queue: String,
     /// `CONTROL_QUEUE_URL`: the queue of control.
     pub control_queue: String,
+    /// `PROFILE_QUEUE_URL`: the queue of profiles that the listener requests.
+    pub profile_queue: String,
     /// `CLAIM_LEASE_SECONDS`, default 60: how long an attempt holds a claim. It must be longer than
     /// the function's timeout.
     pub lease: Seconds,
@@ -28,6 +30,7 @@ impl Config {
             table_prefix: env.required("TABLE_PREFIX"),
             delivery_queue: env.required("DELIVERY_QUEUE_URL"),
             control_queue: env.required("CONTROL_QUEUE_URL"),
+            profile_queue: env.required("PROFILE_QUEUE_URL"),
             lease: Seconds(env.number("CLAIM_LEASE_SECONDS", 60)),
         };
         env.finish(config)

@@ -7,12 +7,10 @@ use nostr_push_core::{
     message::DeliveryMessage,
     ports::{MuteLists, PortResult},
     tags::is_expired,
+    zap,
 };
 
-use crate::{
-    outcome::DeliveryDropReason,
-    zap::{self, Zap},
-};
+use crate::{outcome::DeliveryDropReason, zap::Zap};
 
 /// The reason to drop the message, if there is one. It is too old: the claim of an earlier copy may
 /// have gone. Or the event has expired (NIP-40,

@@ -9,34 +9,53 @@
 
 use futures_util::future::join_all;
 use nostr_push_core::{
+    Seconds,
+    app::App,
     device_store::owner_devices,
     message::{DeliveryMessage, ReconcileMessage},
     owner::Owner,
     ports::{
-        Apps, ClaimResult, Claims, DelayQueue, Devices, MuteLists, PortResult, Presences,
-        Publisher, Queue, Rates,
+        Apps, Budgets, ClaimResult, Claims, DelayQueue, Devices, MuteLists, PortResult, Presences,
+        Profiles, PublishOutcome, Publisher, Queue, Rates,
     },
     presence::PresenceDecision,
+    profile::ProfileRequest,
 };
 
 use crate::{
+    asks::{self, SpentBudgets},
     claim::{self, Attempt, Claim},
     drops,
-    outcome::{DeliveryDropReason, DeliveryOutcome},
-    push::{self, PushBuilder},
+    names::Names,
+    notice::Notice,
+    outcome::{DeliveryDropReason, DeliveryOutcome, DeviceOutcome},
+    push,
     targets::Targets,
     waiting,
 };
 
 /// The tables that a delivery needs.
-pub trait DeliveryStore: Apps + Devices + Presences + Claims + MuteLists + Rates {}
-impl<S: Apps + Devices + Presences + Claims + MuteLists + Rates> DeliveryStore for S {}
+pub trait DeliveryStore:
+    Apps + Devices + Presences + Claims + MuteLists + Rates + Profiles + Budgets
+{
+}
+impl<S> DeliveryStore for S where
+    S: Apps + Devices + Presences + Claims + MuteLists + Rates + Profiles + Budgets
+{
+}
 
-/// The queues to which a delivery can lead: that of this stage, and that of control.
-pub trait DeliveryQueues: DelayQueue<DeliveryMessage> + Queue<ReconcileMessage> {}
-impl<Q: DelayQueue<DeliveryMessage> + Queue<ReconcileMessage>> DeliveryQueues for Q {}
+/// The queues to which a delivery can lead: that of this stage, that of control, and that of the
+/// profiles that the listener requests.
+pub trait DeliveryQueues:
+    DelayQueue<DeliveryMessage> + Queue<ReconcileMessage> + Queue<ProfileRequest>
+{
+}
+impl<Q> DeliveryQueues for Q where
+    Q: DelayQueue<DeliveryMessage> + Queue<ReconcileMessage> + Queue<ProfileRequest>
+{
+}
 
-/// Delivers one event, or the summary of several, to one recipient.
+/// Delivers one event, or the summary of several, to one recipient. `spent` is kept by the instance.
 ///
 /// # Errors
 /// A dependency failed. The message must be received again.
@@ -44,6 +63,7 @@ pub async fn handle<S, P, Q>(
     store: &S,
     sns: &P,
     queues: &Q,
+    spent: &SpentBudgets,
     message: &DeliveryMessage,
     attempt: &Attempt,
 ) -> PortResult<DeliveryOutcome>
@@ -83,31 +103,70 @@ where
             .await?
     };
     if let Some(reason) = drop_reason {
-        if reason == DeliveryDropReason::NoDevice {
-            // The matcher read a roster that is out of date. Control brings the filters in line
-            // with the devices. This is sent before the claim is completed, so a failure leads to
-            // another attempt.
-            queues
-                .send(&[ReconcileMessage { reconcile: owner }])
-                .await?;
-        }
-        // The claim is completed, so that a copy from a relay's store is not pushed later.
-        claim.release(store, true).await?;
-        return Ok(DeliveryOutcome::Dropped(reason));
+        return drop_claimed(store, queues, &claim, reason, owner).await;
     }
-    let pushes = PushBuilder::of(store, message, &app, now).await?;
+    let notice = notice(store, message, &app, now).await?;
     let publishes = targets
         .devices
         .into_iter()
-        .map(|device| push::publish(store, sns, queues, &claim, device, &pushes, now));
-    let outcomes: PortResult<_> = join_all(publishes).await.into_iter().collect();
-    let outcome = DeliveryOutcome::of_devices(outcomes?);
-    if devices.has_proven(now) != devices.roster.proven {
+        .map(|device| push::publish(store, sns, queues, &claim, device, &notice, now));
+    let outcomes: PortResult<Vec<_>> = join_all(publishes).await.into_iter().collect();
+    let outcomes = outcomes?;
+    let is_delivered = |device: &DeviceOutcome| device.outcome == PublishOutcome::Delivered;
+    let delivery = notice
+        .delivery()
+        .filter(|_| outcomes.iter().any(is_delivered));
+    let outcome = DeliveryOutcome::of_devices(outcomes);
+    let is_proven = devices.has_proven(now);
+    if is_proven != devices.roster.proven {
         ask_to_reconcile(queues, owner).await;
     }
     let completed = matches!(outcome, DeliveryOutcome::Completed(_));
     claim.release(store, completed).await?;
+    if let Some(delivery) = delivery {
+        let names = &notice.names;
+        asks::ask(store, queues, spent, delivery, names, (is_proven, now)).await;
+    }
     Ok(outcome)
+}
+
+/// Drops a message whose claim is acquired.
+async fn drop_claimed(
+    store: &impl Claims,
+    queue: &impl Queue<ReconcileMessage>,
+    claim: &Claim<'_>,
+    reason: DeliveryDropReason,
+    owner: Owner,
+) -> PortResult<DeliveryOutcome> {
+    if reason == DeliveryDropReason::NoDevice {
+        // The matcher read a roster that is out of date. Control brings the filters in line with
+        // the devices. This is sent before the claim is completed, so a failure leads to another
+        // attempt.
+        queue.send(&[ReconcileMessage { reconcile: owner }]).await?;
+    }
+    // The claim is completed, so that a copy from a relay's store is not pushed later.
+    claim.release(store, true).await?;
+    Ok(DeliveryOutcome::Dropped(reason))
+}
+
+/// The notice of a message.
+async fn notice<'a>(
+    store: &impl DeliveryStore,
+    message: &'a DeliveryMessage,
+    app: &'a App,
+    now: Seconds,
+) -> PortResult<Notice<'a>> {
+    Ok(match message {
+        DeliveryMessage::Event(delivery) => {
+            let names = Names::read(store, delivery).await;
+            Notice::of_event(app, delivery, names, now)
+        }
+        DeliveryMessage::Summary(summary) => {
+            let overflow = store.overflowed(&message.owner(), summary.window).await?;
+            // The process that sent the summary may have crashed before it counted.
+            Notice::of_summary(app, summary, overflow.max(1), now)
+        }
+    })
 }
 
 /// Tells control that the owner's roster does not say whether the owner is proven. The matcher

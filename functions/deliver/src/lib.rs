@@ -7,30 +7,47 @@
 //! - [`waiting`]: deliveries to an app that looks open
 //! - [`claim`]: the claim of one attempt
 //! - [`rate_limit`]: the limit of pushes per minute
-//! - [`push`]: building a push for each platform, and publishing it to one device
+//! - [`push`]: publishing a push to one device
+//! - [`notice`]: what a push is about, before it takes a shape
 //! - [`text`]: title and body
+//! - [`roles`]: who takes part in an event
+//! - [`names`]: their names and pictures
+//! - [`lookalike`]: names that are not shown
+//! - [`asks`]: asking the listener for profiles
 //! - [`zap`]: zap receipts
 //! - [`tags`]: tags by name
-//! - [`payload`]: routing fields, and the limit on the size of a payload
+//! - [`payload`]: a payload in the shape that a device asks for, and the limit on its size
+//! - [`native`], [`verse`], [`wake`], [`encrypted`]: the content of one shape each
+//! - [`embedded_distributor`]: the shape of `UnifiedPush` distributors inside an app
 //! - [`apns`], [`fcm`]: the message for one platform each
 //! - [`report`]: counters and log lines
 //! - [`config`]: environment variables
 
 pub mod apns;
+pub mod asks;
 pub mod claim;
 pub mod config;
 pub mod drops;
+pub mod embedded_distributor;
+pub mod encrypted;
 pub mod fcm;
 pub mod handler;
+pub mod lookalike;
+pub mod names;
+pub mod native;
+pub mod notice;
 pub mod outcome;
 pub mod payload;
 pub mod push;
 pub mod rate_limit;
 pub mod report;
+pub mod roles;
 pub mod tags;
 pub mod targets;
 pub mod text;
+pub mod verse;
 pub mod waiting;
+pub mod wake;
 pub mod zap;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deliver::{claim::Attempt, config::Config, handler, report};
+use deliver::{asks::SpentBudgets, claim::Attempt, config::Config, handler, report};
 use nostr_push_aws::{
     batch::{self, Record, Retry},
     clients,
@@ -15,13 +15,15 @@ use nostr_push_core::{
     Seconds,
     message::{DeliveryMessage, ReconcileMessage},
     ports::{self, DelayQueue, PortResult},
+    profile::ProfileRequest,
 };
 
-/// The two queues to which deliver sends.
+/// The queues to which deliver sends.
 struct Queues {
     /// The queue of this stage, for deliveries that wait.
     deliveries: Queue<DeliveryMessage>,
     control: Queue<ReconcileMessage>,
+    profiles: Queue<ProfileRequest>,
 }
 
 impl DelayQueue<DeliveryMessage> for Queues {
@@ -33,6 +35,12 @@ impl DelayQueue<DeliveryMessage> for Queues {
 impl ports::Queue<ReconcileMessage> for Queues {
     async fn send(&self, messages: &[ReconcileMessage]) -> PortResult<()> {
         self.control.send(messages).await
+    }
+}
+
+impl ports::Queue<ProfileRequest> for Queues {
+    async fn send(&self, messages: &[ProfileRequest]) -> PortResult<()> {
+        self.profiles.send(messages).await
     }
 }
 
@@ -48,7 +56,9 @@ async fn main() -> Result<(), lambda_runtime::Error> {
         queues: Queues {
             deliveries: Queue::new(&aws, config.delivery_queue),
             control: Queue::new(&aws, config.control_queue),
+            profiles: Queue::new(&aws, config.profile_queue),
         },
+        spent: SpentBudgets::default(),
         lease: config.lease,
     };
     let dependencies = &dependencies;
@@ -63,6 +73,7 @@ struct Dependencies {
     store: Store,
     sns: Sns,
     queues: Queues,
+    spent: SpentBudgets,
     lease: Seconds,
 }
 
@@ -77,10 +88,11 @@ async fn handle(
         store,
         sns,
         queues,
+        spent,
         lease,
     } = dependencies;
     let (message_id, receive_count) = (&record.message_id, record.receive_count);
     let attempt = Attempt::of(message_id, receive_count, clients::now(), *lease);
-    let result = handler::handle(store, sns, queues, &record.message, &attempt).await;
+    let result = handler::handle(store, sns, queues, spent, &record.message, &attempt).await;
     report::report(telemetry, &record.message, &result, clients::now())
 }

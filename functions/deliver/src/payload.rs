@@ -1,15 +1,24 @@
-//! The routing fields of a push, which are all fields except the text, and the limit on the size of
-//! a payload.
+//! A payload in the shape that a device asks for, and the limit on its size.
 
 use nostr::event::Event;
 use nostr_push_core::{
     Seconds,
-    message::{Delivery, Summary},
-    tags,
+    app::Platform,
+    device::{Device, Registration},
+    ports::Push,
+    shape::Shape,
 };
 use serde_json::{Map, Value, json};
+use strum::VariantArray;
 
-use crate::{tags::tags_named, text::Text};
+use crate::{
+    apns, embedded_distributor,
+    encrypted::{self, Cipher},
+    fcm, native,
+    notice::Notice,
+    text::Text,
+    verse, wake,
+};
 
 /// The largest payload of APNs and FCM, in bytes
 /// (<https://developer.apple.com/documentation/usernotifications/generating-a-remote-notification>,
@@ -19,10 +28,10 @@ pub const MAX_PAYLOAD_BYTES: usize = 4_096;
 /// The longest time for which a platform keeps a push for a phone that is off.
 pub const MAX_TIME_TO_LIVE: Seconds = Seconds::from_days(1);
 
-/// How much of the event a payload contains, from all to nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How much of the notice a payload contains, from all to the least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, VariantArray)]
 pub enum Truncation {
-    /// The event.
+    /// Everything.
     Whole,
     /// The event with an empty `content`.
     NoContent,
@@ -30,118 +39,108 @@ pub enum Truncation {
     NoTags,
     /// No event. The routing fields remain.
     NoEvent,
+    /// No picture either.
+    NoPicture,
+    /// Only the ids, and the beginning of title and body.
+    Short,
 }
 
-/// Builds the largest payload that fits. `build` gets as much of the event as the payload is to
-/// contain.
-pub fn fit(delivery: &Delivery, build: impl Fn(Option<Value>) -> Value) -> (Truncation, Value) {
-    let truncations = [
-        Truncation::Whole,
-        Truncation::NoContent,
-        Truncation::NoTags,
-        Truncation::NoEvent,
-    ];
-    let mut payload = (Truncation::NoEvent, build(None));
-    let missing = match delivery {
-        // The tags that are left are not all tags of the event.
-        Delivery {
-            mentions: Some(_), ..
-        } => 2,
-        Delivery { cut, .. } => usize::from(*cut),
-    };
-    for truncation in truncations.into_iter().skip(missing) {
-        payload = (truncation, build(truncate(&delivery.event, truncation)));
-        if payload.1.to_string().len() <= MAX_PAYLOAD_BYTES {
-            break;
+impl Truncation {
+    /// What is left of the event.
+    pub fn apply(self, event: &Event) -> Option<Value> {
+        let mut json = json!(event);
+        match self {
+            Self::Whole => {}
+            Self::NoContent => json["content"] = json!(""),
+            Self::NoTags => {
+                json["content"] = json!("");
+                json["tags"] = json!([]);
+            }
+            Self::NoEvent | Self::NoPicture | Self::Short => return None,
+        }
+        Some(json)
+    }
+}
+
+/// The parts of a message that every platform has.
+#[derive(Debug, Clone)]
+pub struct Content {
+    /// What the banner shows.
+    pub text: Text,
+    /// What the app reads.
+    pub fields: Map<String, Value>,
+    /// The thread by which a phone groups notifications.
+    pub thread: Option<String>,
+    /// A push with the same id replaces the notification on the phone. At most 64 bytes.
+    pub collapse_id: String,
+    /// How long a platform keeps the push for a phone that is off.
+    pub time_to_live: Seconds,
+}
+
+/// The payload for one device, as large as fits, and the content from which it was made.
+#[derive(Debug)]
+pub struct Payload {
+    /// The payload of APNs, or the `message` of FCM.
+    pub json: Value,
+    /// The content.
+    pub content: Content,
+    /// How much of the notice it contains.
+    pub truncation: Truncation,
+}
+
+impl Payload {
+    /// Builds the payload for a device.
+    pub fn of(notice: &Notice<'_>, device: &Device, registration: &Registration) -> Self {
+        let (platform, options) = (registration.platform, &registration.payload);
+        let shape = options.shape(notice.app, platform, registration.by_settings);
+        let cipher = options.encrypt_to.map(Cipher::new);
+        let build = |truncation| {
+            let content = match (shape, &cipher) {
+                (Shape::Wake, _) => wake::content(),
+                (_, Some(cipher)) => encrypted::content(notice, device, cipher, truncation),
+                (Shape::Verse, None) => verse::content(notice, truncation),
+                (Shape::Native | Shape::EmbeddedDistributor, None) => {
+                    native::content(notice, truncation)
+                }
+            };
+            let json = match (platform, shape) {
+                (Platform::Apns | Platform::ApnsSandbox, _) => {
+                    apns::payload(&content, notice.app.localized)
+                }
+                (Platform::Fcm, Shape::EmbeddedDistributor) => {
+                    embedded_distributor::message(&content)
+                }
+                (Platform::Fcm, _) => {
+                    fcm::message(&content, options.os, notice.app.localized, notice.now)
+                }
+            };
+            Self {
+                json,
+                content,
+                truncation,
+            }
+        };
+        let first = notice.first_truncation();
+        let mut payload = build(first);
+        for truncation in Truncation::VARIANTS.iter().filter(|step| **step > first) {
+            if payload.bytes() <= MAX_PAYLOAD_BYTES {
+                break;
+            }
+            payload = build(*truncation);
+        }
+        payload
+    }
+
+    /// The size of the payload.
+    pub fn bytes(&self) -> usize {
+        self.json.to_string().len()
+    }
+
+    /// The payload in the form of SNS.
+    pub fn into_push(self, platform: Platform) -> Push {
+        match platform {
+            Platform::Apns | Platform::ApnsSandbox => apns::push(platform, &self),
+            Platform::Fcm => fcm::push(&self),
         }
     }
-    payload
-}
-
-fn truncate(event: &Event, truncation: Truncation) -> Option<Value> {
-    let mut json = json!(event);
-    match truncation {
-        Truncation::Whole => {}
-        Truncation::NoContent => json["content"] = json!(""),
-        Truncation::NoTags => {
-            json["content"] = json!("");
-            json["tags"] = json!([]);
-        }
-        Truncation::NoEvent => return None,
-    }
-    Some(json)
-}
-
-/// The routing fields of an event's push: all fields except the text, on all platforms. In FCM's
-/// `data` every value is a string.
-pub fn routing_fields(delivery: &Delivery, text: &Text) -> Map<String, Value> {
-    let event = &delivery.event;
-    let mut fields = localization_fields(text);
-    fields.extend(
-        [
-            ("event_id", json!(event.id)),
-            ("kind", json!(event.kind.as_u16())),
-            ("author", json!(event.pubkey)),
-            ("recipient", json!(delivery.recipient)),
-            ("app", json!(delivery.app)),
-            ("relay", json!(delivery.relay)),
-            ("reasons", json!(delivery.reasons)),
-        ]
-        .map(|(name, value)| (name.to_owned(), value)),
-    );
-    fields
-}
-
-/// The routing fields of a summary's push: all fields except the text. `count` is the number of
-/// events that it stands for.
-pub fn summary_routing_fields(summary: &Summary, count: u64, text: &Text) -> Map<String, Value> {
-    let mut fields = localization_fields(text);
-    let routing = [
-        ("recipient", json!(summary.recipient)),
-        ("app", json!(summary.app)),
-        ("summary", json!(count)),
-    ];
-    fields.extend(routing.map(|(name, value)| (name.to_owned(), value)));
-    fields
-}
-
-/// The keys and arguments by which an app finds its translation of title and body.
-fn localization_fields(text: &Text) -> Map<String, Value> {
-    let lines = [("title", &text.title), ("body", &text.body)];
-    let phrases = lines.into_iter().filter_map(|(name, line)| {
-        let (key, arguments) = line.key.as_ref()?;
-        Some((name, key, arguments))
-    });
-    let fields = phrases.flat_map(|(name, key, arguments)| {
-        [
-            (format!("{name}_loc_key"), json!(key)),
-            (format!("{name}_loc_args"), json!(arguments)),
-        ]
-    });
-    fields.filter(|(_, value)| *value != json!([])).collect()
-}
-
-/// The thread by which a phone groups notifications: the event's group, else the root of its
-/// thread, else its author.
-///
-/// Groups are those of NIP-29 (<https://github.com/nostr-protocol/nips/blob/master/29.md>), threads
-/// those of NIP-10 (<https://github.com/nostr-protocol/nips/blob/master/10.md>).
-pub fn thread(event: &Event) -> String {
-    let is_root = |tag: &&[String]| tag.get(3).is_some_and(|marker| marker == "root");
-    let group = tags_named(event, "h").next().and_then(|tag| tag.get(1));
-    group
-        .or_else(|| tags_named(event, "e").find(is_root)?.get(1))
-        .or_else(|| tags_named(event, "e").next()?.get(1))
-        .map_or_else(
-            || event.pubkey.to_hex(),
-            |value| value.chars().take(64).collect(),
-        )
-}
-
-/// The time for which a platform keeps the push for a phone that is off: until the event expires
-/// (NIP-40, <https://github.com/nostr-protocol/nips/blob/master/40.md>), at least one second and at
-/// most [`MAX_TIME_TO_LIVE`].
-pub fn time_to_live(event: &Event, now: Seconds) -> Seconds {
-    let remaining = tags::expiration(event).map_or(MAX_TIME_TO_LIVE, |at| at - now);
-    remaining.clamp(Seconds(1), MAX_TIME_TO_LIVE)
 }

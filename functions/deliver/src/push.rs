@@ -1,96 +1,17 @@
-//! Building a push for each platform, and publishing it to one device.
+//! Publishing a push to one device.
 
 use nostr_push_core::{
     Seconds,
-    app::{App, Platform},
     device::{Device, Registration},
-    message::{Delivery, DeliveryMessage, ReconcileMessage, Summary},
-    ports::{Claims, Devices, PortResult, PublishOutcome, Publisher, Push, Queue, Rates},
+    message::ReconcileMessage,
+    ports::{Claims, Devices, PortResult, PublishOutcome, Publisher, Push, Queue},
 };
 
-use crate::{apns, claim::Claim, fcm, outcome::DeviceOutcome, text::Text};
+use crate::{claim::Claim, notice::Notice, outcome::DeviceOutcome, payload::Payload};
 
-/// Builds the push of one message for each platform.
-#[derive(Debug)]
-pub enum PushBuilder<'a> {
-    /// For one event.
-    Event {
-        /// The recipient's app.
-        app: &'a App,
-        /// The event and its recipient.
-        delivery: &'a Delivery,
-        /// Title and body.
-        text: Text,
-        /// The current time.
-        now: Seconds,
-    },
-    /// For a summary.
-    Summary {
-        /// The recipient's app.
-        app: &'a App,
-        /// The recipient and the minute.
-        summary: &'a Summary,
-        /// The number of events that were not pushed.
-        count: u64,
-    },
-}
-
-impl<'a> PushBuilder<'a> {
-    /// Loads the data for the pushes of this message.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub async fn of(
-        store: &impl Rates,
-        message: &'a DeliveryMessage,
-        app: &'a App,
-        now: Seconds,
-    ) -> PortResult<Self> {
-        Ok(match message {
-            DeliveryMessage::Event(delivery) => Self::Event {
-                app,
-                delivery,
-                text: Text::of(delivery, app.content),
-                now,
-            },
-            DeliveryMessage::Summary(summary) => {
-                let overflow = store.overflowed(&message.owner(), summary.window).await?;
-                Self::Summary {
-                    app,
-                    summary,
-                    // The process that sent the summary may have crashed before it counted.
-                    count: overflow.max(1),
-                }
-            }
-        })
-    }
-
-    /// The push for this platform.
-    pub fn build(&self, platform: Platform) -> Push {
-        match self {
-            Self::Event {
-                app,
-                delivery,
-                text,
-                now,
-            } => match platform {
-                Platform::Fcm => fcm::push(delivery, text, *now),
-                Platform::Apns | Platform::ApnsSandbox => {
-                    apns::push(platform, app, delivery, text, *now)
-                }
-            },
-            Self::Summary {
-                app,
-                summary,
-                count,
-            } => match platform {
-                Platform::Fcm => fcm::summary(summary, *count),
-                Platform::Apns | Platform::ApnsSandbox => {
-                    apns::summary(platform, app, summary, *count)
-                }
-            },
-        }
-    }
+/// The push of a notice to one device.
+pub fn build(notice: &Notice<'_>, device: &Device, registration: &Registration) -> Push {
+    Payload::of(notice, device, registration).into_push(registration.platform)
 }
 
 /// Publishes to the endpoint of a registration. An active registration has an endpoint. Without
@@ -116,10 +37,10 @@ pub async fn publish<S: Devices + Claims>(
     queue: &impl Queue<ReconcileMessage>,
     claim: &Claim<'_>,
     (device, registration): (&Device, &Registration),
-    pushes: &PushBuilder<'_>,
+    notice: &Notice<'_>,
     now: Seconds,
 ) -> PortResult<DeviceOutcome> {
-    let push = pushes.build(registration.platform);
+    let push = build(notice, device, registration);
     let outcome = publish_to(sns, registration, &push).await;
     let token_hash = &device.id.token_hash;
     match &outcome {

@@ -1,7 +1,13 @@
-//! The stage as a whole, on the ports in memory, and the payloads at every truncation.
+//! The stage as a whole, on the ports in memory, and the payloads in every shape.
 
+mod encryption;
 mod limits_and_mutes;
+mod names;
+mod payloads;
 mod proof;
+mod receivers;
+mod sizes;
+mod vectors;
 mod waiting;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -9,7 +15,7 @@ use std::{collections::BTreeSet, time::Duration};
 use nostr::{event::Event, key::Keys};
 use nostr_push_core::{
     Millis, Seconds,
-    app::{App, ContentDetail, Platform},
+    app::{App, Platform},
     device::{Device, DeviceId, DeviceState, Registration},
     message::{self, Delivery, DeliveryMessage, ReconcileMessage},
     ports::{PublishOutcome, Push, RejectReason, RetryReason},
@@ -24,13 +30,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::{
-    apns,
+    asks::SpentBudgets,
     claim::Attempt,
-    fcm,
     handler::handle,
     outcome::{DeliveryDropReason, DeliveryOutcome, DeliveryRetryReason},
-    payload::{MAX_PAYLOAD_BYTES, Truncation},
-    text::Text,
 };
 
 const NOW: u64 = 1_800_000_000;
@@ -48,6 +51,7 @@ pub(crate) fn delivery(event: Event) -> Delivery {
         received_at: Seconds(NOW).to_millis(),
         cut: false,
         mentions: None,
+        zapper: None,
         waited: false,
         event,
     }
@@ -97,9 +101,16 @@ async fn attempt(memory: &Memory, delivery: &Delivery, n: u64) -> Result<Deliver
         now: Seconds(NOW + n * 61).to_millis(),
         lease: LEASE,
     };
-    handle(memory, memory, memory, &event_message(delivery), &attempt)
-        .await
-        .map_err(|error| error.to_string())
+    handle(
+        memory,
+        memory,
+        memory,
+        &SpentBudgets::default(),
+        &event_message(delivery),
+        &attempt,
+    )
+    .await
+    .map_err(|error| error.to_string())
 }
 
 fn dropped(reason: DeliveryDropReason) -> DeliveryOutcome {
@@ -289,7 +300,7 @@ proptest! {
         let delivery = delivery(note("hi"));
         memory.state().fail_in = Some(crash);
         memory.state().fail_after_effect = after_effect;
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(deliver_with_retries(&memory, &delivery));
         let mut arns = published(&memory);
         arns.dedup();
@@ -303,10 +314,6 @@ proptest! {
     }
 }
 
-fn text(delivery: &Delivery) -> Text {
-    Text::of(delivery, ContentDetail::Rich)
-}
-
 fn attribute(push: &Push, name: &str) -> String {
     push.attributes
         .iter()
@@ -318,174 +325,4 @@ fn attribute(push: &Push, name: &str) -> String {
 
 fn collapse_id(push: &Push) -> String {
     attribute(push, "AWS.SNS.MOBILE.APNS.COLLAPSE_ID")
-}
-
-#[test]
-fn apns_push_has_one_banner_and_the_routing_fields() {
-    let delivery = delivery(note("hello"));
-    let push = apns::push(
-        Platform::Apns,
-        &App::default(),
-        &delivery,
-        &text(&delivery),
-        Seconds(NOW),
-    );
-    let message: Value = serde_json::from_str(&push.message).unwrap();
-    let payload: Value = serde_json::from_str(message["APNS"].as_str().unwrap()).unwrap();
-    let id = delivery.event.id.to_hex();
-    assert_eq!(
-        payload["aps"],
-        json!({
-            "alert": {"title": "New note", "body": "hello"},
-            "mutable-content": 1,
-            "sound": "default",
-            "thread-id": delivery.event.pubkey.to_hex(),
-        })
-    );
-    for (field, value) in [
-        ("event_id", json!(id)),
-        ("kind", json!(1)),
-        ("author", json!(delivery.event.pubkey)),
-        ("recipient", json!(delivery.recipient)),
-        ("app", json!("demo")),
-        ("relay", json!("wss://relay.example")),
-        ("reasons", json!(["#p", "author"])),
-        ("event", json!(delivery.event)),
-        ("title_loc_key", json!("NOTE_TITLE")),
-        ("title_loc_args", Value::Null),
-        ("body_loc_key", Value::Null),
-    ] {
-        assert_eq!(payload[field], value, "{field}");
-    }
-    assert_eq!(attribute(&push, "AWS.SNS.MOBILE.APNS.PUSH_TYPE"), "alert");
-    assert_eq!(collapse_id(&push), id);
-    assert_eq!(attribute(&push, "AWS.SNS.MOBILE.APNS.TTL"), "86400");
-}
-
-#[test]
-fn sandbox_push_has_the_names_of_the_sandbox() {
-    let delivery = delivery(note("hello"));
-    let push = apns::push(
-        Platform::ApnsSandbox,
-        &App::default(),
-        &delivery,
-        &text(&delivery),
-        Seconds(NOW),
-    );
-    let message: Value = serde_json::from_str(&push.message).unwrap();
-    assert!(message["APNS_SANDBOX"].is_string());
-    assert_eq!(attribute(&push, "AWS.SNS.MOBILE.APNS_SANDBOX.TTL"), "86400");
-}
-
-#[test]
-fn ios_translates_only_for_apps_with_the_phrases() {
-    let delivery = delivery(event(&Keys::generate(), 7, NOW, &[], "🔥"));
-    let alert = |localized| {
-        let app = App {
-            localized,
-            ..App::default()
-        };
-        let (_, payload) = apns::payload(&app, &delivery, &text(&delivery));
-        payload["aps"]["alert"].clone()
-    };
-    assert_eq!(
-        alert(false).as_object().unwrap().keys().collect::<Vec<_>>(),
-        ["body", "title"]
-    );
-    let localized = alert(true);
-    assert_eq!(
-        (&localized["title-loc-key"], &localized["loc-key"]),
-        (&json!("REACTION_TITLE"), &json!("REACTION_BODY"))
-    );
-    assert_eq!(localized["loc-args"][0], "🔥");
-    let data = fcm::payload(&delivery, &text(&delivery)).1["data"].clone();
-    assert_eq!(data["body_loc_key"], "REACTION_BODY");
-    assert_eq!(
-        serde_json::from_str::<Value>(data["body_loc_args"].as_str().unwrap()).unwrap(),
-        localized["loc-args"]
-    );
-}
-
-#[test]
-fn fcm_push_has_strings_only_and_high_priority() {
-    let delivery = delivery(event(
-        &Keys::generate(),
-        1,
-        NOW,
-        &[&["expiration", &(NOW + 50).to_string()]],
-        "hello",
-    ));
-    let push = fcm::push(&delivery, &text(&delivery), Seconds(NOW));
-    let message: Value = serde_json::from_str(&push.message).unwrap();
-    let payload: Value = serde_json::from_str(message["GCM"].as_str().unwrap()).unwrap();
-    let payload = &payload["fcmV1Message"]["message"];
-    assert_eq!(payload["android"], json!({"priority": "high"}));
-    assert!(
-        payload["data"]
-            .as_object()
-            .unwrap()
-            .values()
-            .all(Value::is_string)
-    );
-    assert_eq!(payload["data"]["reasons"], json!("#p,author"));
-    assert_eq!(
-        serde_json::from_str::<Value>(payload["data"]["event"].as_str().unwrap()).unwrap(),
-        json!(delivery.event)
-    );
-    assert_eq!(
-        payload.get("notification"),
-        None,
-        "the app shows the one banner"
-    );
-    assert_eq!(attribute(&push, "AWS.SNS.MOBILE.FCM.TTL"), "50");
-}
-
-/// A delivery of an event with this content and number of tags.
-fn sized(content: &str, tags: usize) -> Delivery {
-    let p = "ab".repeat(32);
-    let tag: &[&str] = &["p", &p];
-    delivery(event(&Keys::generate(), 1, NOW, &vec![tag; tags], content))
-}
-
-#[test]
-fn payloads_fit_into_4096_bytes_and_keep_the_ids() {
-    let localized = App {
-        localized: true,
-        ..App::default()
-    };
-    let with_long_names = Delivery {
-        relay: "r".repeat(512),
-        app: "a".repeat(2_500),
-        ..sized(&"x".repeat(5_000), 500)
-    };
-    let already_cut = Delivery {
-        cut: true,
-        ..sized("hello", 1)
-    };
-    let with_cut_tags = Delivery {
-        mentions: Some(500),
-        ..sized("hello", 1)
-    };
-    for (delivery, expected) in [
-        (sized("hello", 1), Truncation::Whole),
-        (sized(&"👨‍👩‍👧‍👦".repeat(200), 1), Truncation::NoContent),
-        (sized(&"\u{1}".repeat(3_000), 5), Truncation::NoContent),
-        (sized("hello", 500), Truncation::NoTags),
-        (with_long_names, Truncation::NoEvent),
-        (already_cut, Truncation::NoContent),
-        (with_cut_tags, Truncation::NoTags),
-    ] {
-        let text = text(&delivery);
-        for (truncation, payload) in [
-            apns::payload(&localized, &delivery, &text),
-            fcm::payload(&delivery, &text),
-        ] {
-            assert_eq!(truncation, expected);
-            let bytes = payload.to_string().len();
-            assert!(bytes <= MAX_PAYLOAD_BYTES, "{bytes}");
-            let data = payload.get("data").unwrap_or(&payload);
-            assert_eq!(data["event_id"], json!(delivery.event.id));
-            assert_eq!(data["recipient"], json!(delivery.recipient));
-        }
-    }
 }

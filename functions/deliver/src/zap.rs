@@ -1,17 +1,15 @@
 //! The contents of a zap receipt: amount, sender and comment.
 
 use nostr::{event::Event, key::PublicKey};
-use nostr_push_core::tags::first_tag_value;
-
-/// The kind of zap receipts (NIP-57, <https://github.com/nostr-protocol/nips/blob/master/57.md>).
-pub const RECEIPT_KIND: u16 = 9735;
+use nostr_push_core::{tags::first_tag_value, zap};
 
 /// A zap, as its receipt describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Zap {
     /// The amount of the paid invoice, in thousandths of a satoshi.
     pub millisats: Option<u64>,
-    /// The signer of the zap request, unless the request is anonymous.
+    /// The pubkey in the zap request, unless the request is anonymous. It is not verified, so it
+    /// serves only to mute.
     pub sender: Option<PublicKey>,
     /// The sender's comment.
     pub comment: String,
@@ -21,10 +19,7 @@ impl Zap {
     /// Reads a receipt, without checking whether it is genuine. Only the recipient's wallet knows.
     pub fn of(receipt: &Event) -> Self {
         let millisats = first_tag_value(receipt, "bolt11").and_then(millisats);
-        // The zap request is a signed event of kind 9734.
-        let request = first_tag_value(receipt, "description")
-            .and_then(|json| serde_json::from_str::<Event>(json).ok());
-        let Some(request) = request else {
+        let Some(request) = zap::request(receipt) else {
             return Self {
                 millisats,
                 ..Self::default()

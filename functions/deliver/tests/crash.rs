@@ -77,6 +77,7 @@ impl Fixture {
             received_at: now,
             cut: false,
             mentions: None,
+            zapper: None,
             waited: false,
             event: event(&Keys::generate(), 1, now.to_seconds().0, &[], "once"),
         };
@@ -90,14 +91,14 @@ impl Fixture {
             .map(|(name, value)| (name.as_str(), value.clone()))
             .collect();
         variables.push(("TABLE_PREFIX", STACK.to_owned()));
-        variables.push((
+        for queue in [
             "DELIVERY_QUEUE_URL",
-            format!("{}/0/none", environment["AWS_ENDPOINT_URL"]),
-        ));
-        variables.push((
             "CONTROL_QUEUE_URL",
-            format!("{}/0/none", environment["AWS_ENDPOINT_URL"]),
-        ));
+            "PROFILE_QUEUE_URL",
+        ] {
+            let url = format!("{}/0/none", environment["AWS_ENDPOINT_URL"]);
+            variables.push((queue, url));
+        }
         variables.push(("CLAIM_LEASE_SECONDS", LEASE.to_string()));
         Bootstrap::start(env!("CARGO_BIN_EXE_deliver"), variables)
             .await

@@ -23,10 +23,8 @@ use nostr::{
 use nostr_push_core::{
     message::{MAX_DELIVERED_CONTENT, MAX_DELIVERED_TAGS},
     tags::{first_tag_value, mentioned},
+    zap,
 };
-
-/// The kind of zap receipts (NIP-57, <https://github.com/nostr-protocol/nips/blob/master/57.md>).
-const ZAP_RECEIPT_KIND: u16 = 9735;
 
 /// The longest zap request that is kept whole, in bytes.
 const MAX_ZAP_REQUEST_BYTES: usize = 2_048;
@@ -43,6 +41,8 @@ pub struct CutEvent<'a> {
     event: Event,
     /// `true` if the content was cut.
     pub is_content_cut: bool,
+    /// Of a zap receipt: who signed the zap, before anything is cut.
+    pub zapper: Option<PublicKey>,
     /// The people that the event mentions, if its tags were cut.
     mentioned: Option<BTreeSet<&'a str>>,
 }
@@ -71,6 +71,7 @@ impl<'a> CutEvent<'a> {
                 cut(&event.content, MAX_DELIVERED_CONTENT),
                 event.sig,
             ),
+            zapper: zap::zapper(event),
             is_content_cut: event.content.len() > MAX_DELIVERED_CONTENT,
             mentioned: are_tags_cut.then(|| mentioned(event)),
         }
@@ -140,7 +141,7 @@ fn shorten(event: &Event, tag: &[String]) -> Option<Vec<String>> {
     let max = match name.as_str() {
         "expiration" => 32,
         "description" => {
-            let is_receipt = event.kind.as_u16() == ZAP_RECEIPT_KIND;
+            let is_receipt = event.kind.as_u16() == zap::RECEIPT_KIND;
             let request = tag.get(1).filter(|_| is_receipt)?;
             return Some(vec![name.clone(), shorten_zap_request(request)?]);
         }

@@ -91,6 +91,7 @@ fn delivery(
         received_at: content.received_at,
         cut: event.is_content_cut,
         mentions: event.mentions(),
+        zapper: event.zapper,
         waited: false,
         event: event.for_recipient(&owner.pubkey),
     }))

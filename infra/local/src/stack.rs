@@ -360,6 +360,7 @@ fn listener_command(
         .env("TABLE_PREFIX", outputs.get("TablePrefix")?)
         .env("CONTROL_QUEUE_URL", outputs.get("ControlQueueUrl")?)
         .env("EVENT_QUEUE_URL", outputs.get("EventQueueUrl")?)
+        .env("PROFILE_QUEUE_URL", outputs.get("ProfileQueueUrl")?)
         .env("SERVICE_KEY_SECRET", outputs.get("ServiceKeySecret")?)
         .env("HEARTBEAT_APP", HEARTBEAT_APP)
         // Here, owners' relays are on this machine as well.

@@ -76,6 +76,7 @@ async fn assert_names_missing_variables(command: &mut Command) {
         "TABLE_PREFIX",
         "CONTROL_QUEUE_URL",
         "EVENT_QUEUE_URL",
+        "PROFILE_QUEUE_URL",
         "SERVICE_KEY_SECRET",
     ] {
         assert!(message.contains(variable), "{variable}: {message}");

@@ -136,7 +136,7 @@ impl World {
             .await
             .unwrap();
         let sqs = aws_sdk_sqs::Client::new(&config);
-        for queue in ["control", "event", "delivery", "feedback"] {
+        for queue in ["control", "event", "delivery", "feedback", "profile"] {
             let created = sqs.create_queue().queue_name(queue).send().await.unwrap();
             let name = format!("{}_QUEUE_URL", queue.to_uppercase());
             variables.insert(name, created.queue_url.unwrap());

@@ -21,10 +21,11 @@ use nostr_push_core::{
     owner::Owner,
     ports::{
         Apps, Budgets, ClaimResult, Claims, DelayQueue, Devices, IndexPage, IndexReader, MuteLists,
-        PortResult, Presences, PublishOutcome, Publisher, Push, Queue, RateAdmission, Rates,
-        Standing, Standings, Subscriptions,
+        PortResult, Presences, Profiles, PublishOutcome, Publisher, Push, Queue, RateAdmission,
+        Rates, Standing, Standings, Subscriptions,
     },
     presence::Presence,
+    profile::{Profile, ProfileKey, ProfileRequest},
     subscription::Subscription,
 };
 
@@ -142,6 +143,16 @@ impl MuteLists for DryRun<'_> {
     }
 }
 
+impl Profiles for DryRun<'_> {
+    async fn profiles(&self, keys: &[ProfileKey]) -> PortResult<BTreeMap<ProfileKey, Profile>> {
+        self.store.profiles(keys).await
+    }
+
+    async fn mark_asked(&self, _: &ProfileKey, _: Seconds) -> PortResult<()> {
+        Ok(())
+    }
+}
+
 impl Presences for DryRun<'_> {
     async fn presence(&self, owner: &Owner) -> PortResult<Option<Presence>> {
         self.store.presence(owner).await
@@ -209,6 +220,12 @@ impl Queue<DeliveryMessage> for DryRun<'_> {
 impl Queue<ContentMessage> for DryRun<'_> {
     async fn send(&self, messages: &[ContentMessage]) -> PortResult<()> {
         self.sent().rest = messages.last().cloned();
+        Ok(())
+    }
+}
+
+impl Queue<ProfileRequest> for DryRun<'_> {
+    async fn send(&self, _: &[ProfileRequest]) -> PortResult<()> {
         Ok(())
     }
 }

@@ -133,7 +133,9 @@ async fn run_deliver(
         now,
         lease: Seconds::from_minutes(1),
     };
-    let result = deliver::handler::handle(dry_run, dry_run, dry_run, message, &attempt).await?;
+    let spent = deliver::asks::SpentBudgets::default();
+    let result =
+        deliver::handler::handle(dry_run, dry_run, dry_run, &spent, message, &attempt).await?;
     let (outcome, reason) = describe(&result);
     let owner = message.owner();
     let found_by = match message {

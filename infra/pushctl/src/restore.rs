@@ -25,7 +25,7 @@ use self::pace::Pace;
 use crate::context::CommandContext;
 
 /// The tables, in the order in which they are restored. The index is made from the subscriptions.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "apps",
     "devices",
     "subscriptions",
@@ -36,17 +36,19 @@ const TABLES: [&str; 10] = [
     "relays",
     "claims",
     "rates",
+    "profiles",
 ];
 
-/// The tables that are restored only if they are named: their rows live for some days at most.
-const ONLY_IF_NAMED: [&str; 2] = ["claims", "rates"];
+/// The tables that are restored only if they are named: their rows live for some days at most, or
+/// are requested again from relays.
+const ONLY_IF_NAMED: [&str; 3] = ["claims", "rates", "profiles"];
 
 /// The most writes at the same time.
 const CONCURRENCY: usize = 64;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The tables, by default all except `claims` and `rates`. `filter-index` is made from the
+    /// The tables, by default all except `claims`, `rates` and `profiles`. `filter-index` is made from the
     /// stack's own subscriptions.
     #[arg(value_parser = TABLES)]
     tables: Vec<String>,

@@ -2,8 +2,9 @@
 
 use anyhow::{Result, ensure};
 use deliver::{
-    push::{PushBuilder, publish_to},
-    text::Text,
+    names::Names,
+    notice::Notice,
+    push::{self, publish_to},
 };
 use nostr::{
     event::{EventBuilder, FinalizeEvent, Kind},
@@ -11,7 +12,10 @@ use nostr::{
 };
 use nostr_push_aws::clients;
 use nostr_push_core::{
-    app::ContentDetail, device_store::owner_devices, message::Delivery, owner::Owner,
+    app::{App, ContentDetail},
+    device_store::owner_devices,
+    message::Delivery,
+    owner::Owner,
     ports::PublishOutcome,
 };
 use serde_json::{Value, json};
@@ -41,15 +45,15 @@ pub(crate) async fn run(context: &CommandContext, arguments: &Arguments) -> Resu
     };
     let now = clients::now().to_seconds();
     let delivery = delivery(&owner, &arguments.text)?;
-    let pushes = PushBuilder::Event {
-        app: &app,
-        delivery: &delivery,
-        text: Text::of(&delivery, ContentDetail::Rich),
-        now,
+    // The text of the test is shown in any case.
+    let app = App {
+        content: ContentDetail::Rich,
+        ..app
     };
+    let notice = Notice::of_event(&app, &delivery, Names::default(), now);
     let mut results = Vec::new();
     for (device, registration) in owner_devices(&context.store, &owner).await?.active(now) {
-        let push = pushes.build(registration.platform);
+        let push = push::build(&notice, device, registration);
         let outcome = publish_to(&context.sns, registration, &push).await;
         results.push(json!({
             "device": device.id.token_hash.get(..8),
@@ -81,6 +85,7 @@ fn delivery(owner: &Owner, text: &str) -> Result<Delivery> {
         received_at: clients::now(),
         cut: false,
         mentions: None,
+        zapper: None,
         waited: false,
         event,
     })

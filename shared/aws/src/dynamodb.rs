@@ -9,6 +9,7 @@ pub(crate) mod devices;
 mod filter_index;
 mod mute_lists;
 mod presence;
+mod profiles;
 mod rates;
 mod relays;
 mod settings;
@@ -67,6 +68,7 @@ pub struct Store {
     apps: Cache<String, Option<App>>,
     blocked: Cache<(), Arc<BTreeSet<String>>>,
     usage: Cache<(), Option<Usage>>,
+    profiles: profiles::ProfileCache,
 }
 
 /// The names of the tables.
@@ -78,6 +80,7 @@ struct Tables {
     filter_index: String,
     mute_lists: String,
     presence: String,
+    profiles: String,
     rates: String,
     relays: String,
     settings: String,
@@ -97,6 +100,7 @@ impl Store {
                 filter_index: name("filter-index"),
                 mute_lists: name("mute-lists"),
                 presence: name("presence"),
+                profiles: name("profiles"),
                 rates: name("rates"),
                 relays: name("relays"),
                 settings: name("settings"),
@@ -105,6 +109,7 @@ impl Store {
             apps: cache(10_000),
             blocked: cache(1),
             usage: cache(1),
+            profiles: profiles::cache(),
         }
     }
 

@@ -2,21 +2,37 @@
 
 use std::{marker::PhantomData, time::Duration};
 
-use aws_config::SdkConfig;
+use aws_config::{SdkConfig, timeout::TimeoutConfig};
 use aws_lambda_events::sqs::SqsMessage;
 use aws_sdk_sqs::{
     Client,
-    types::{BatchResultErrorEntry, SendMessageBatchRequestEntry},
+    types::{
+        BatchResultErrorEntry, DeleteMessageBatchRequestEntry, Message,
+        SendMessageBatchRequestEntry,
+    },
 };
 use nostr_push_core::{
     message,
     ports::{self, FailureCause, MAX_DELAY, PortResult, Unavailable},
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::cause::{cause_of_code, unavailable, unreadable};
 
 const SEND_BATCH: &str = "sqs.send_message_batch";
+const RECEIVE: &str = "sqs.receive_message";
+const DELETE: &str = "sqs.delete_message_batch";
+
+/// The most messages that are received at once
+/// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html>).
+const MAX_RECEIVED: i32 = 10;
+
+/// How long SQS waits for a message, at most
+/// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-short-and-long-polling.html>).
+const LONG_POLL_SECONDS: i32 = 20;
+
+/// The timeout of a request that waits for messages.
+const LONG_POLL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The most messages in one request
 /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>).
@@ -33,7 +49,7 @@ const MAX_ATTEMPTS: usize = 3;
 /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>).
 const MAX_VISIBILITY_SECONDS: i32 = 12 * 60 * 60;
 
-/// A queue to which messages of type `T` are sent.
+/// A queue of messages of type `T`.
 #[derive(Debug, Clone)]
 pub struct Queue<T> {
     client: Client,
@@ -112,6 +128,54 @@ fn rejected(entry: &BatchResultErrorEntry) -> Unavailable {
     let cause = cause_of_code(entry.code()).unwrap_or(FailureCause::Failed);
     let why = format!("{}: {}", entry.code(), entry.message().unwrap_or_default());
     Unavailable::caused(cause, SEND_BATCH, why)
+}
+
+impl<T: DeserializeOwned + Send + Sync> ports::Inbox<T> for Queue<T> {
+    /// A message that cannot be decoded stays in the queue until it expires: a newer deployment may
+    /// know it.
+    async fn receive(&self) -> PortResult<Vec<ports::Received<T>>> {
+        let request = self
+            .client
+            .receive_message()
+            .queue_url(&self.url)
+            .max_number_of_messages(MAX_RECEIVED)
+            .wait_time_seconds(LONG_POLL_SECONDS);
+        let timeouts = TimeoutConfig::builder()
+            .operation_attempt_timeout(LONG_POLL_TIMEOUT)
+            .operation_timeout(LONG_POLL_TIMEOUT)
+            .build();
+        let config = aws_sdk_sqs::config::Builder::new().timeout_config(timeouts);
+        let request = request.customize().config_override(config);
+        let response = request.send().await.map_err(unavailable(RECEIVE))?;
+        let messages = response.messages.unwrap_or_default().into_iter();
+        let decode = |received: Message| {
+            let message = message::decode(received.body.as_deref()?);
+            if let Err(error) = &message {
+                tracing::warn!("a message stays in its queue: {error}");
+            }
+            Some(ports::Received {
+                message: message.ok()?,
+                receipt: received.receipt_handle?,
+            })
+        };
+        Ok(messages.filter_map(decode).collect())
+    }
+
+    async fn delete(&self, receipts: &[String]) -> PortResult<()> {
+        for receipts in receipts.chunks(MAX_BATCH) {
+            let mut request = self.client.delete_message_batch().queue_url(&self.url);
+            for (n, receipt) in receipts.iter().enumerate() {
+                let entry = DeleteMessageBatchRequestEntry::builder()
+                    .id(n.to_string())
+                    .receipt_handle(receipt)
+                    .build();
+                request = request.entries(entry.map_err(unreadable(DELETE))?);
+            }
+            // An entry that is not deleted is received again.
+            request.send().await.map_err(unavailable(DELETE))?;
+        }
+        Ok(())
+    }
 }
 
 /// Splits bodies into requests within the limits of SQS. Their order stays.

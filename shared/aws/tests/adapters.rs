@@ -61,6 +61,7 @@ async fn adapters_keep_their_guarantees() {
     tables::newest_presence_wins(&store).await;
     tables::newest_settings_win(&store).await;
     tables::newest_mute_list_wins(&store).await;
+    tables::newest_profile_wins_and_keeps_the_time_of_the_request(&environment).await;
     tables::rate_limit_holds_under_concurrency(&store).await;
     tables::cursors_only_grow(&store).await;
     tables::members_join_expire_and_leave(&store).await;
@@ -68,6 +69,7 @@ async fn adapters_keep_their_guarantees() {
     tables::one_of_many_concurrent_holders_wins(&store).await;
     queues::large_batch_is_sent_whole(&environment).await;
     queues::delayed_message_arrives_after_delay(&environment).await;
+    queues::received_message_is_received_again_until_it_is_deleted(&environment).await;
     sns::endpoints_are_created_enabled_and_deleted(&environment).await;
     sns::publish_without_an_answer_is_retried().await;
     bad_service_key_stays_secret(&environment).await;

@@ -12,6 +12,7 @@ use crate::{
     admission::{Admission, MAX_POW_DIFFICULTY},
     filter::{BadFilter, Filter},
     presence,
+    shape::Shape,
 };
 
 /// The kinds for settings of dialect H without `kinds`, if the app has no default of its own:
@@ -146,6 +147,9 @@ pub struct App {
     /// that iOS translates them. Without the phrases iOS would show their keys.
     #[serde(default)]
     pub localized: bool,
+    /// The shape of payloads per platform, for devices whose registration names none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub payload: BTreeMap<Platform, Shape>,
     /// The most pushes per minute to one recipient; at least 1, default 30. Further events become
     /// one summary.
     #[serde(default, skip_serializing_if = "Option::is_none")]

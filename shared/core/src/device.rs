@@ -22,6 +22,7 @@ use crate::{
     app::Platform,
     order::Order,
     owner::{Owner, OwnerClass},
+    shape::PayloadOptions,
     subscription::TOMBSTONE_TTL,
 };
 
@@ -103,6 +104,9 @@ pub struct Registration {
     /// dialect H asked for a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_mentions: Option<u16>,
+    /// What the registration asks for about its payloads.
+    #[serde(default, skip_serializing_if = "PayloadOptions::is_default")]
+    pub payload: PayloadOptions,
     /// When SNS first accepted a push to the token after the registration was applied. It is not
     /// set any more once the device is proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -369,6 +373,8 @@ pub struct RegistrationRequest {
     pub by_settings: bool,
     /// See [`Registration::max_mentions`].
     pub max_mentions: Option<u16>,
+    /// See [`Registration::payload`].
+    pub payload: PayloadOptions,
     /// When the registration is to end.
     pub valid_until: Seconds,
 }
@@ -497,6 +503,7 @@ fn registration(
         by_settings: request.by_settings,
         registered_at: now,
         max_mentions: request.max_mentions,
+        payload: request.payload,
         first_delivered_at: None,
         proven,
         taken_from: previous_owner.filter(|owner| *owner != request.owner),

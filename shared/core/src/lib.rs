@@ -19,9 +19,12 @@
 //! - [`device_store`]: procedures on devices that need the store and SNS
 //! - [`presence`]: when an owner's app was last open, and what that means for a delivery
 //! - [`service_keys`]: the keys of the service
+//! - [`shape`]: the shapes of payloads
+//! - [`profile`]: names and pictures of people and groups
 //! - [`settings`]: an owner's settings of dialect H
 //! - [`mute_list`]: an owner's mute list (NIP-51)
 //! - [`subscription`]: stored filters and their index rows
+//! - [`zap`]: who signed a zap
 //! - [`message`]: the messages in the queues between the stages
 //! - [`counter`]: the counters of a stage
 //! - [`retry`]: failures of dependencies, and the time until the next attempt
@@ -44,14 +47,17 @@ pub mod order;
 pub mod owner;
 pub mod ports;
 pub mod presence;
+pub mod profile;
 pub mod relay_url;
 pub mod retry;
 pub mod service_keys;
 pub mod settings;
+pub mod shape;
 pub mod subscription;
 pub mod tags;
 pub mod time;
 pub mod token_hasher;
+pub mod zap;
 
 pub use time::{Millis, Seconds};
 

@@ -21,6 +21,7 @@ use crate::{
     order::Order,
     owner::Owner,
     presence::Presence,
+    profile::{Profile, ProfileKey, ProfileUpdate},
     settings::Settings,
     subscription::{IndexRow, Subscription},
 };
@@ -172,6 +173,33 @@ pub trait MuteLists: Send + Sync {
     ) -> impl Future<Output = PortResult<Option<MuteList>>> + Send;
     /// Writes the row, unless the stored one is as new or newer. Returns `true` if it was written.
     fn put_mute_list(&self, list: &MuteList) -> impl Future<Output = PortResult<bool>> + Send;
+}
+
+/// Reading profiles for pushes, and marking those that are requested.
+pub trait Profiles: Send + Sync {
+    /// The stored profiles. Those without a row are left out. The result may be an hour old, or a
+    /// minute if there was no name yet.
+    fn profiles(
+        &self,
+        keys: &[ProfileKey],
+    ) -> impl Future<Output = PortResult<BTreeMap<ProfileKey, Profile>>> + Send;
+    /// Records that the profile was requested at `now`.
+    fn mark_asked(
+        &self,
+        key: &ProfileKey,
+        now: Seconds,
+    ) -> impl Future<Output = PortResult<()>> + Send;
+}
+
+/// Writing the profiles that relays return.
+pub trait ProfileWriter: Send + Sync {
+    /// Writes the profile, unless the stored one is as new or newer. Returns `true` if it was
+    /// written.
+    fn put_profile(
+        &self,
+        update: &ProfileUpdate,
+        now: Seconds,
+    ) -> impl Future<Output = PortResult<bool>> + Send;
 }
 
 /// Counts a recipient's pushes per minute. `window` is the beginning of the minute.
@@ -412,6 +440,24 @@ pub trait DelayQueue<T>: Send + Sync {
         message: &T,
         delay: Duration,
     ) -> impl Future<Output = PortResult<()>> + Send;
+}
+
+/// A queue from which the listener receives.
+pub trait Inbox<T>: Send + Sync {
+    /// Waits for messages, and returns at most ten. None if there were none for some time. A
+    /// message that is not deleted is received again after the queue's visibility timeout.
+    fn receive(&self) -> impl Future<Output = PortResult<Vec<Received<T>>>> + Send;
+    /// Deletes the messages with these receipts.
+    fn delete(&self, receipts: &[String]) -> impl Future<Output = PortResult<()>> + Send;
+}
+
+/// A message that was received, and the receipt by which it is deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received<T> {
+    /// The message.
+    pub message: T,
+    /// The receipt.
+    pub receipt: String,
 }
 
 /// The longest delay of a message in SQS

@@ -10,6 +10,7 @@ use nostr_push_core::{
     },
     order::Order,
     owner::Owner,
+    shape::PayloadOptions,
 };
 use nostr_push_testkit::{
     builders::{FAR_FUTURE, device},
@@ -50,6 +51,7 @@ fn registered_again(row: &Device, owner: &Owner) -> Device {
         platform: Platform::Fcm,
         by_settings: false,
         max_mentions: None,
+        payload: PayloadOptions::default(),
         valid_until: FAR_FUTURE,
     };
     let devices = OwnerDevices {

@@ -13,6 +13,7 @@ use nostr_push_core::{
     filter::Filter,
     order::Order,
     owner::Owner,
+    shape::PayloadOptions,
     subscription::{Subscription, SubscriptionState},
 };
 use serde_json::Value;
@@ -40,6 +41,7 @@ pub fn registration(owner: &Owner, endpoint_arn: &str) -> Registration {
         by_settings: false,
         registered_at: Seconds(0),
         max_mentions: None,
+        payload: PayloadOptions::default(),
         first_delivered_at: None,
         proven: false,
         taken_from: None,

@@ -19,12 +19,13 @@ use nostr_push_core::{
     owner::Owner,
     ports::{
         AllApps, Apps, Blocklist, Budgets, ChangeFeed, ClaimResult, Claims, DelayQueue, Devices,
-        Endpoints, EnsuredEndpoint, FeedPage, FeedPosition, IndexPage, IndexReader, IndexWriter,
-        Members, MuteLists, OwnerSettings, PortResult, Presences, PublishOutcome, Publisher, Push,
-        Queue, RateAdmission, Rates, RelayCursor, Relays, RetryReason, Standing, Standings,
-        Subscriptions, Unavailable, Usages,
+        Endpoints, EnsuredEndpoint, FeedPage, FeedPosition, Inbox, IndexPage, IndexReader,
+        IndexWriter, Members, MuteLists, OwnerSettings, PortResult, Presences, ProfileWriter,
+        Profiles, PublishOutcome, Publisher, Push, Queue, RateAdmission, Rates, Received,
+        RelayCursor, Relays, RetryReason, Standing, Standings, Subscriptions, Unavailable, Usages,
     },
     presence::Presence,
+    profile::{Profile, ProfileKey, ProfileUpdate},
     settings::Settings,
     subscription::{IndexRow, Subscription},
 };
@@ -62,6 +63,10 @@ pub struct MemoryState {
     pub presence_reads_and_writes: (usize, usize),
     /// Mute lists.
     pub mute_lists: BTreeMap<PublicKey, MuteList>,
+    /// Profiles, and the order of the event from which each was read.
+    pub profiles: BTreeMap<ProfileKey, (Profile, Option<Order>)>,
+    /// The number of profiles read.
+    pub profiles_read: usize,
     /// The admitted events of a recipient's minute, and the number of events beyond the limit.
     pub rates: BTreeMap<(Owner, Seconds), (BTreeSet<EventId>, u64)>,
     /// The ARNs of disabled endpoints.
@@ -82,6 +87,8 @@ pub struct MemoryState {
     pub sent: Vec<String>,
     /// Messages sent with a delay, encoded.
     pub delayed: Vec<(Duration, String)>,
+    /// Messages that wait to be received, encoded, by their receipts.
+    pub inbox: BTreeMap<String, String>,
     /// Relays' cursors.
     pub cursors: BTreeMap<String, RelayCursor>,
     /// The listener's tasks and the end of each task's lease.
@@ -389,6 +396,38 @@ impl MuteLists for Memory {
     }
 }
 
+impl Profiles for Memory {
+    async fn profiles(&self, keys: &[ProfileKey]) -> PortResult<BTreeMap<ProfileKey, Profile>> {
+        self.call(|state| {
+            state.profiles_read += keys.len();
+            let rows = keys.iter().filter_map(|key| {
+                let (profile, _) = state.profiles.get(key)?;
+                Some((key.clone(), profile.clone()))
+            });
+            rows.collect()
+        })
+    }
+
+    async fn mark_asked(&self, key: &ProfileKey, now: Seconds) -> PortResult<()> {
+        self.call(|state| state.profiles.entry(key.clone()).or_default().0.asked_at = now)
+    }
+}
+
+impl ProfileWriter for Memory {
+    async fn put_profile(&self, update: &ProfileUpdate, _now: Seconds) -> PortResult<bool> {
+        self.call(|state| {
+            let (profile, order) = state.profiles.entry(update.key.clone()).or_default();
+            let is_newer = order.is_none_or(|stored| update.order.supersedes(&stored));
+            if is_newer {
+                profile.name.clone_from(&update.name);
+                profile.picture.clone_from(&update.picture);
+                *order = Some(update.order);
+            }
+            is_newer
+        })
+    }
+}
+
 impl Rates for Memory {
     async fn admit(
         &self,
@@ -584,6 +623,26 @@ impl<T: serde::Serialize + Send + Sync> Queue<T> for Memory {
                 .iter()
                 .map(|message| nostr_push_core::message::encode(message).expect("messages encode"));
             state.sent.extend(encoded);
+        })
+    }
+}
+
+impl<T: serde::de::DeserializeOwned + Send + Sync> Inbox<T> for Memory {
+    async fn receive(&self) -> PortResult<Vec<Received<T>>> {
+        self.call(|state| {
+            let messages = state.inbox.iter().map(|(receipt, body)| Received {
+                message: nostr_push_core::message::decode(body).expect("messages decode"),
+                receipt: receipt.clone(),
+            });
+            messages.take(10).collect()
+        })
+    }
+
+    async fn delete(&self, receipts: &[String]) -> PortResult<()> {
+        self.call(|state| {
+            for receipt in receipts {
+                state.inbox.remove(receipt);
+            }
         })
     }
 }

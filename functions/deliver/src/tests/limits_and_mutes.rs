@@ -22,9 +22,16 @@ async fn handle_at(memory: &Memory, message: &DeliveryMessage, now: u64) -> Deli
         now: Seconds(now).to_millis(),
         lease: LEASE,
     };
-    handle(memory, memory, memory, message, &attempt)
-        .await
-        .unwrap()
+    handle(
+        memory,
+        memory,
+        memory,
+        &SpentBudgets::default(),
+        message,
+        &attempt,
+    )
+    .await
+    .unwrap()
 }
 
 /// Takes the delayed messages, each with the second at which it is received.
@@ -168,7 +175,16 @@ async fn try_repeatedly(
             now: start + Millis(10_000) * n,
             lease: Seconds(9),
         };
-        match handle(memory, memory, memory, message, &attempt).await {
+        match handle(
+            memory,
+            memory,
+            memory,
+            &SpentBudgets::default(),
+            message,
+            &attempt,
+        )
+        .await
+        {
             Ok(DeliveryOutcome::Retry { .. }) | Err(_) => {}
             Ok(outcome) => return Some(outcome),
         }
@@ -202,7 +218,7 @@ proptest! {
         let memory = limited(1);
         memory.state().fail_in = Some(crash);
         memory.state().fail_after_effect = after_effect;
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(deliver_three_notes(&memory));
         let state = memory.state();
         let on_phone = state.published.iter().filter(|(arn, _)| arn == "arn:phone");

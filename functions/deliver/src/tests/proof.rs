@@ -1,5 +1,6 @@
 //! The record of accepted pushes that proves a device.
 
+use nostr::{event::Event, key::Keys};
 use nostr_push_core::{
     Seconds,
     app::{App, Platform},
@@ -8,17 +9,25 @@ use nostr_push_core::{
 };
 use nostr_push_testkit::{
     builders::{self, APP},
+    event,
     memory::Memory,
 };
 
 use super::{
-    LEASE, NOW, attempt, delivery, event_message, is_completed_on, memory, note, published,
-    reconciles, set_outcome, state_of,
+    LEASE, NOW, attempt, delivery, event_message, is_completed_on, memory, published, reconciles,
+    set_outcome, state_of,
 };
 use crate::{
     claim::{Attempt, Claim},
-    push::{self, PushBuilder},
+    names::Names,
+    notice::Notice,
+    push,
 };
+
+/// An event whose push shows no names, so that no profile is read or requested.
+fn note(content: &str) -> Event {
+    event(&Keys::generate(), 445, NOW, &[], content)
+}
 
 /// The proof of a device: when SNS first accepted a push, and whether the device is proven.
 fn proof(memory: &Memory, name: &str) -> (Option<Seconds>, bool) {
@@ -122,9 +131,7 @@ async fn proof_of_a_push_does_not_change_a_newer_registration() {
     let claim = Claim::new(&message, &attempt);
     claim.acquire(&memory).await.unwrap();
     let app = App::named(APP);
-    let pushes = PushBuilder::of(&memory, &message, &app, Seconds(NOW))
-        .await
-        .unwrap();
+    let notice = Notice::of_event(&app, &delivery, Names::default(), Seconds(NOW));
     // The row changes between the read and the record.
     memory.commit(Some(&newer), None).await.unwrap();
     let registration = device.registration.as_ref().unwrap();
@@ -135,7 +142,7 @@ async fn proof_of_a_push_does_not_change_a_newer_registration() {
         &memory,
         &claim,
         target,
-        &pushes,
+        &notice,
         Seconds(NOW),
     )
     .await

@@ -1,5 +1,10 @@
-use nostr::{key::Keys, nips::nip19::Nip19Profile};
-use nostr_push_core::Millis;
+use std::collections::BTreeMap;
+
+use nostr::{event::Event, key::Keys, nips::nip19::Nip19Profile};
+use nostr_push_core::{
+    Millis,
+    profile::{Profile, ProfileKey},
+};
 use nostr_push_testkit::{builders::APP, event};
 use proptest::prelude::*;
 use serde_json::json;
@@ -20,19 +25,25 @@ fn delivery(kind: u16, tags: &[&[&str]], content: &str) -> Delivery {
         received_at: Millis(0),
         cut: false,
         mentions: None,
+        zapper: None,
         waited: false,
         event: event(&keys(0x22), kind, 1, tags, content),
     }
 }
 
+/// The text without names.
+fn text(delivery: &Delivery, detail: ContentDetail) -> Text {
+    Text::of(delivery, detail, &Names::of(delivery, BTreeMap::new()))
+}
+
 /// The title and the body.
 fn lines(kind: u16, tags: &[&[&str]], content: &str) -> (String, String) {
-    let text = Text::of(&delivery(kind, tags, content), ContentDetail::Rich);
+    let text = text(&delivery(kind, tags, content), ContentDetail::Rich);
     (text.title.plain, text.body.plain)
 }
 
 fn author() -> String {
-    name(&keys(0x22).public_key())
+    short_npub(&keys(0x22).public_key())
 }
 
 #[test]
@@ -116,37 +127,204 @@ fn each_kind_has_its_title_and_body() {
     }
 }
 
+/// A zap receipt for the recipient, with this request.
+fn zap(bolt11: &str, request: &str) -> Delivery {
+    let me = keys(0x11).public_key().to_hex();
+    let tags: [&[&str]; 3] = [&["p", &me], &["bolt11", bolt11], &["description", request]];
+    let delivery = delivery(9735, &tags, "");
+    Delivery {
+        zapper: nostr_push_core::zap::zapper(&delivery.event),
+        ..delivery
+    }
+}
+
+/// A zap request by the key `33…` for the recipient.
+fn zap_request(tags: &[&[&str]], comment: &str) -> Event {
+    let me = keys(0x11).public_key().to_hex();
+    let p: &[&str] = &["p", &me];
+    let tags: Vec<&[&str]> = [p].into_iter().chain(tags.iter().copied()).collect();
+    event(&keys(0x33), 9734, 1, &tags, comment)
+}
+
 #[test]
 fn zap_shows_amount_sender_and_comment() {
-    let zapper = keys(0x33);
     let request = |tags: &[&[&str]], comment: &str| {
-        serde_json::to_string(&event(&zapper, 9734, 1, tags, comment)).unwrap()
+        serde_json::to_string(&zap_request(tags, comment)).unwrap()
     };
-    let zap = |bolt11: &str, request: &str| {
-        lines(9735, &[&["bolt11", bolt11], &["description", request]], "").1
+    let body = |bolt11: &str, request: &str| {
+        let text = text(&zap(bolt11, request), ContentDetail::Rich);
+        text.body.plain
     };
-    let by = name(&zapper.public_key());
+    let by = short_npub(&keys(0x33).public_key());
     assert_eq!(
-        zap("lnbc210n1pabc", &request(&[], "")),
+        body("lnbc210n1pabc", &request(&[], "")),
         format!("21 sats from {by}")
     );
     assert_eq!(
-        zap("lnbc210n1pabc", &request(&[], "well said")),
+        body("lnbc210n1pabc", &request(&[], "well said")),
         format!("21 sats from {by}: well said")
     );
-    assert_eq!(zap("lnbc1pabc", &request(&[], "")), format!("From {by}"));
+    assert_eq!(body("lnbc1pabc", &request(&[], "")), format!("From {by}"));
     assert_eq!(
-        zap("lnbc210n1pabc", &request(&[&["anon"]], "")),
+        body("lnbc210n1pabc", &request(&[&["anon"]], "")),
         "21 sats from somebody"
     );
-    assert_eq!(zap("lnbc210n1pabc", "{"), "21 sats from somebody");
+    assert_eq!(body("lnbc210n1pabc", "{"), "21 sats from somebody");
+}
+
+#[test]
+fn zap_in_the_name_of_somebody_else_names_nobody() {
+    let mut forged = zap_request(&[], "");
+    forged.pubkey = keys(0x44).public_key();
+    let forged = serde_json::to_string(&forged).unwrap();
+    let delivery = zap("lnbc210n1pabc", &forged);
+    let bob = ProfileKey::Person(keys(0x44).public_key());
+    let names = Names::of(&delivery, [(bob, profile("bob"))].into());
+    let text = Text::of(&delivery, ContentDetail::Rich, &names);
+    assert_eq!(text.title.plain, "New zap");
+    assert_eq!(text.body.plain, "21 sats from somebody");
+}
+
+fn profile(name: &str) -> Profile {
+    Profile {
+        name: Some(name.to_owned()),
+        ..Profile::default()
+    }
+}
+
+/// The text if the author is called alice, the key `33…` bob, and the group `g` Rust.
+fn named(delivery: &Delivery) -> (String, String) {
+    let person = |n: u8| ProfileKey::Person(keys(n).public_key());
+    let group = ProfileKey::Group {
+        relay: "wss://relay.example".to_owned(),
+        id: "g".to_owned(),
+    };
+    let profiles = [
+        (person(0x22), profile("alice")),
+        (person(0x33), profile("bob")),
+        (group, profile("Rust")),
+    ];
+    let names = Names::of(delivery, profiles.into());
+    let text = Text::of(delivery, ContentDetail::Rich, &names);
+    (text.title.plain, text.body.plain)
+}
+
+#[test]
+fn titles_name_who_acted_and_whose_event_it_is() {
+    let (me, bob) = (
+        keys(0x11).public_key().to_hex(),
+        keys(0x33).public_key().to_hex(),
+    );
+    let carol = keys(0x44).public_key();
+    let (id, c) = ("ab".repeat(32), carol.to_hex());
+    let (p, pb, pc): (&[&str], &[&str], &[&str]) = (&["p", &me], &["p", &bob], &["p", &c]);
+    let e: &[&str] = &["e", &id];
+    let reply_to_bob: &[&str] = &["e", &id, "", "reply", &bob];
+    let npub = short_npub(&carol);
+    let to_carol = format!("alice reacted to a post of {npub}");
+    let cases: [(u16, &[&[&str]], &str); 25] = [
+        (1, &[p], "alice mentioned you"),
+        (1, &[], "alice posted a note"),
+        (1, &[p, e], "alice replied to you"),
+        (1, &[p, pb, reply_to_bob], "alice replied to bob"),
+        // Nothing says to whose note.
+        (1, &[p, pb, e], "alice mentioned you"),
+        (1, &[p, &["q", &id, "", &me]], "alice quoted you"),
+        (1, &[p, &["q", &id]], "alice mentioned you"),
+        (6, &[p], "alice reposted your note"),
+        (6, &[p, pb], "New repost"),
+        (7, &[pb, p], "alice reacted to your post"),
+        (7, &[p, pb], "alice reacted to a post of bob"),
+        (7, &[p, pc], &to_carol),
+        (7, &[], "New reaction"),
+        (9, &[&["h", "g"]], "alice in Rust"),
+        (9, &[&["h", "unknown"]], "alice wrote in a group"),
+        (42, &[e], "alice wrote in a channel"),
+        (1111, &[p], "alice commented"),
+        (20, &[p], "alice posted a picture"),
+        (22, &[p], "alice posted a video"),
+        (1222, &[p], "alice posted a voice message"),
+        (1068, &[p], "alice started a poll"),
+        (9802, &[p], "alice highlighted a text"),
+        (30023, &[p], "alice published an article"),
+        (8, &[p], "alice awarded a badge"),
+        (4, &[p], "New message"),
+    ];
+    for (kind, tags, title) in cases {
+        let delivery = Delivery {
+            relay: "wss://relay.example".to_owned(),
+            ..delivery(kind, tags, "hi")
+        };
+        assert_eq!(named(&delivery).0, title, "{kind} {tags:?}");
+    }
+}
+
+#[test]
+fn bodies_name_the_author() {
+    let me = keys(0x11).public_key().to_hex();
+    let p: &[&str] = &["p", &me];
+    for (kind, body) in [
+        (7, "🔥 from alice"),
+        (6, "alice reposted a note"),
+        (8, "From alice"),
+    ] {
+        assert_eq!(named(&delivery(kind, &[p], "🔥")).1, body);
+    }
+    let request = serde_json::to_string(&zap_request(&[], "")).unwrap();
+    let (title, body) = named(&zap("lnbc210n1pabc", &request));
+    assert_eq!(
+        (title.as_str(), body.as_str()),
+        ("bob zapped you", "21 sats from bob")
+    );
+}
+
+#[test]
+fn names_that_read_like_phrases_are_not_shown() {
+    let delivery = delivery(1, &[], "hi");
+    for name in ["alice zapped you 21000 sats", "npub1abcde…wxyz", "You"] {
+        let alice = ProfileKey::Person(keys(0x22).public_key());
+        let names = Names::of(&delivery, [(alice, profile(name))].into());
+        let text = Text::of(&delivery, ContentDetail::Rich, &names);
+        assert_eq!(text.title.plain, "New note", "{name}");
+    }
+}
+
+#[test]
+fn text_from_right_to_left_does_not_reorder_the_words_around_it() {
+    let delivery = delivery(1, &[], "hi");
+    let alice = ProfileKey::Person(keys(0x22).public_key());
+    let names = Names::of(&delivery, [(alice, profile("ليلى"))].into());
+    let text = Text::of(&delivery, ContentDetail::Rich, &names);
+    assert_eq!(text.title.plain, "\u{2068}ليلى\u{2069} posted a note");
+    assert_eq!(
+        text.title.key,
+        Some(("NOTE_TITLE", vec!["ليلى".to_owned()]))
+    );
+    let comment = serde_json::to_string(&zap_request(&[], "a\u{202e}b\u{2067}c")).unwrap();
+    let text = self::text(&zap("lnbc210n1pabc", &comment), ContentDetail::Rich);
+    assert!(text.body.plain.ends_with(": abc"), "{}", text.body.plain);
+}
+
+#[test]
+fn reaction_of_several_words_is_shown_as_a_like() {
+    for content in [
+        "zapped you 21000 sats from bob",
+        "lol",
+        ":not a code:",
+        "a",
+        "\u{202e}x",
+    ] {
+        let body = lines(7, &[], content).1;
+        assert_eq!(body, format!("❤️ from {}", author()), "{content}");
+    }
+    assert_eq!(lines(7, &[], "🤙🤙").1, format!("🤙 from {}", author()));
 }
 
 #[test]
 fn private_kinds_never_show_content() {
     for kind in nostr_push_core::PRIVATE_KINDS {
         for detail in [ContentDetail::Rich, ContentDetail::Minimal] {
-            let text = Text::of(
+            let text = text(
                 &delivery(kind, &[&["subject", "the secret"]], "the secret"),
                 detail,
             );
@@ -169,7 +347,7 @@ proptest! {
             &["description", &request],
         ];
         let delivery = delivery(kind, &tags, &content);
-        let text = Text::of(&delivery, ContentDetail::Minimal);
+        let text = text(&delivery, ContentDetail::Minimal);
         // The content of a reaction is its symbol, which is shown.
         if kind != 7 {
             let printed = format!("{text:?}");
@@ -180,7 +358,7 @@ proptest! {
     #[test]
     fn lines_are_short_and_have_no_control_characters(kind: u16, content: String) {
         let delivery = delivery(kind, &[&["title", &content]], &content);
-        let text = Text::of(&delivery, ContentDetail::Rich);
+        let text = text(&delivery, ContentDetail::Rich);
         for line in [text.title, text.body] {
             prop_assert!(line.plain.len() <= MAX_LINE_BYTES, "{}", line.plain.len());
             prop_assert!(!line.plain.chars().any(char::is_control));
@@ -190,13 +368,13 @@ proptest! {
 
 #[test]
 fn only_phrases_have_keys_and_arguments() {
-    let text = Text::of(&delivery(7, &[], "🔥"), ContentDetail::Rich);
-    assert_eq!(text.title.key, Some(("REACTION_TITLE", Vec::new())));
+    let reaction = text(&delivery(7, &[], "🔥"), ContentDetail::Rich);
+    assert_eq!(reaction.title.key, Some(("REACTION_TITLE", Vec::new())));
     assert_eq!(
-        text.body.key,
+        reaction.body.key,
         Some(("REACTION_BODY", vec!["🔥".to_owned(), author()]))
     );
-    let note = Text::of(&delivery(1, &[], "hi"), ContentDetail::Rich);
+    let note = text(&delivery(1, &[], "hi"), ContentDetail::Rich);
     assert_eq!(note.body.key, None);
     let summary = Text::summary(12);
     assert_eq!(summary.title.plain, "12 more notifications");
@@ -209,8 +387,18 @@ fn only_phrases_have_keys_and_arguments() {
 #[test]
 fn every_phrase_is_documented() {
     let docs = include_str!("../../../../docs/protocol.md");
-    for Phrase { key, english } in PHRASES {
-        assert!(docs.contains(&format!("| `{key}` | {english} |")), "{key}");
+    for phrase in PHRASES {
+        let Phrase {
+            key,
+            english,
+            with_name,
+            with_two,
+        } = phrase;
+        let row =
+            format!("| `{key}` | {english} | {with_name} | {with_two} |").replace("|  |", "| |");
+        // A cell that is empty has one space.
+        let row = row.replace("|  |", "| |");
+        assert!(docs.contains(&row), "{row}");
     }
 }
 
@@ -221,7 +409,7 @@ fn references_become_short_names() {
     let profile = Nip19Profile::new(bob, []).to_bech32().unwrap();
     let note = event(&keys(0x22), 1, 1, &[], "").id.to_bech32().unwrap();
     let secret = keys(0x33).secret_key().to_bech32().unwrap();
-    let at = format!("@{}", name(&bob));
+    let at = format!("@{}", short_npub(&bob));
     assert_eq!(
         shorten_references(&format!("hi nostr:{npub}, see nostr:{note}!")),
         format!("hi {at}, see {}!", shorten(&note))

@@ -194,3 +194,33 @@ proptest! {
         prop_assert_eq!(expiration(&kept), Some(Seconds(at)));
     }
 }
+
+#[test]
+fn zapper_is_known_although_the_request_is_cut() {
+    let alice = Keys::generate();
+    let bob = "11".repeat(32);
+    let request = event(&alice, 9734, 1, &[&["p", &bob]], &"x".repeat(10_000));
+    let receipt = after_mentions(
+        9735,
+        &[tag(&[
+            "description",
+            &serde_json::to_string(&request).unwrap(),
+        ])],
+    );
+    assert_eq!(
+        CutEvent::of(&receipt).zapper,
+        None,
+        "it is for somebody else"
+    );
+    let receipt = event_with(
+        9735,
+        &[
+            tag(&["p", &bob]),
+            tag(&["description", &serde_json::to_string(&request).unwrap()]),
+        ],
+        "",
+    );
+    let cut = CutEvent::of(&receipt);
+    assert_eq!(cut.zapper, Some(alice.public_key()));
+    assert!(cut.for_recipient(&somebody()).tags.len() < 3);
+}

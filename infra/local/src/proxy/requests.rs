@@ -138,6 +138,8 @@ fn sqs(call: &Call) -> Vec<Authorization> {
     let action = match call.operation.as_str() {
         "SendMessage" | "SendMessageBatch" => "SendMessage",
         "ChangeMessageVisibility" | "ChangeMessageVisibilityBatch" => "ChangeMessageVisibility",
+        "ReceiveMessage" => "ReceiveMessage",
+        "DeleteMessage" | "DeleteMessageBatch" => "DeleteMessage",
         _ => return Vec::new(),
     };
     let url = call.text("QueueUrl");

@@ -12,7 +12,9 @@ use nostr_push_core::{
     order::Order,
     owner::Owner,
     ports::{Devices, IndexWriter, MuteLists, OwnerSettings, RelayCursor, Relays, Subscriptions},
+    profile::{MAX_GROUP_ID_BYTES, MAX_NAME_BYTES, MAX_PICTURE_BYTES},
     settings::Settings,
+    shape::{Os, PayloadOptions, Shape},
     subscription::{MAX_FILTER_BYTES, MAX_OWNER_RELAYS, Subscription},
 };
 use nostr_push_local::root;
@@ -72,6 +74,11 @@ async fn devices_and_rosters(recorder: &Recorder, sizes: &mut Sizes) {
     registration.order = order();
     registration.taken_from = Some(owner.clone());
     registration.max_mentions = Some(10);
+    registration.payload = PayloadOptions {
+        shape: Some(Shape::EmbeddedDistributor),
+        os: Some(Os::Android),
+        encrypt_to: Some(owner.pubkey),
+    };
     let mut device = builders::device(&"f".repeat(HASH), registration);
     let removed = |n: usize| (format!("{}#{n:064x}", owner.app), order());
     device.removals = (0..20).map(removed).collect();
@@ -194,6 +201,9 @@ async fn largest() -> Sizes {
         "claim with 20 devices",
         100 + claim + 100 + MAX_DEVICES * HASH,
     );
+    // The key of a group, name, picture, the times and the event's id.
+    let profile = MAX_RELAY_URL_BYTES + MAX_GROUP_ID_BYTES + MAX_NAME_BYTES + MAX_PICTURE_BYTES;
+    sizes.insert("profile", 100 + profile + 3 * 10 + HASH);
     sizes.insert(
         "rate of 30 pushes",
         100 + MAX_APP_ID_BYTES + HASH + 20 + 30 * 8,

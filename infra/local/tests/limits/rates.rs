@@ -115,6 +115,20 @@ fn keys() -> Vec<Key> {
             0.1,
         ),
         key(
+            "profiles",
+            "an author",
+            "whom a million users follow: each instance of deliver reads the row once an hour",
+            0.5 * INSTANCES / 3_600.0,
+            0.0,
+        ),
+        key(
+            "rates",
+            "`budget#profiles#proven`",
+            "all requests of a day in ten minutes",
+            0.0,
+            10_000.0 / 600.0,
+        ),
+        key(
             "claims, rates",
             "a recipient's event or minute",
             "30 pushes per minute, each counted once",

@@ -15,13 +15,14 @@ use super::Checks;
 use crate::context::{CommandContext, DeployedStack};
 
 /// All tables.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "apps",
     "claims",
     "devices",
     "filter-index",
     "mute-lists",
     "presence",
+    "profiles",
     "rates",
     "relays",
     "settings",

@@ -239,6 +239,7 @@ mod tests {
     use nostr_push_core::{
         app::Platform,
         device::{RegistrationDecision, RegistrationRequest},
+        shape::PayloadOptions,
         subscription::MUTE_LIST_PREFIX,
     };
     use nostr_push_testkit::{
@@ -356,6 +357,7 @@ mod tests {
             platform: Platform::Fcm,
             by_settings: false,
             max_mentions: None,
+            payload: PayloadOptions::default(),
             valid_until: NOW + Seconds::from_days(1),
         };
         let again = device::register(&request, Some(row), &devices, NOW);

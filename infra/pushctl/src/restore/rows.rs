@@ -103,6 +103,7 @@ fn keys(table: &str) -> &'static [&'static str] {
         "apps" => &["app"],
         "claims" => &["claim"],
         "mute-lists" => &["pubkey"],
+        "profiles" => &["profile"],
         "rates" => &["rate"],
         "relays" => &["relay"],
         "subscriptions" => &["owner", "subscription"],
@@ -125,7 +126,7 @@ fn rule(table: &str, item: &Item) -> Rule {
             .any(|prefix| identity.starts_with(prefix))
     };
     match table {
-        "apps" | "claims" | "rates" => Rule::Exists,
+        "apps" | "claims" | "rates" | "profiles" => Rule::Exists,
         "relays" => Rule::Cursor,
         "subscriptions" if text(item, "subscription").is_some_and(is_derived) => Rule::Exists,
         _ => Rule::Order,

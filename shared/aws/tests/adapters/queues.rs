@@ -12,7 +12,7 @@ use nostr_push_aws::{
 };
 use nostr_push_core::{
     message::{self, FanOutPosition},
-    ports::{DelayQueue as _, Queue as _},
+    ports::{DelayQueue as _, Inbox as _, Queue as _, Received},
 };
 
 async fn create_queue(environment: &HashMap<String, String>, name: &str) -> (SdkConfig, String) {
@@ -86,4 +86,45 @@ pub(crate) async fn delayed_message_arrives_after_delay(environment: &HashMap<St
         started.elapsed() >= Duration::from_secs(2),
         "the message was received without a delay"
     );
+}
+
+pub(crate) async fn received_message_is_received_again_until_it_is_deleted(
+    environment: &HashMap<String, String>,
+) {
+    let (config, url) = create_queue(environment, "inbox").await;
+    let client = Client::new(&config);
+    let visibility = client.set_queue_attributes().queue_url(&url);
+    let visibility = visibility.attributes("VisibilityTimeout".into(), "1");
+    visibility.send().await.unwrap();
+    // A message of a newer version stays in the queue.
+    let newer = client
+        .send_message()
+        .queue_url(&url)
+        .message_body(r#"{"v":99,"m":{}}"#);
+    newer.send().await.unwrap();
+    let queue = Queue::new(&config, url);
+    let sent = FanOutPosition {
+        hit: 1,
+        ..FanOutPosition::default()
+    };
+    queue.send(std::slice::from_ref(&sent)).await.unwrap();
+    let next = async || {
+        for _ in 0..60 {
+            let received: Vec<Received<FanOutPosition>> = queue.receive().await.unwrap();
+            if let Some(received) = received.into_iter().next() {
+                return received;
+            }
+        }
+        panic!("the message was not received");
+    };
+    assert_eq!(next().await.message, sent);
+    let again = next().await;
+    assert_eq!(again.message, sent);
+    queue.delete(&[again.receipt]).await.unwrap();
+    let other = FanOutPosition {
+        hit: 2,
+        ..FanOutPosition::default()
+    };
+    queue.send(std::slice::from_ref(&other)).await.unwrap();
+    assert_eq!(next().await.message, other, "the first one is deleted");
 }

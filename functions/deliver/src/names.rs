@@ -1,0 +1,113 @@
+//! The names and pictures that a push shows.
+//!
+//! A push makes one read and never waits longer than [`READ_TIMEOUT`] for it. Without a stored name
+//! the text is the one without names.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use nostr::key::PublicKey;
+use nostr_push_core::{
+    Seconds,
+    message::Delivery,
+    ports::Profiles,
+    profile::{Profile, ProfileKey},
+};
+use tokio::time::timeout;
+
+use crate::{lookalike::is_lookalike, roles::Roles};
+
+/// How long a push waits for names.
+const READ_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The roles in an event, and the stored profiles of those who have them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Names {
+    /// Who takes part in the event.
+    pub roles: Roles,
+    profiles: BTreeMap<ProfileKey, Profile>,
+    /// Those whose name is not shown, because it could pass for something else.
+    lookalikes: BTreeSet<ProfileKey>,
+    /// The profiles that were looked for.
+    keys: Vec<ProfileKey>,
+}
+
+impl Names {
+    /// The roles in a delivery's event, with these profiles.
+    pub fn of(delivery: &Delivery, profiles: BTreeMap<ProfileKey, Profile>) -> Self {
+        Self {
+            roles: Roles::of(delivery),
+            ..Self::default()
+        }
+        .with(profiles)
+    }
+
+    fn with(mut self, profiles: BTreeMap<ProfileKey, Profile>) -> Self {
+        let is_hidden = |profile: &Profile| profile.name.as_deref().is_some_and(is_lookalike);
+        let hidden = profiles.iter().filter(|(_, profile)| is_hidden(profile));
+        self.lookalikes = hidden.map(|(key, _)| key.clone()).collect();
+        self.profiles = profiles;
+        self
+    }
+
+    /// Reads the profiles for a delivery. A failure is only logged: the push shows no names.
+    pub async fn read(store: &impl Profiles, delivery: &Delivery) -> Self {
+        let mut names = Self::of(delivery, BTreeMap::new());
+        let keys = names.roles.profile_keys(delivery.recipient);
+        if keys.is_empty() {
+            return names;
+        }
+        match timeout(READ_TIMEOUT, store.profiles(&keys)).await {
+            Ok(Ok(profiles)) => {
+                names = names.with(profiles);
+                names.keys = keys;
+            }
+            Ok(Err(error)) => tracing::warn!(
+                stage = "deliver",
+                dependency = error.dependency,
+                "a push shows no names: {error}"
+            ),
+            Err(_) => tracing::warn!(stage = "deliver", "a push shows no names: timeout"),
+        }
+        names
+    }
+
+    /// The name of the person who acted.
+    pub fn actor(&self) -> Option<&str> {
+        self.person(&self.roles.actor?)
+    }
+
+    /// The picture of the person who acted, if that person's name is shown.
+    pub fn actor_picture(&self) -> Option<&str> {
+        let pubkey = self.roles.actor.filter(|_| self.actor().is_some())?;
+        let profile = self.profiles.get(&ProfileKey::Person(pubkey))?;
+        profile.picture.as_deref()
+    }
+
+    /// The name of a person.
+    pub fn person(&self, pubkey: &PublicKey) -> Option<&str> {
+        self.name(&ProfileKey::Person(*pubkey))
+    }
+
+    /// The name of the group.
+    pub fn group(&self) -> Option<&str> {
+        self.name(self.roles.group.as_ref()?)
+    }
+
+    fn name(&self, key: &ProfileKey) -> Option<&str> {
+        let profile = self
+            .profiles
+            .get(key)
+            .filter(|_| !self.lookalikes.contains(key))?;
+        profile.name.as_deref()
+    }
+
+    /// The profiles that must be requested. None if the read failed.
+    pub fn due(&self, now: Seconds) -> impl Iterator<Item = &ProfileKey> {
+        self.keys
+            .iter()
+            .filter(move |key| Profile::is_due(self.profiles.get(*key), now))
+    }
+}

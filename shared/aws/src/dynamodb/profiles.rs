@@ -1,0 +1,256 @@
+//! `profiles`: key `profile` (a pubkey, or the relay and the id of a group). Holds names and
+//! pictures, and when each profile was last requested. A row without a name remembers that there is
+//! none.
+//!
+//! Guarantee: the newest event wins, whatever the order of the writes. Reads are eventually
+//! consistent, at half the price, and cached: a name for an hour. What has no name is cached for a
+//! minute if it was requested in the last minutes, because the relay's answer is on its way, and for
+//! ten minutes otherwise.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
+use moka::{Expiry, future::Cache};
+use nostr_push_core::{
+    Seconds,
+    ports::{PortResult, ProfileWriter, Profiles},
+    profile::{PROFILE_TTL, Profile, ProfileKey, ProfileUpdate},
+};
+use serde::Deserialize;
+
+use super::{EXPIRES_AT, MAX_BATCH_KEYS, SUPERSEDES, Store, conditional, n, order_values, read, s};
+use crate::{
+    cause::{unavailable, unreadable},
+    clients,
+};
+
+const GET: &str = "dynamodb.profiles.get";
+const MARK: &str = "dynamodb.profiles.mark_asked";
+const PUT: &str = "dynamodb.profiles.put";
+
+const PROFILE: &str = "profile";
+
+/// The most profiles in the cache, at most 10 MB.
+const MAX_CACHED: u64 = 10_000;
+
+/// How long a name is cached.
+const NAME_AGE: Duration = Duration::from_hours(1);
+
+/// How long it is cached that there is no name.
+const NAMELESS_AGE: Duration = Duration::from_mins(10);
+
+/// The same while an answer is expected.
+const AWAITED_AGE: Duration = Duration::from_mins(1);
+
+/// The time after a request in which an answer is expected.
+const ANSWER_TIME: Seconds = Seconds::from_minutes(5);
+
+/// The profiles that were read lately. `None`: there was no row.
+pub(super) type ProfileCache = Cache<ProfileKey, Arc<Option<Profile>>>;
+
+/// An empty cache.
+pub(super) fn cache() -> ProfileCache {
+    Cache::builder()
+        .max_capacity(MAX_CACHED)
+        .expire_after(ByContent)
+        .build()
+}
+
+/// How long an entry of the cache is used.
+struct ByContent;
+
+impl Expiry<ProfileKey, Arc<Option<Profile>>> for ByContent {
+    fn expire_after_create(
+        &self,
+        _: &ProfileKey,
+        profile: &Arc<Option<Profile>>,
+        _: Instant,
+    ) -> Option<Duration> {
+        Some(age(profile.as_ref().as_ref(), clients::now().to_seconds()))
+    }
+
+    fn expire_after_update(
+        &self,
+        key: &ProfileKey,
+        profile: &Arc<Option<Profile>>,
+        at: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.expire_after_create(key, profile, at)
+    }
+}
+
+/// How long a profile is used that was read at `now`.
+fn age(profile: Option<&Profile>, now: Seconds) -> Duration {
+    match profile {
+        Some(profile) if profile.name.is_some() => NAME_AGE,
+        Some(profile) if profile.asked_at + ANSWER_TIME > now => AWAITED_AGE,
+        _ => NAMELESS_AGE,
+    }
+}
+
+/// A row, with its key.
+#[derive(Deserialize)]
+struct Row {
+    profile: String,
+    #[serde(flatten)]
+    content: Profile,
+}
+
+impl Profiles for Store {
+    async fn profiles(&self, keys: &[ProfileKey]) -> PortResult<BTreeMap<ProfileKey, Profile>> {
+        let mut profiles = BTreeMap::new();
+        let mut missing = Vec::new();
+        for key in keys {
+            match self.profiles.get(key).await {
+                Some(cached) => {
+                    let profile = cached.as_ref().clone();
+                    profiles.extend(profile.map(|profile| (key.clone(), profile)));
+                }
+                None => missing.push(key),
+            }
+        }
+        for keys in missing.chunks(MAX_BATCH_KEYS) {
+            for (key, profile) in self.read_profiles(keys).await? {
+                let cached = Arc::new(profile.clone());
+                self.profiles.insert(key.clone(), cached).await;
+                profiles.extend(profile.map(|profile| (key, profile)));
+            }
+        }
+        Ok(profiles)
+    }
+
+    async fn mark_asked(&self, key: &ProfileKey, now: Seconds) -> PortResult<()> {
+        let update = format!("SET asked_at = :now, {EXPIRES_AT} = :expires_at");
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.tables.profiles)
+            .key(PROFILE, s(key.to_string()))
+            .update_expression(update)
+            .expression_attribute_values(":now", n(now.0))
+            .expression_attribute_values(":expires_at", n((now + PROFILE_TTL).0));
+        request.send().await.map_err(unavailable(MARK))?;
+        let cached = self.profiles.get(key).await;
+        let profile = cached.and_then(|cached| cached.as_ref().clone());
+        let asked = Profile {
+            asked_at: now,
+            ..profile.unwrap_or_default()
+        };
+        self.profiles
+            .insert(key.clone(), Arc::new(Some(asked)))
+            .await;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Reads at most [`MAX_BATCH_KEYS`] rows. Keys that DynamoDB does not process, because it
+    /// throttles, are left out: a push does not wait for them.
+    async fn read_profiles(
+        &self,
+        keys: &[&ProfileKey],
+    ) -> PortResult<Vec<(ProfileKey, Option<Profile>)>> {
+        let by_text: HashMap<String, &ProfileKey> =
+            keys.iter().map(|key| (key.to_string(), *key)).collect();
+        let items = by_text
+            .keys()
+            .map(|text| HashMap::from([(PROFILE.to_owned(), s(text))]));
+        let request = KeysAndAttributes::builder()
+            .set_keys(Some(items.collect()))
+            .build()
+            .map_err(unreadable(GET))?;
+        let response = self
+            .client
+            .batch_get_item()
+            .request_items(&self.tables.profiles, request)
+            .send()
+            .await
+            .map_err(unavailable(GET))?;
+        let mut profiles: HashMap<String, Option<Profile>> =
+            by_text.keys().map(|text| (text.clone(), None)).collect();
+        for keys in response.unprocessed_keys.unwrap_or_default().into_values() {
+            for key in &keys.keys {
+                if let Some(AttributeValue::S(text)) = key.get(PROFILE) {
+                    profiles.remove(text);
+                }
+            }
+        }
+        for item in response
+            .responses
+            .unwrap_or_default()
+            .into_values()
+            .flatten()
+        {
+            let row: Row = read(GET, item)?;
+            profiles.insert(row.profile, Some(row.content));
+        }
+        let with_keys = profiles
+            .into_iter()
+            .filter_map(|(text, profile)| Some(((*by_text.get(&text)?).clone(), profile)));
+        Ok(with_keys.collect())
+    }
+}
+
+impl ProfileWriter for Store {
+    async fn put_profile(&self, update: &ProfileUpdate, now: Seconds) -> PortResult<bool> {
+        let mut set = vec![
+            "created_at = :created_at".to_owned(),
+            "event_id = :event_id".to_owned(),
+            format!("{EXPIRES_AT} = :expires_at"),
+        ];
+        let mut remove = Vec::new();
+        let mut request = self
+            .client
+            .update_item()
+            .table_name(&self.tables.profiles)
+            .key(PROFILE, s(update.key.to_string()))
+            .condition_expression(SUPERSEDES)
+            .expression_attribute_values(":expires_at", n((now + PROFILE_TTL).0));
+        for (name, value) in order_values(&update.order) {
+            request = request.expression_attribute_values(name, value);
+        }
+        // `name` is a reserved word of DynamoDB.
+        for (attribute, value) in [("name", &update.name), ("picture", &update.picture)] {
+            request = request.expression_attribute_names(format!("#{attribute}"), attribute);
+            if let Some(value) = value {
+                set.push(format!("#{attribute} = :{attribute}"));
+                request = request.expression_attribute_values(format!(":{attribute}"), s(value));
+            } else {
+                remove.push(format!("#{attribute}"));
+            }
+        }
+        let mut expression = format!("SET {}", set.join(", "));
+        if !remove.is_empty() {
+            expression = format!("{expression} REMOVE {}", remove.join(", "));
+        }
+        conditional(PUT, request.update_expression(expression).send().await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_cached_longer_than_what_has_none() {
+        let now = Seconds(1_000_000);
+        let asked = |name: Option<&str>, ago| Profile {
+            name: name.map(str::to_owned),
+            picture: None,
+            asked_at: now - ago,
+        };
+        for (profile, expected) in [
+            (Some(asked(Some("alice"), Seconds(1))), NAME_AGE),
+            (Some(asked(None, Seconds(1))), AWAITED_AGE),
+            (Some(asked(None, ANSWER_TIME)), NAMELESS_AGE),
+            (None, NAMELESS_AGE),
+        ] {
+            assert_eq!(age(profile.as_ref(), now), expected, "{profile:?}");
+        }
+    }
+}
