@@ -3,6 +3,7 @@
 use nostr_push_core::{
     app::{App, Platform, is_apns_token},
     device::MAX_TOKEN_BYTES,
+    shape::Os,
     token_hasher::canonical_token,
 };
 
@@ -23,7 +24,7 @@ use crate::refusal::Refusal;
 /// `unsupported_platform`, `bad_token` (empty, or not hex for APNs), `over_quota` (above 4 KiB).
 pub fn token(
     device_id: &str,
-    device_os: Option<&str>,
+    os: Option<Os>,
     app: &App,
 ) -> Result<Option<(String, Platform)>, Refusal> {
     let device_id = device_id.trim();
@@ -41,7 +42,7 @@ pub fn token(
     if token.len() > MAX_TOKEN_BYTES {
         return Err(Refusal::OverQuota);
     }
-    let platform = platform(token, implied, device_os, app).ok_or(Refusal::UnsupportedPlatform)?;
+    let platform = platform(token, implied, os, app).ok_or(Refusal::UnsupportedPlatform)?;
     let is_valid = match platform {
         Platform::Apns | Platform::ApnsSandbox => is_apns_token(token),
         Platform::Fcm => !token.is_empty(),
@@ -54,24 +55,30 @@ pub fn token(
 
 /// The platform of a token. The first of these rules that applies decides:
 ///
-/// 1. `deviceOs` is `ios`: the app's APNs platform, production before sandbox.
-/// 2. `deviceOs` is `android`: FCM.
+/// 1. `deviceOs` is `ios`: FCM if the token has the form of FCM and the app has FCM, else the app's
+///    APNs platform, production before sandbox.
+/// 2. `deviceOs` is `android` or `web`: FCM.
 /// 3. The form of `deviceId` implies a platform.
 /// 4. The token alone, by the rules of [`App::platform_of`].
 ///
 /// `None` if the app does not have that platform.
-fn platform(
-    token: &str,
-    implied: Option<Platform>,
-    device_os: Option<&str>,
-    app: &App,
-) -> Option<Platform> {
-    let named = match device_os.map(str::to_ascii_lowercase).as_deref() {
-        Some("ios") => Some(apns_platform(app)?),
-        Some("android") => Some(Platform::Fcm),
-        _ => implied,
+fn platform(token: &str, implied: Option<Platform>, os: Option<Os>, app: &App) -> Option<Platform> {
+    let named = match os {
+        Some(Os::Ios) if is_fcm_token(token) && app.platforms.contains_key(&Platform::Fcm) => {
+            Some(Platform::Fcm)
+        }
+        Some(Os::Ios) => Some(apns_platform(app)?),
+        Some(Os::Android | Os::Web) => Some(Platform::Fcm),
+        None => implied,
     };
     app.platform_of(named, token)
+}
+
+/// Returns `true` if the text has the form of an FCM token: the id of an installation, a colon, and
+/// more that is not an APNs token after the prefix of an app.
+fn is_fcm_token(text: &str) -> bool {
+    let parts = text.rsplit_once(':');
+    parts.is_some_and(|(id, rest)| !id.is_empty() && !rest.is_empty() && !is_apns_token(rest))
 }
 
 fn apns_platform(app: &App) -> Option<Platform> {

@@ -11,7 +11,6 @@ use nostr_push_core::{
         Subscriptions, Usages,
     },
     service_keys::ServiceKeys,
-    shape::PayloadOptions,
     token_hasher::TokenHasher,
 };
 
@@ -22,7 +21,7 @@ use crate::{
     context::{EventContext, Limits, Receipt},
     deletions, devices,
     outcome::{Applied, Failure},
-    payload::{self, DialectHRequest},
+    payload::{self, DialectHRequest, TokenRegistration},
     presence, reconcile,
     refusal::Refusal,
     settings, upserts,
@@ -145,7 +144,11 @@ where
         event: &DecryptedEvent,
     ) -> Result<Applied, Failure> {
         let owner = &event.owner;
-        let (token, platform) = payload::registration(&event.plaintext, &event.app)?;
+        let TokenRegistration {
+            token,
+            platform,
+            payload,
+        } = payload::registration(&event.plaintext, &event.app)?;
         let request = RegistrationRequest {
             device: self.hasher.device(&owner.app, &token),
             owner: owner.clone(),
@@ -153,7 +156,7 @@ where
             platform,
             by_settings: false,
             max_mentions: None,
-            payload: PayloadOptions::default(),
+            payload,
             valid_until: event.valid_until,
         };
         let registered = devices::register(context, &request, &token, false).await?;

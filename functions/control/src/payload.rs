@@ -13,6 +13,7 @@ use nostr_push_core::{
     owner::Owner,
     relay_url::RelayUrl,
     settings::{MAX_MENTIONS, Settings},
+    shape::{Os, PayloadOptions, Shape},
     subscription::{
         MAX_FILTER_BYTES, MAX_FILTER_KINDS, MAX_INDEX_KEYS, MAX_OWNER_RELAYS, MAX_RESIDUAL_BYTES,
         MAX_SUBSCRIPTIONS,
@@ -25,9 +26,38 @@ use serde_json::Value;
 use crate::{device_id, refusal::Refusal};
 
 #[derive(Deserialize)]
-struct TokenPayload {
+struct RegistrationPayload {
     token: Option<String>,
     platform: Option<Platform>,
+    payload: Option<Value>,
+    os: Option<Value>,
+    encrypt_to: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct DeregistrationPayload {
+    token: Option<String>,
+}
+
+/// A token to register.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenRegistration {
+    /// The token, in canonical form.
+    pub token: String,
+    /// Its platform, which is one of the app's.
+    pub platform: Platform,
+    /// What the client asks for about its payloads.
+    pub payload: PayloadOptions,
+}
+
+/// Leaves the token out.
+impl fmt::Debug for TokenRegistration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenRegistration")
+            .field("platform", &self.platform)
+            .field("payload", &self.payload)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Deserialize)]
@@ -46,13 +76,12 @@ pub struct Filters {
     pub relays: Vec<String>,
 }
 
-/// Reads the token of a registration (kind 3079), in canonical form, and its platform, which is one
-/// of the app's.
+/// Reads a registration (kind 3079).
 ///
 /// # Errors
 /// `bad_payload`, `over_quota` (a token above 4 KiB), `unsupported_platform`.
-pub fn registration(plaintext: &str, app: &App) -> Result<(String, Platform), Refusal> {
-    let payload: TokenPayload = object(plaintext)?;
+pub fn registration(plaintext: &str, app: &App) -> Result<TokenRegistration, Refusal> {
+    let payload: RegistrationPayload = object(plaintext)?;
     let token = payload
         .token
         .filter(|token| !token.is_empty())
@@ -63,7 +92,56 @@ pub fn registration(plaintext: &str, app: &App) -> Result<(String, Platform), Re
     let platform = app
         .platform_of(payload.platform, &token)
         .ok_or(Refusal::UnsupportedPlatform)?;
-    Ok((canonical_token(&token), platform))
+    let os = payload.os.as_ref().and_then(Value::as_str).and_then(os);
+    let (shape, key) = (payload.payload.as_ref(), payload.encrypt_to.as_ref());
+    Ok(TokenRegistration {
+        payload: payload_options(platform, os, shape, key)?,
+        token: canonical_token(&token),
+        platform,
+    })
+}
+
+/// The operating system of this name, in any case. Other systems count as unknown.
+pub(crate) fn os(name: &str) -> Option<Os> {
+    match name.to_ascii_lowercase().as_str() {
+        "ios" => Some(Os::Ios),
+        "android" => Some(Os::Android),
+        "web" => Some(Os::Web),
+        _ => None,
+    }
+}
+
+/// Reads what a registration asks for about its payloads.
+///
+/// A shape that is unknown or that the device cannot read is refused. So is a key that nothing can
+/// be encrypted to: half of all numbers are not the x coordinate of a point of the curve.
+fn payload_options(
+    platform: Platform,
+    os: Option<Os>,
+    shape: Option<&Value>,
+    encrypt_to: Option<&Value>,
+) -> Result<PayloadOptions, Refusal> {
+    let os = os.filter(|_| platform == Platform::Fcm);
+    let shape: Option<Shape> = shape
+        .map(|shape| serde_json::from_value(shape.clone()))
+        .transpose()
+        .map_err(|_| Refusal::BadPayload)?;
+    if shape.is_some_and(|shape| !shape.fits(platform, os)) {
+        return Err(Refusal::BadPayload);
+    }
+    let key = |value: &Value| {
+        let bytes = hex::decode_32(value.as_str()?)?;
+        let key = PublicKey::from_byte_array(bytes);
+        key.xonly().is_ok().then_some(key)
+    };
+    let encrypt_to = encrypt_to
+        .map(|value| key(value).ok_or(Refusal::BadPayload))
+        .transpose()?;
+    Ok(PayloadOptions {
+        shape,
+        os,
+        encrypt_to,
+    })
 }
 
 /// Reads the token of a deregistration (kind 3080), in canonical form. `None` means all tokens of
@@ -72,7 +150,7 @@ pub fn registration(plaintext: &str, app: &App) -> Result<(String, Platform), Re
 /// # Errors
 /// `bad_payload`, `over_quota`.
 pub fn deregistration(plaintext: &str) -> Result<Option<String>, Refusal> {
-    let payload: TokenPayload = object(plaintext)?;
+    let payload: DeregistrationPayload = object(plaintext)?;
     let token = payload.token.filter(|token| !token.is_empty());
     if token
         .as_ref()
@@ -177,8 +255,8 @@ pub struct DialectHRequest {
 pub struct SettingsUpdate {
     /// The settings.
     pub settings: Settings,
-    /// The token and its platform.
-    pub token: Option<(String, Platform)>,
+    /// The token.
+    pub token: Option<TokenRegistration>,
 }
 
 /// Leaves the token out.
@@ -205,6 +283,8 @@ struct SettingsPayload {
     device_id: Option<String>,
     #[serde(rename = "deviceOs")]
     device_os: Option<String>,
+    payload: Option<Value>,
+    encrypt_to: Option<Value>,
     #[serde(rename = "#p")]
     p: Option<Vec<String>>,
     #[serde(rename = "#e")]
@@ -239,7 +319,7 @@ pub fn settings(
             token: None,
         }),
         Some(device_id) => Some(SettingsUpdate {
-            token: device_id::token(device_id, payload.device_os.as_deref(), app)?,
+            token: payload.token(device_id, app)?,
             settings: payload.settings(app, logged_out)?,
         }),
     };
@@ -247,6 +327,20 @@ pub fn settings(
 }
 
 impl SettingsPayload {
+    /// The token to register. `None` if the client has no token yet.
+    fn token(&self, device_id: &str, app: &App) -> Result<Option<TokenRegistration>, Refusal> {
+        let os = self.device_os.as_deref().and_then(os);
+        let Some((token, platform)) = device_id::token(device_id, os, app)? else {
+            return Ok(None);
+        };
+        let (shape, key) = (self.payload.as_ref(), self.encrypt_to.as_ref());
+        Ok(Some(TokenRegistration {
+            payload: payload_options(platform, os, shape, key)?,
+            token,
+            platform,
+        }))
+    }
+
     /// The settings. Owner, order and end are those of `base`.
     fn settings(self, app: &App, base: Settings) -> Result<Settings, Refusal> {
         let kinds = self.kinds.map(sorted);

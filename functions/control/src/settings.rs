@@ -5,13 +5,11 @@
 //! two events makes a difference.
 
 use nostr_push_core::{
-    app::Platform,
     device::{DeviceId, DeviceState, RegistrationRequest, Roster},
     device_store,
     owner::{Owner, OwnerClass},
     ports::{Budgets, Devices, Endpoints, IndexWriter, OwnerSettings, Subscriptions, Usages},
     settings::Settings,
-    shape::PayloadOptions,
     token_hasher::TokenHasher,
 };
 
@@ -21,7 +19,7 @@ use crate::{
     derived::{self, Change},
     devices,
     outcome::{Applied, Failure},
-    payload::SettingsUpdate,
+    payload::{SettingsUpdate, TokenRegistration},
     reconcile,
 };
 
@@ -45,9 +43,10 @@ where
         mut settings,
         token,
     } = update;
-    let registration = token.map(|(token, platform)| {
-        let device = hasher.device(&settings.owner.app, &token);
-        (request(&settings, device, platform), token)
+    let registration = token.map(|registration| {
+        let device = hasher.device(&settings.owner.app, &registration.token);
+        let request = request(&settings, device, &registration);
+        (request, registration.token)
     });
     settings.token_hash = registration
         .as_ref()
@@ -118,15 +117,19 @@ where
 }
 
 /// The registration of the settings' token.
-fn request(settings: &Settings, device: DeviceId, platform: Platform) -> RegistrationRequest {
+fn request(
+    settings: &Settings,
+    device: DeviceId,
+    registration: &TokenRegistration,
+) -> RegistrationRequest {
     RegistrationRequest {
         device,
         owner: settings.owner.clone(),
         order: settings.order,
-        platform,
+        platform: registration.platform,
         by_settings: true,
         max_mentions: settings.max_mentions,
-        payload: PayloadOptions::default(),
+        payload: registration.payload,
         valid_until: settings.valid_until,
     }
 }

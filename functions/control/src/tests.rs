@@ -10,6 +10,7 @@ mod dialect_h_replay;
 mod dialect_n;
 mod dialect_n_replay;
 mod owners_relays;
+mod payload_options;
 mod rotation;
 mod slow;
 mod tokens;

@@ -48,7 +48,7 @@ pub(crate) enum Command {
     Set {
         /// The app's id.
         app: String,
-        /// For example `admission=pow`, `max_pushes=20`, `content=minimal`,
+        /// For example `admission=pow`, `max_pushes=20`, `content=minimal`, `payload=verse`,
         /// `triggers=[{"kinds":[1],"#p":["$owner"]}]`.
         #[arg(required = true, value_name = "OPTION=VALUE")]
         options: Vec<String>,

@@ -121,7 +121,7 @@ async fn run(command: Command, stack: String, json: bool) -> Result<ExitCode> {
         Command::Announce(arguments) => announce::run(&context().await?, arguments).await?,
         Command::Owner(command) => owner::run(&context().await?, &command).await?,
         Command::Explain(arguments) => {
-            Box::pin(explain::run(&context().await?, &arguments)).await?
+            Box::pin(explain::run(&context().await?, &arguments)).await?;
         }
         Command::SendTest(arguments) => send_test::run(&context().await?, &arguments).await?,
         Command::Dlq(command) => dlq::run(&context().await?, &command).await?,

@@ -1,19 +1,24 @@
 //! The options of an app, as `OPTION=VALUE` sets them.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nostr::key::{Keys, PublicKey};
 use nostr_push_core::{
     admission::{Admission, MAX_POW_DIFFICULTY},
-    app::App,
+    app::{App, Platform},
+    shape::Shape,
     subscription::MAX_FILTER_KINDS,
 };
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
+use strum::VariantArray;
 
 use crate::context::pubkey;
 
 /// The names of the options: the fields of [`App`] except its id, its platforms, and what
 /// `pushctl app follows` has read.
-const OPTIONS: [&str; 15] = [
+const OPTIONS: [&str; 16] = [
     "admission",
     "pow_difficulty",
     GRANT_KEY,
@@ -23,6 +28,7 @@ const OPTIONS: [&str; 15] = [
     "allow_broad_filters",
     "content",
     "localized",
+    PAYLOAD,
     "max_pushes",
     "max_mentions",
     "presence_timeout",
@@ -31,6 +37,7 @@ const OPTIONS: [&str; 15] = [
     "token_prefixes",
 ];
 
+const PAYLOAD: &str = "payload";
 const GRANT_KEY: &str = "grant_key";
 const ALLOWED: &str = "allowed";
 const FOLLOW_LISTS: &str = "follow_lists";
@@ -77,6 +84,7 @@ pub(crate) fn with_options(app: &App, options: &[String]) -> Result<App> {
         let value = match name {
             GRANT_KEY => one_pubkey(value),
             ALLOWED | FOLLOW_LISTS => pubkeys(value),
+            PAYLOAD => shapes(value),
             _ => Ok(serde_json::from_str(value).unwrap_or_else(|_| Value::from(value))),
         };
         let value = value.with_context(|| name.to_owned())?;
@@ -135,6 +143,53 @@ pub(crate) fn check_pubkeys(app: &App, followed: usize) -> Result<()> {
          on these lists together. For more, use admission=grant"
     );
     Ok(())
+}
+
+/// The shapes per platform: one shape for all platforms that it fits, `PLATFORM:SHAPE` separated by
+/// commas, or a JSON object.
+fn shapes(text: &str) -> Result<Value> {
+    if text == "null" {
+        return Ok(Value::Null);
+    }
+    let shapes: BTreeMap<Platform, Shape> = if text.starts_with('{') {
+        serde_json::from_str(text).context("not an object of platforms and shapes")?
+    } else if text.contains(':') {
+        let pairs = text.split(',').map(|pair| {
+            let (platform, shape) = pair
+                .split_once(':')
+                .with_context(|| format!("{pair} is not PLATFORM:SHAPE"))?;
+            Ok((named(platform.trim())?, named(shape.trim())?))
+        });
+        pairs.collect::<Result<_>>()?
+    } else {
+        let shape: Shape = named(text.trim_matches('"'))?;
+        let platforms = Platform::VARIANTS.iter().copied();
+        let fitting = platforms.filter(|platform| shape.fits(*platform, None));
+        fitting.map(|platform| (platform, shape)).collect()
+    };
+    for (platform, shape) in &shapes {
+        ensure!(
+            shape.fits(*platform, None),
+            "{} cannot read {}",
+            name_of(platform),
+            name_of(shape)
+        );
+    }
+    Ok(json!(shapes))
+}
+
+/// The value with this name.
+fn named<T: DeserializeOwned + Serialize + VariantArray>(name: &str) -> Result<T> {
+    serde_json::from_value(json!(name)).map_err(|_| {
+        let names: Vec<String> = T::VARIANTS.iter().map(name_of).collect();
+        anyhow!("{name} is none of {}", names.join(", "))
+    })
+}
+
+/// The name of a platform or shape.
+fn name_of(value: &impl Serialize) -> String {
+    let name = serde_json::to_value(value).unwrap_or_default();
+    name.as_str().unwrap_or_default().to_owned()
 }
 
 /// The value of an option that is a pubkey, as hex.
@@ -199,6 +254,36 @@ mod tests {
     }
 
     #[test]
+    fn shapes_are_set_for_the_platforms_that_they_fit() {
+        use nostr_push_core::app::Platform::{Apns, ApnsSandbox, Fcm};
+        let demo = App::named("demo");
+        for (option, shapes) in [
+            ("payload=verse", vec![(Fcm, Shape::Verse)]),
+            (
+                "payload=\"embedded-distributor\"",
+                vec![(Fcm, Shape::EmbeddedDistributor)],
+            ),
+            (
+                "payload=wake",
+                vec![
+                    (Apns, Shape::Wake),
+                    (ApnsSandbox, Shape::Wake),
+                    (Fcm, Shape::Wake),
+                ],
+            ),
+            (
+                "payload=fcm:verse, apns:wake",
+                vec![(Fcm, Shape::Verse), (Apns, Shape::Wake)],
+            ),
+            (r#"payload={"fcm":"verse"}"#, vec![(Fcm, Shape::Verse)]),
+        ] {
+            let app = set(&demo, &[option]).unwrap();
+            assert_eq!(app.payload, shapes.into_iter().collect(), "{option}");
+            assert_eq!(set(&app, &["payload=null"]), Ok(demo.clone()));
+        }
+    }
+
+    #[test]
     fn bad_options_are_refused() {
         let kinds: Vec<usize> = (0..=MAX_FILTER_KINDS).collect();
         let default_kinds = format!("default_kinds={kinds:?}");
@@ -209,6 +294,18 @@ mod tests {
             ("platforms={}", "no option platforms"),
             ("max_pushes=many", "wrong type"),
             ("content=everything", "wrong type"),
+            (
+                "payload=loud",
+                "loud is none of native, embedded-distributor, verse, wake",
+            ),
+            ("payload=fcm:loud", "loud is none of"),
+            (
+                "payload=pager:wake",
+                "pager is none of apns, apns_sandbox, fcm",
+            ),
+            ("payload=apns:verse", "apns cannot read verse"),
+            (r#"payload={"apns":"verse"}"#, "apns cannot read verse"),
+            ("payload={", "not an object"),
             ("triggers=[{\"ids\":[\"x\"]}]", "not all are filters"),
             (&default_kinds, "at most 64 kinds"),
             (&trigger, "at most 64 kinds"),

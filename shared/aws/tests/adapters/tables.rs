@@ -319,6 +319,13 @@ fn profile_update(
     }
 }
 
+fn new_group() -> ProfileKey {
+    ProfileKey::Group {
+        relay: format!("wss://{}.example", Keys::generate().public_key()),
+        id: "rust # x".to_owned(),
+    }
+}
+
 pub(crate) async fn newest_profile_wins_and_keeps_the_time_of_the_request(
     environment: &std::collections::HashMap<String, String>,
 ) {
@@ -330,10 +337,7 @@ pub(crate) async fn newest_profile_wins_and_keeps_the_time_of_the_request(
     };
     let store = Store::new(&config, nostr_push_local::aws::STACK);
     let alice = ProfileKey::Person(Keys::generate().public_key());
-    let group = ProfileKey::Group {
-        relay: format!("wss://{}.example", Keys::generate().public_key()),
-        id: "rust # x".to_owned(),
-    };
+    let group = new_group();
     let keys = [alice.clone(), group.clone()];
     assert!(read(&keys).await.is_empty());
     let now = nostr_push_aws::clients::now().to_seconds();
