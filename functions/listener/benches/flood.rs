@@ -32,9 +32,10 @@ use nostr_push_core::{
     capacity::Usage,
     message::{ContentMessage, ControlMessage, encode},
     ports::{
-        AllApps, ChangeFeed, FeedPage, FeedPosition, Members, PortResult, Queue, RelayCursor,
-        Relays, Usages,
+        AllApps, ChangeFeed, FeedPage, FeedPosition, Inbox, Members, PortResult, ProfileWriter,
+        Queue, Received, RelayCursor, Relays, Usages,
     },
+    profile::{ProfileRequest, ProfileUpdate},
 };
 use nostr_push_testkit::{event, owner, subscription};
 use serde_json::json;
@@ -168,12 +169,15 @@ fn listen(load: &str, progress: fn() -> u64, count: u64) -> anyhow::Result<f64> 
     rate
 }
 
-fn listener(url: String) -> Listener<MemoryPorts, MemoryPorts, MemoryPorts, MemoryPorts> {
+fn listener(
+    url: String,
+) -> Listener<MemoryPorts, MemoryPorts, MemoryPorts, MemoryPorts, MemoryPorts> {
     let ports = Ports {
         feed: MemoryPorts,
         store: MemoryPorts,
         control: MemoryPorts,
         content: MemoryPorts,
+        profiles: MemoryPorts,
         count: Arc::new(|counter, n| {
             if matches!(counter, ListenerCounter::Dropped(_)) {
                 DROPPED.fetch_add(n, Ordering::Relaxed);
@@ -510,6 +514,22 @@ impl Members for MemoryPorts {
 
     async fn leave(&self, _member: &str) -> PortResult<()> {
         Ok(())
+    }
+}
+
+impl Inbox<ProfileRequest> for MemoryPorts {
+    async fn receive(&self) -> PortResult<Vec<Received<ProfileRequest>>> {
+        Ok(Vec::new())
+    }
+
+    async fn delete(&self, _receipts: &[String]) -> PortResult<()> {
+        Ok(())
+    }
+}
+
+impl ProfileWriter for MemoryPorts {
+    async fn put_profile(&self, _update: &ProfileUpdate, _now: Seconds) -> PortResult<bool> {
+        Ok(true)
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Config {
     pub control_queue: String,
     /// `EVENT_QUEUE_URL`: the queue for all other events.
     pub event_queue: String,
+    /// `PROFILE_QUEUE_URL`: the queue of the profiles that deliver asks for.
+    pub profile_queue: String,
     /// `SERVICE_KEY_SECRET`: the ARN of the secret that holds the service key.
     pub service_key_secret: String,
     /// `KEY_VERSION`: the version of that secret. If it is not set, the current one is read.
@@ -101,6 +103,7 @@ impl Config {
             table_prefix: env.required("TABLE_PREFIX"),
             control_queue: env.required("CONTROL_QUEUE_URL"),
             event_queue: env.required("EVENT_QUEUE_URL"),
+            profile_queue: env.required("PROFILE_QUEUE_URL"),
             service_key_secret: env.required("SERVICE_KEY_SECRET"),
             key_version: env.text("KEY_VERSION"),
         };

@@ -17,6 +17,8 @@ pub enum ListenerCounter {
     Dropped(DropReason),
     /// Something happened to a connection.
     Relay(RelayReason),
+    /// Something happened to a profile that deliver asked for.
+    Profile(ProfileReason),
 }
 
 /// The kind of a forwarded message.
@@ -104,13 +106,35 @@ pub enum RelayReason {
     TooFarBehind,
 }
 
+/// What happened to a profile that deliver asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, VariantArray)]
+pub enum ProfileReason {
+    /// It is requested from relays.
+    Requested,
+    /// A relay has returned it, and it was stored.
+    Stored,
+    /// A relay has returned one that is not newer than the stored one.
+    Outdated,
+    /// The relays that answered do not have it.
+    NotFound,
+    /// No relay answered. It is requested again.
+    Unanswered,
+    /// The listener may not connect to any relay that could have it.
+    NotAllowed,
+}
+
 impl ListenerCounter {
     /// All counters of the listener.
     pub fn all() -> Vec<Self> {
         let forwarded = MessageKind::VARIANTS.iter().copied().map(Self::Forwarded);
         let dropped = DropReason::VARIANTS.iter().copied().map(Self::Dropped);
         let relay = RelayReason::VARIANTS.iter().copied().map(Self::Relay);
-        forwarded.chain(dropped).chain(relay).collect()
+        let profile = ProfileReason::VARIANTS.iter().copied().map(Self::Profile);
+        forwarded
+            .chain(dropped)
+            .chain(relay)
+            .chain(profile)
+            .collect()
     }
 }
 
@@ -120,6 +144,7 @@ impl Counter for ListenerCounter {
             Self::Forwarded(_) => "forwarded",
             Self::Dropped(_) => "dropped",
             Self::Relay(_) => "relay",
+            Self::Profile(_) => "profile",
         }
     }
 
@@ -128,6 +153,7 @@ impl Counter for ListenerCounter {
             Self::Forwarded(kind) => kind.reason(),
             Self::Dropped(reason) => reason.reason(),
             Self::Relay(reason) => reason.reason(),
+            Self::Profile(reason) => reason.reason(),
         }
     }
 }
@@ -138,6 +164,20 @@ impl MessageKind {
         match self {
             Self::Control => "control",
             Self::Content => "content",
+        }
+    }
+}
+
+impl ProfileReason {
+    /// The reason in counters.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Stored => "stored",
+            Self::Outdated => "outdated",
+            Self::NotFound => "not_found",
+            Self::Unanswered => "unanswered",
+            Self::NotAllowed => "not_allowed",
         }
     }
 }

@@ -30,6 +30,7 @@
 //! - [`relay_watcher`]: which relays this task watches
 //! - [`members`]: how several tasks share the relays
 //! - [`checkpoint`]: when the relays' cursors are stored
+//! - [`profiles`]: requests the names and pictures that pushes show
 //! - [`usage`]: records what the stack holds
 //! - [`announcement`]: announces the work that is asked of new owners
 //! - [`run`](Listener): the whole listener, until a stop is requested
@@ -61,6 +62,7 @@ pub mod options;
 pub mod penalty;
 pub mod plan;
 pub mod ports;
+pub mod profiles;
 pub mod rate;
 pub mod relay;
 pub mod relay_context;

@@ -82,12 +82,16 @@ impl Limits {
 
     /// Fetches the relay's limits. A relay without a document has the default limits.
     pub async fn fetch(relay: &str, only_public: bool) -> Self {
-        timeout(NIP11_TIMEOUT, fetch_document(relay, only_public))
+        document(relay, only_public)
             .await
-            .ok()
-            .flatten()
             .map_or_else(Self::default, |json| Self::from_document(&json))
     }
+}
+
+/// The relay's information document, if it returns one in time.
+pub(crate) async fn document(relay: &str, only_public: bool) -> Option<Bytes> {
+    let document = timeout(NIP11_TIMEOUT, fetch_document(relay, only_public));
+    document.await.ok().flatten()
 }
 
 /// Fetches the relay's information document.

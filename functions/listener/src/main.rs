@@ -42,6 +42,7 @@ async fn main() -> anyhow::Result<()> {
         store,
         control: Queue::new(&aws, config.control_queue),
         content: Queue::new(&aws, config.event_queue),
+        profiles: Queue::new(&aws, config.profile_queue),
         count: Arc::new(move |counter, n| telemetry.count(counter, n)),
         clock: clients::now,
     };

@@ -8,7 +8,8 @@ use std::{
 
 use nostr_push_core::{
     message::{ContentMessage, ControlMessage},
-    ports::{AllApps, ChangeFeed, Members, Queue, Relays, Usages},
+    ports::{AllApps, ChangeFeed, Inbox, Members, ProfileWriter, Queue, Relays, Usages},
+    profile::ProfileRequest,
     service_keys::ServiceKeys,
 };
 use tokio::{
@@ -29,6 +30,7 @@ use crate::{
     options::Options,
     plan::Plans,
     ports::Ports,
+    profiles::ProfileRequests,
     relay_context::RelayContext,
     relay_watcher::RelayWatcher,
     shutdown::Shutdown,
@@ -41,24 +43,29 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(22);
 const LAST_CURSORS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A listener that has not been started.
-pub struct Listener<F, S, Q, R> {
+pub struct Listener<F, S, Q, R, P> {
     keys: ServiceKeys,
     options: Options,
-    ports: Ports<F, S, Q, R>,
+    ports: Ports<F, S, Q, R, P>,
     health: Arc<Health>,
     control: (BufferSender<ControlMessage>, BufferReceiver<ControlMessage>),
     content: (BufferSender<ContentMessage>, BufferReceiver<ContentMessage>),
 }
 
-impl<F, S, Q, R> Listener<F, S, Q, R>
+impl<F, S, Q, R, P> Listener<F, S, Q, R, P>
 where
     F: ChangeFeed + 'static,
-    S: Relays + Members + Usages + AllApps + Clone + 'static,
+    S: Relays + Members + Usages + AllApps + ProfileWriter + Clone + 'static,
     Q: Queue<ControlMessage> + 'static,
     R: Queue<ContentMessage> + 'static,
+    P: Inbox<ProfileRequest> + 'static,
 {
     /// A listener for the service with these keys.
-    pub fn new(keys: impl Into<ServiceKeys>, options: Options, ports: Ports<F, S, Q, R>) -> Self {
+    pub fn new(
+        keys: impl Into<ServiceKeys>,
+        options: Options,
+        ports: Ports<F, S, Q, R, P>,
+    ) -> Self {
         let (control, content) = (forward::buffer(), forward::buffer());
         let health = Arc::new(Health::new([control.0.progress(), content.0.progress()]));
         Self {
@@ -115,8 +122,16 @@ where
         forwarding.spawn(forward(content_receiver, ports.content, on_content));
         let mut polling = JoinSet::new();
         polling.spawn(feed.poll(jitter(&self.options.member)));
-        let store = ports.store.clone();
-        polling.spawn(follow_apps(store, &context, &self.options, announcements));
+        let (store, count) = (ports.store.clone(), Arc::clone(&ports.count));
+        polling.spawn(follow_apps(
+            store.clone(),
+            &context,
+            &self.options,
+            announcements,
+        ));
+        let profiles =
+            ProfileRequests::new(ports.profiles, store, &self.options, count, ports.clock);
+        polling.spawn(profiles.run());
         forwarding.spawn(release_waiting(context.clone(), shutdown.clone()));
         let mut watcher = RelayWatcher::new(self.options, ports.store, view, &context);
 
@@ -129,19 +144,28 @@ where
         if let Some(ended) = ended.filter(|_| !shutdown.is_stop_requested()) {
             return Err(ListenerError::TaskEnded(ended));
         }
-        let drained = timeout(DRAIN_TIMEOUT, async {
-            watcher.stop().await;
-            // The buffers end when the last sender is dropped.
-            drop(context);
-            while forwarding.join_next().await.is_some() {}
-        });
-        if drained.await.is_err() {
-            return Err(ListenerError::NotDrained(DRAIN_TIMEOUT));
-        }
+        drain(&mut watcher, context, forwarding).await?;
         let now = (ports.clock)().to_seconds();
         drop(timeout(LAST_CURSORS_TIMEOUT, watcher.store_last_cursors(now)).await);
         Ok(())
     }
+}
+
+/// Ends all connections and empties the buffers.
+async fn drain<S: Relays + Members + Usages + Clone>(
+    watcher: &mut RelayWatcher<S>,
+    context: RelayContext,
+    mut forwarding: JoinSet<()>,
+) -> Result<(), ListenerError> {
+    let drained = timeout(DRAIN_TIMEOUT, async {
+        watcher.stop().await;
+        // The buffers end when the last sender is dropped.
+        drop(context);
+        while forwarding.join_next().await.is_some() {}
+    });
+    drained
+        .await
+        .map_err(|_| ListenerError::NotDrained(DRAIN_TIMEOUT))
 }
 
 /// A function that counts forwarded messages of this kind.

@@ -369,7 +369,7 @@ mod tests {
         let key = Keys::generate().public_key();
         let all = json!({
             "app": "x", "platforms": {}, "triggers": [], "allow_broad_filters": true,
-            "content": "minimal", "localized": true, "max_pushes": 1, "max_mentions": 1,
+            "content": "minimal", "localized": true, "payload": {"fcm": "verse"}, "max_pushes": 1, "max_mentions": 1,
             "presence_timeout": 1, "default_kinds": [1], "contacts_only": true,
             "token_prefixes": ["x"], "admission": "grant", "pow_difficulty": 1, "grant_key": key,
             "allowed": [key], "follow_lists": [key], "followed": [key],

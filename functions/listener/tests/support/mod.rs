@@ -25,7 +25,7 @@ use futures_util::{SinkExt, StreamExt};
 use listener::{
     Listener, ListenerError, Options, Ports,
     budget::{Budgets, content::ContentRates},
-    counter::{DropReason, ListenerCounter, RelayReason},
+    counter::{DropReason, ListenerCounter, ProfileReason, RelayReason},
     health::Health,
     shutdown::{Shutdown, StopHandle},
 };
@@ -40,9 +40,10 @@ use nostr_push_core::{
     message::{ContentMessage, ControlMessage},
     order::Order,
     ports::{
-        AllApps, ChangeFeed, FeedPage, FeedPosition, Members, PortResult, Queue, RelayCursor,
-        Relays, Unavailable, Usages,
+        AllApps, ChangeFeed, FeedPage, FeedPosition, Inbox, Members, PortResult, ProfileWriter,
+        Queue, Received, RelayCursor, Relays, Unavailable, Usages,
     },
+    profile::{ProfileRequest, ProfileUpdate},
     service_keys::ServiceKeys,
     subscription::{MUTE_LIST_PREFIX, Subscription, SubscriptionState},
 };
@@ -133,6 +134,22 @@ impl Members for MemoryPorts {
 
     async fn leave(&self, member: &str) -> PortResult<()> {
         self.store.leave(member).await
+    }
+}
+
+impl Inbox<ProfileRequest> for MemoryPorts {
+    async fn receive(&self) -> PortResult<Vec<Received<ProfileRequest>>> {
+        self.store.receive().await
+    }
+
+    async fn delete(&self, receipts: &[String]) -> PortResult<()> {
+        Inbox::<ProfileRequest>::delete(&*self.store, receipts).await
+    }
+}
+
+impl ProfileWriter for MemoryPorts {
+    async fn put_profile(&self, update: &ProfileUpdate, now: Seconds) -> PortResult<bool> {
+        self.store.put_profile(update, now).await
     }
 }
 
@@ -324,7 +341,7 @@ pub async fn publish(address: SocketAddr, event: &Event) {
 /// The counters of all listeners of this test process.
 static COUNTERS: Mutex<BTreeMap<ListenerCounter, u64>> = Mutex::new(BTreeMap::new());
 
-fn count(counter: ListenerCounter, n: u64) {
+pub fn count(counter: ListenerCounter, n: u64) {
     *COUNTERS.lock().unwrap().entry(counter).or_default() += n;
 }
 
@@ -343,6 +360,10 @@ pub fn dropped(reason: DropReason) -> u64 {
 }
 
 /// The counter of connections with this reason, of all listeners of this test process.
+pub fn profile_counter(reason: ProfileReason) -> u64 {
+    counted(ListenerCounter::Profile(reason))
+}
+
 pub fn relay_counter(reason: RelayReason) -> u64 {
     counted(ListenerCounter::Relay(reason))
 }
@@ -380,6 +401,7 @@ pub fn start_as(
         store: ports.clone(),
         control: ports.clone(),
         content: ports.clone(),
+        profiles: ports.clone(),
         count: Arc::new(count),
         clock: now_ms,
     };

@@ -1,0 +1,227 @@
+//! Profiles: deliver asks for people and groups, and this task requests their names and pictures
+//! from relays.
+//!
+//! It has connections of its own, which last some seconds and are never authenticated. So a relay
+//! that refuses such requests delays no event, and nothing that only members may read is shown to
+//! others.
+//!
+//! - [`sources`]: which relays are asked
+//! - [`fetch`]: one connection to one relay
+//! - [`answer`]: the profiles in what a relay sends
+//!
+//! The task holds at most ten requests, with one connection for each.
+
+mod answer;
+mod fetch;
+mod sources;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use nostr_push_core::{
+    Millis,
+    ports::{Inbox, PortResult, ProfileWriter, Received, backoff},
+    profile::{ProfileKey, ProfileRequest, ProfileUpdate},
+};
+use tokio::time::{Instant, sleep, sleep_until};
+
+pub use sources::ProfileSources;
+
+use self::{
+    fetch::{FETCH_TIMEOUT, Fetch},
+    sources::Source,
+};
+use crate::{
+    counter::{Count, ListenerCounter, ProfileReason},
+    options::Options,
+};
+
+/// The shortest time from one batch of at most ten requests to the next: 60 requests a minute.
+const BATCH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long to wait if the queue was empty. SQS itself waits for messages.
+const EMPTY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The most relays that are asked for a person.
+const MAX_SOURCES: usize = 3;
+
+/// Requests profiles.
+pub struct ProfileRequests<I, S> {
+    /// What deliver asks for.
+    pub inbox: I,
+    /// The table of profiles.
+    pub store: S,
+    /// Which relays may be asked.
+    pub sources: ProfileSources,
+    /// The shortest time from one batch to the next.
+    pub interval: Duration,
+    /// How long a relay may take.
+    pub timeout: Duration,
+    /// Adds to a counter.
+    pub count: Count,
+    /// The current time.
+    pub clock: fn() -> Millis,
+}
+
+/// A profile that a batch asks for.
+struct Wanted {
+    key: ProfileKey,
+    /// The receipts of its requests.
+    receipts: Vec<String>,
+    /// The relays to ask, in this order.
+    sources: Vec<Source>,
+    /// `true` if a relay has answered.
+    is_answered: bool,
+    /// `true` if a relay has returned it.
+    is_found: bool,
+}
+
+impl<I, S> ProfileRequests<I, S> {
+    /// Requests profiles for a listener with these options.
+    pub fn new(inbox: I, store: S, options: &Options, count: Count, clock: fn() -> Millis) -> Self {
+        Self {
+            inbox,
+            store,
+            sources: ProfileSources::new(&options.relays, options.allow_private),
+            interval: BATCH_INTERVAL,
+            timeout: FETCH_TIMEOUT,
+            count,
+            clock,
+        }
+    }
+}
+
+impl<I: Inbox<ProfileRequest>, S: ProfileWriter> ProfileRequests<I, S> {
+    /// Handles requests for as long as the listener runs. A request that is not finished is
+    /// received again.
+    pub async fn run(self) {
+        let mut failures = 0;
+        loop {
+            let started = Instant::now();
+            match self.inbox.receive().await {
+                Ok(received) if received.is_empty() => sleep(EMPTY_INTERVAL).await,
+                Ok(received) => {
+                    if let Err(error) = self.handle(received).await {
+                        warn(error.dependency, &error);
+                    }
+                    sleep_until(started + self.interval).await;
+                }
+                Err(error) => {
+                    failures += 1;
+                    warn(error.dependency, &error);
+                    sleep(backoff(failures, 0.5)).await;
+                    continue;
+                }
+            }
+            failures = 0;
+        }
+    }
+
+    /// Asks relays for the profiles of a batch, stores what they return, and deletes the requests
+    /// that were answered.
+    ///
+    /// # Errors
+    /// The table or the queue failed. The requests stay in the queue.
+    async fn handle(&self, received: Vec<Received<ProfileRequest>>) -> PortResult<()> {
+        let mut batch = self.batch(received);
+        self.count(ProfileReason::Requested, batch.len());
+        for round in 0..MAX_SOURCES {
+            let fetches = fetches(&batch, round);
+            let now = (self.clock)().to_seconds();
+            let answers = fetches
+                .iter()
+                .map(|(source, keys)| Fetch { source, keys }.run(now, self.timeout));
+            let answers = join_all(answers).await;
+            for ((_, keys), answer) in fetches.iter().zip(answers) {
+                let Ok(updates) = answer else { continue };
+                for wanted in batch.iter_mut().filter(|w| keys.contains(&w.key)) {
+                    wanted.is_answered = true;
+                    wanted.is_found |= updates.contains_key(&wanted.key);
+                }
+                for update in updates.values() {
+                    self.put(update).await?;
+                }
+            }
+        }
+        self.finish(&batch).await
+    }
+
+    /// The profiles of a batch. Two requests for the same profile are one.
+    fn batch(&self, received: Vec<Received<ProfileRequest>>) -> Vec<Wanted> {
+        let mut batch: BTreeMap<ProfileKey, Wanted> = BTreeMap::new();
+        for Received { message, receipt } in received {
+            let sources = self.sources.of(&message);
+            let wanted = batch.entry(message.key.clone()).or_insert_with(|| Wanted {
+                key: message.key,
+                receipts: Vec::new(),
+                sources: Vec::new(),
+                is_answered: false,
+                is_found: false,
+            });
+            wanted.receipts.push(receipt);
+            for source in sources {
+                if wanted.sources.len() < MAX_SOURCES && !wanted.sources.contains(&source) {
+                    wanted.sources.push(source);
+                }
+            }
+        }
+        batch.into_values().collect()
+    }
+
+    async fn put(&self, update: &ProfileUpdate) -> PortResult<()> {
+        let now = (self.clock)().to_seconds();
+        let is_written = self.store.put_profile(update, now).await?;
+        let reason = if is_written {
+            ProfileReason::Stored
+        } else {
+            ProfileReason::Outdated
+        };
+        self.count(reason, 1);
+        Ok(())
+    }
+
+    /// Deletes the requests that are finished: a relay has answered, or none may be asked.
+    async fn finish(&self, batch: &[Wanted]) -> PortResult<()> {
+        let number = |is: fn(&&Wanted) -> bool| batch.iter().filter(is).count();
+        let not_allowed = number(|wanted| wanted.sources.is_empty());
+        self.count(ProfileReason::NotAllowed, not_allowed);
+        let not_found = number(|wanted| wanted.is_answered && !wanted.is_found);
+        self.count(ProfileReason::NotFound, not_found);
+        let unanswered = number(|wanted| !wanted.is_answered && !wanted.sources.is_empty());
+        self.count(ProfileReason::Unanswered, unanswered);
+        let is_finished = |wanted: &&Wanted| wanted.is_answered || wanted.sources.is_empty();
+        let receipts = batch.iter().filter(is_finished).flat_map(|w| &w.receipts);
+        let receipts: Vec<String> = receipts.cloned().collect();
+        self.inbox.delete(&receipts).await
+    }
+
+    fn count(&self, reason: ProfileReason, n: usize) {
+        if n > 0 {
+            (self.count)(ListenerCounter::Profile(reason), n as u64);
+        }
+    }
+}
+
+/// The relays to ask in this round, with the profiles to ask each for. A profile that was found is
+/// not asked for again.
+fn fetches(batch: &[Wanted], round: usize) -> BTreeMap<Source, BTreeSet<ProfileKey>> {
+    let mut fetches: BTreeMap<Source, BTreeSet<ProfileKey>> = BTreeMap::new();
+    for wanted in batch.iter().filter(|wanted| !wanted.is_found) {
+        if let Some(source) = wanted.sources.get(round) {
+            let keys = fetches.entry(source.clone()).or_default();
+            keys.insert(wanted.key.clone());
+        }
+    }
+    fetches
+}
+
+fn warn(dependency: &str, error: &impl std::fmt::Display) {
+    tracing::warn!(
+        stage = "listener",
+        dependency,
+        "requests for profiles stay in the queue: {error}"
+    );
+}
