@@ -34,6 +34,7 @@ struct RegistrationPayload {
     encrypt_to: Option<Value>,
 }
 
+/// No other field is read, so none can make a logout fail.
 #[derive(Deserialize)]
 struct DeregistrationPayload {
     token: Option<String>,
@@ -102,7 +103,7 @@ pub fn registration(plaintext: &str, app: &App) -> Result<TokenRegistration, Ref
 }
 
 /// The operating system of this name, in any case. Other systems count as unknown.
-pub(crate) fn os(name: &str) -> Option<Os> {
+fn os(name: &str) -> Option<Os> {
     match name.to_ascii_lowercase().as_str() {
         "ios" => Some(Os::Ios),
         "android" => Some(Os::Android),
@@ -114,7 +115,8 @@ pub(crate) fn os(name: &str) -> Option<Os> {
 /// Reads what a registration asks for about its payloads.
 ///
 /// A shape that is unknown or that the device cannot read is refused. So is a key that nothing can
-/// be encrypted to: half of all numbers are not the x coordinate of a point of the curve.
+/// be encrypted to: half of all numbers are not the x coordinate of a point of the curve. The
+/// operating system only counts for FCM, because APNs implies it.
 fn payload_options(
     platform: Platform,
     os: Option<Os>,

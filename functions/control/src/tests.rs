@@ -14,6 +14,7 @@ mod payload_options;
 mod rotation;
 mod slow;
 mod tokens;
+mod vectors;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -85,6 +85,7 @@ async fn time_to_first_poll(bootstrap: &Path, aws: &Aws) -> Result<Duration> {
             ("CONTROL_QUEUE_URL", "http://127.0.0.1:9/0/control"),
             ("EVENT_QUEUE_URL", "http://127.0.0.1:9/0/event"),
             ("DELIVERY_QUEUE_URL", "http://127.0.0.1:9/0/delivery"),
+            ("PROFILE_QUEUE_URL", "http://127.0.0.1:9/0/profile"),
         ]);
     let started = Instant::now();
     let mut process = command.kill_on_drop(true).spawn()?;

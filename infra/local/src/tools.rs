@@ -115,14 +115,21 @@ async fn environment(tools: &Path, name: &str, contents: &str) -> Result<PathBuf
     let pinned = fs::read_to_string(&requirements)?;
     let environment = tools.join(name);
     let marker = environment.join("pins.txt");
-    if fs::read_to_string(&marker).is_ok_and(|installed| installed == pinned) {
+    let is_installed = || fs::read_to_string(&marker).is_ok_and(|installed| installed == pinned);
+    if is_installed() {
+        return Ok(environment);
+    }
+    fs::create_dir_all(tools)?;
+    let lock = fs::File::create(tools.join(format!("{name}.lock")))?;
+    // Two tests may install at the same time.
+    let _locked = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
+    if is_installed() {
         return Ok(environment);
     }
     step(&format!(
         "installing {contents} into {} (once, about half a minute)",
         environment.display()
     ));
-    fs::create_dir_all(tools)?;
     let mut venv = Command::new(python().await?);
     venv.args(["-m", "venv", "--clear"]).arg(&environment);
     let what = "python -m venv (Debian: apt-get install python3-venv)";

@@ -96,7 +96,7 @@ async fn first_deployment(stack: &Stack) -> Resources {
         ("AWS::ECS::Cluster", 1),
         ("AWS::ECS::Service", 0),
         ("AWS::EC2::Subnet", 2),
-        ("AWS::DynamoDB::Table", 10),
+        ("AWS::DynamoDB::Table", 11),
     ] {
         assert_eq!(resources.of(kind).len(), count, "{kind}");
     }

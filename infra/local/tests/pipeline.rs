@@ -55,10 +55,11 @@ use tokio::{net::TcpStream, sync::OnceCell, time::sleep};
 const GRANT_SECRET: &str = "2222222222222222222222222222222222222222222222222222222222222222";
 
 /// The client's tests.
-const CLIENT_TESTS: [&str; 5] = [
+const CLIENT_TESTS: [&str; 6] = [
     "pipeline.test.mjs",
     "heartbeats.test.mjs",
     "delivery.test.mjs",
+    "payloads.test.mjs",
     "limits.test.mjs",
     "strangers.test.mjs",
 ];
@@ -164,14 +165,15 @@ impl Pipeline {
 
     /// Stops everything. If the test has failed, fails with the end of the logs, and keeps them.
     async fn stop(self, result: Result<(), String>) {
-        let logs = self.stack.logs();
+        // Only a failed test needs the logs, which are long.
+        let failure = result.map_err(|error| format!("{error}\n{}", self.stack.logs()));
         self.stack.stop().await;
         for relay in self.node_relays {
             relay.stop().await;
         }
-        if let Err(error) = result {
+        if let Err(error) = failure {
             let folder = self.data.keep();
-            panic!("{error}\n{logs}\nall logs are in {}", folder.display());
+            panic!("{error}\nall logs are in {}", folder.display());
         }
     }
 }

@@ -119,7 +119,7 @@ async fn tables_outlive_everything_but_a_failed_first_deployment() {
         deployment.create("second", &template).await,
         "CREATE_COMPLETE"
     );
-    assert_eq!(deployment.tables().await.len(), 10);
+    assert_eq!(deployment.tables().await.len(), 11);
     assert!(!deployment.is_protected("second-devices").await);
 
     let listener = ("ListenerImage", "image");
@@ -138,6 +138,6 @@ async fn tables_outlive_everything_but_a_failed_first_deployment() {
             .filter(|name| name.starts_with(prefix))
             .count()
     };
-    assert_eq!((of("second-"), of("other-")), (10, 10));
+    assert_eq!((of("second-"), of("other-")), (11, 11));
     deployment.aws.stop().await;
 }

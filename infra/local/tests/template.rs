@@ -102,7 +102,7 @@ async fn tables_are_kept_unless_the_first_deployment_fails() {
         let prefix = &table["TableName"]["Fn::Sub"][1]["Prefix"];
         assert_eq!(*prefix, table_prefix(), "{name}");
     }
-    assert_eq!(tables, 10);
+    assert_eq!(tables, 11);
     let secret = resource("ServiceKey");
     assert_eq!(secret["DeletionPolicy"], "RetainExceptOnCreate");
     assert_eq!(secret["UpdateReplacePolicy"], "Retain");
@@ -286,7 +286,8 @@ async fn every_queue_and_function_has_alarms() {
             .any(|(_, alarm)| alarm["Dimensions"][0]["Value"]["Fn::Sub"] == name)
     };
     for (queue, properties) in template.of_type("AWS::SQS::Queue") {
-        let metric = if queue.ends_with("DeadLetters") {
+        // Dead letters, and requests for profiles that no relay answers, stay until they expire.
+        let metric = if properties.get("RedrivePolicy").is_none() {
             "ApproximateNumberOfMessagesVisible"
         } else {
             "ApproximateAgeOfOldestMessage"

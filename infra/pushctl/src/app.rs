@@ -44,7 +44,9 @@ pub(crate) enum Command {
     /// Lists the apps.
     List,
     /// Sets options of an app. VALUE is JSON or a single word; `null` restores the default. A list
-    /// of pubkeys is JSON, or `npub1…,npub1…`, or `@FILE` with one pubkey per line.
+    /// of pubkeys is JSON, or `npub1…,npub1…`, or `@FILE` with one pubkey per line. `payload` is
+    /// one shape for all platforms that can read it, or `fcm:verse,apns:wake`. The shapes are
+    /// `native`, `embedded-distributor`, `verse` and `wake`.
     Set {
         /// The app's id.
         app: String,

@@ -154,13 +154,7 @@ fn shapes(text: &str) -> Result<Value> {
     let shapes: BTreeMap<Platform, Shape> = if text.starts_with('{') {
         serde_json::from_str(text).context("not an object of platforms and shapes")?
     } else if text.contains(':') {
-        let pairs = text.split(',').map(|pair| {
-            let (platform, shape) = pair
-                .split_once(':')
-                .with_context(|| format!("{pair} is not PLATFORM:SHAPE"))?;
-            Ok((named(platform.trim())?, named(shape.trim())?))
-        });
-        pairs.collect::<Result<_>>()?
+        shapes_by_platform(text)?
     } else {
         let shape: Shape = named(text.trim_matches('"'))?;
         let platforms = Platform::VARIANTS.iter().copied();
@@ -170,20 +164,39 @@ fn shapes(text: &str) -> Result<Value> {
     for (platform, shape) in &shapes {
         ensure!(
             shape.fits(*platform, None),
-            "{} cannot read {}",
+            "{} cannot read {}, only {}",
             name_of(platform),
-            name_of(shape)
+            name_of(shape),
+            names(|shape: &Shape| shape.fits(*platform, None))
         );
     }
     Ok(json!(shapes))
 }
 
+/// Reads `PLATFORM:SHAPE,…`.
+fn shapes_by_platform(text: &str) -> Result<BTreeMap<Platform, Shape>> {
+    let mut shapes = BTreeMap::new();
+    for pair in text.split(',').map(str::trim) {
+        let (platform, shape) = pair
+            .split_once(':')
+            .with_context(|| format!("{pair} is not PLATFORM:SHAPE"))?;
+        let platform = named(platform.trim())?;
+        let earlier = shapes.insert(platform, named(shape.trim())?);
+        ensure!(earlier.is_none(), "{} has two shapes", name_of(&platform));
+    }
+    Ok(shapes)
+}
+
 /// The value with this name.
 fn named<T: DeserializeOwned + Serialize + VariantArray>(name: &str) -> Result<T> {
-    serde_json::from_value(json!(name)).map_err(|_| {
-        let names: Vec<String> = T::VARIANTS.iter().map(name_of).collect();
-        anyhow!("{name} is none of {}", names.join(", "))
-    })
+    serde_json::from_value(json!(name))
+        .map_err(|_| anyhow!("{name} is none of {}", names(|_: &T| true)))
+}
+
+/// The names of the values that are `wanted`.
+fn names<T: Serialize + VariantArray>(wanted: impl Fn(&T) -> bool) -> String {
+    let values = T::VARIANTS.iter().filter(|value| wanted(value));
+    values.map(name_of).collect::<Vec<_>>().join(", ")
 }
 
 /// The name of a platform or shape.
@@ -303,8 +316,19 @@ mod tests {
                 "payload=pager:wake",
                 "pager is none of apns, apns_sandbox, fcm",
             ),
-            ("payload=apns:verse", "apns cannot read verse"),
-            (r#"payload={"apns":"verse"}"#, "apns cannot read verse"),
+            (
+                "payload=apns:verse",
+                "apns cannot read verse, only native, wake",
+            ),
+            (
+                r#"payload={"apns":"verse"}"#,
+                "apns cannot read verse, only native, wake",
+            ),
+            (r#"payload={"fcm":"loud"}"#, "expected one of `native`"),
+            (r#"payload={"pager":"wake"}"#, "expected one of `apns`"),
+            ("payload=fcm:verse,wake", "wake is not PLATFORM:SHAPE"),
+            ("payload=fcm:verse,fcm:wake", "fcm has two shapes"),
+            ("payload=", "is none of native"),
             ("payload={", "not an object"),
             ("triggers=[{\"ids\":[\"x\"]}]", "not all are filters"),
             (&default_kinds, "at most 64 kinds"),
@@ -369,8 +393,8 @@ mod tests {
         let key = Keys::generate().public_key();
         let all = json!({
             "app": "x", "platforms": {}, "triggers": [], "allow_broad_filters": true,
-            "content": "minimal", "localized": true, "payload": {"fcm": "verse"}, "max_pushes": 1, "max_mentions": 1,
-            "presence_timeout": 1, "default_kinds": [1], "contacts_only": true,
+            "content": "minimal", "localized": true, "payload": {"fcm": "verse"}, "max_pushes": 1,
+            "max_mentions": 1, "presence_timeout": 1, "default_kinds": [1], "contacts_only": true,
             "token_prefixes": ["x"], "admission": "grant", "pow_difficulty": 1, "grant_key": key,
             "allowed": [key], "follow_lists": [key], "followed": [key],
         });

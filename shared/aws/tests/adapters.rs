@@ -10,6 +10,8 @@
 mod devices;
 #[path = "adapters/filter_index.rs"]
 mod filter_index;
+#[path = "adapters/profiles.rs"]
+mod profiles;
 #[path = "adapters/queues.rs"]
 mod queues;
 #[path = "adapters/sns.rs"]
@@ -61,7 +63,10 @@ async fn adapters_keep_their_guarantees() {
     tables::newest_presence_wins(&store).await;
     tables::newest_settings_win(&store).await;
     tables::newest_mute_list_wins(&store).await;
-    tables::newest_profile_wins_and_keeps_the_time_of_the_request(&environment).await;
+    profiles::newest_event_wins(&environment).await;
+    profiles::request_and_event_keep_what_the_other_wrote(&environment).await;
+    profiles::reads_are_cached_until_the_profile_is_requested(&environment).await;
+    profiles::unprocessed_keys_are_read_again(&environment).await;
     tables::rate_limit_holds_under_concurrency(&store).await;
     tables::cursors_only_grow(&store).await;
     tables::members_join_expire_and_leave(&store).await;
@@ -70,6 +75,7 @@ async fn adapters_keep_their_guarantees() {
     queues::large_batch_is_sent_whole(&environment).await;
     queues::delayed_message_arrives_after_delay(&environment).await;
     queues::received_message_is_received_again_until_it_is_deleted(&environment).await;
+    Box::pin(queues::receiving_waits_longer_than_other_requests()).await;
     sns::endpoints_are_created_enabled_and_deleted(&environment).await;
     sns::publish_without_an_answer_is_retried().await;
     bad_service_key_stays_secret(&environment).await;

@@ -177,8 +177,8 @@ pub trait MuteLists: Send + Sync {
 
 /// Reading profiles for pushes, and marking those that are requested.
 pub trait Profiles: Send + Sync {
-    /// The stored profiles. Those without a row are left out. The result may be an hour old, or a
-    /// minute if there was no name yet.
+    /// The stored profiles. Those without a row are left out. The result may be as old as a profile
+    /// may be before it is requested again.
     fn profiles(
         &self,
         keys: &[ProfileKey],

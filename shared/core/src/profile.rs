@@ -77,17 +77,20 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Returns `true` if the profile must be requested: it is [`REFRESH_AFTER`] old, or the last
-    /// request found no name and was [`RETRY_AFTER`] ago.
+    /// When the profile must be requested again: [`REFRESH_AFTER`] the last request, or
+    /// [`RETRY_AFTER`] one that found no name.
+    pub fn due_at(&self) -> Seconds {
+        let age = if self.name.is_some() {
+            REFRESH_AFTER
+        } else {
+            RETRY_AFTER
+        };
+        self.asked_at + age
+    }
+
+    /// Returns `true` if the profile must be requested at `now`. Without a row it must.
     pub fn is_due(profile: Option<&Self>, now: Seconds) -> bool {
-        profile.is_none_or(|profile| {
-            let age = if profile.name.is_some() {
-                REFRESH_AFTER
-            } else {
-                RETRY_AFTER
-            };
-            profile.asked_at + age <= now
-        })
+        profile.is_none_or(|profile| profile.due_at() <= now)
     }
 }
 

@@ -1,8 +1,8 @@
-//! Any plaintext from a client: no panic, and accepted filters are within their limits and
-//! canonical.
+//! Any plaintext from a client: no panic, accepted filters are within their limits and canonical,
+//! and accepted registrations ask for payloads that the device can get.
 #![no_main]
 
-use control::payload;
+use control::payload::{self, TokenRegistration};
 use libfuzzer_sys::fuzz_target;
 use nostr::key::PublicKey;
 use nostr_push_core::{
@@ -20,18 +20,28 @@ fn check(filter: &Filter) {
     assert_eq!(Filter::from_json(&json).unwrap(), *filter);
 }
 
+fn check_options(registration: &TokenRegistration) {
+    let TokenRegistration { platform, payload, .. } = registration;
+    assert!(payload.shape.is_none_or(|shape| shape.fits(*platform, payload.os)));
+    assert!(payload.encrypt_to.is_none_or(|key| key.xonly().is_ok()));
+}
+
 fuzz_target!(|text: &str| {
     let platforms = [Platform::Apns, Platform::Fcm].map(|platform| (platform, String::new()));
     let app = App {
         platforms: platforms.into(),
         ..App::default()
     };
-    let _ = payload::registration(text, &app);
-    let _ = payload::deregistration(text);
+    let removed = payload::deregistration(text);
+    if let Ok(registration) = payload::registration(text, &app) {
+        check_options(&registration);
+        assert_eq!(removed.unwrap(), Some(registration.token));
+    }
     let pubkey = PublicKey::from_slice(&[1; 32]).unwrap();
     let request = payload::settings(text, &app, &owner(pubkey), Order::counter(1));
     if let Some(update) = request.ok().and_then(|request| request.settings) {
         update.settings.filters(&app).iter().for_each(check);
+        update.token.iter().for_each(check_options);
     }
     let to_delete = payload::filters_to_delete(text, &app, pubkey);
     let Ok(filters) = payload::filters(text, &app, pubkey) else {

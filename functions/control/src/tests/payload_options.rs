@@ -27,26 +27,28 @@ fn options(shape: Option<Shape>, os: Option<Os>, encrypt: bool) -> PayloadOption
     }
 }
 
+/// Registers [`FCM_TOKEN`] with these fields.
+fn register(f: &Fixture, keys: &Keys, at: u64, fields: &Value, in_dialect_h: bool) -> Event {
+    if in_dialect_h {
+        let settings = json!({"kinds": [1], "deviceId": FCM_TOKEN});
+        f.settings(keys, at, &with(&settings, fields))
+    } else {
+        let device = json!({"token": FCM_TOKEN});
+        f.demo(keys, 3079, at, &with(&device, fields))
+    }
+}
+
+/// The stored options of [`FCM_TOKEN`].
+fn stored(f: &Fixture) -> Option<PayloadOptions> {
+    let registration = f.active_registration("demo", FCM_TOKEN);
+    registration.map(|registration| registration.payload)
+}
+
 /// The outcome of registering with these fields, and the stored options.
 async fn registered(fields: Value, in_dialect_h: bool) -> (String, Option<PayloadOptions>) {
     let (f, keys) = (fixture(), Keys::generate());
-    let event = if in_dialect_h {
-        let settings = json!({"kinds": [1], "deviceId": FCM_TOKEN});
-        f.settings(&keys, NOW, &with(&settings, &fields))
-    } else {
-        f.demo(
-            &keys,
-            3079,
-            NOW,
-            &with(&json!({"token": FCM_TOKEN}), &fields),
-        )
-    };
-    let reason = f.reason(&event).await;
-    let registration = f.active_registration("demo", FCM_TOKEN);
-    (
-        reason,
-        registration.map(|registration| registration.payload),
-    )
+    let event = register(&f, &keys, NOW, &fields, in_dialect_h);
+    (f.reason(&event).await, stored(&f))
 }
 
 #[tokio::test]
@@ -81,6 +83,8 @@ async fn options_are_stored_with_the_registration() {
         // Clients sent these before the field had a meaning.
         (json!({"os": "linux"}), options(None, None, false)),
         (json!({"os": {"name": "ios"}}), options(None, None, false)),
+        (json!({"os": 7}), options(None, None, false)),
+        (json!({"os": ["ios"]}), options(None, None, false)),
     ] {
         let (reason, stored) = registered(fields.clone(), false).await;
         assert_eq!(
@@ -157,6 +161,96 @@ async fn logout_succeeds_whatever_other_fields_say() {
 }
 
 #[tokio::test]
+async fn settings_without_a_token_have_no_options() {
+    let options = json!({"payload": "loud", "encrypt_to": 1});
+    for (settings, reason) in [
+        (json!({"kinds": [1], "deviceId": ""}), "configured"),
+        (json!({"online": 0, "deviceId": ""}), "logged_out"),
+        (json!({"online": 1}), "heartbeat_unwritten"),
+    ] {
+        let (f, keys) = (fixture(), Keys::generate());
+        let event = f.settings(&keys, NOW, &with(&settings, &options));
+        assert_eq!(f.reason(&event).await, reason);
+        assert!(f.stage.store.state().devices.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn operating_system_of_an_apns_token_is_not_stored() {
+    let token = "ab".repeat(32);
+    for os in ["ios", "android", "web"] {
+        let (f, keys) = (fixture(), Keys::generate());
+        let fields = json!({"token": token, "os": os, "payload": "wake"});
+        f.accept(&f.demo(&keys, 3079, NOW, &fields)).await;
+        let stored = f.active_registration("demo", &token).unwrap();
+        let expected = options(Some(Shape::Wake), None, false);
+        assert_eq!(
+            (stored.platform, stored.payload),
+            (Platform::Apns, expected),
+            "{os}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn registration_without_options_resets_them() {
+    let all = json!({
+        "payload": "verse", "encrypt_to": device_key(), "os": "web", "deviceOs": "web",
+    });
+    let set = Some(options(Some(Shape::Verse), Some(Os::Web), true));
+    for in_dialect_h in [false, true] {
+        let (f, keys) = (fixture(), Keys::generate());
+        f.accept(&register(&f, &keys, NOW, &all, in_dialect_h))
+            .await;
+        assert_eq!(stored(&f), set);
+        f.accept(&register(&f, &keys, NOW + 1, &json!({}), in_dialect_h))
+            .await;
+        assert_eq!(stored(&f), Some(PayloadOptions::default()));
+        f.accept(&register(&f, &keys, NOW + 2, &all, in_dialect_h))
+            .await;
+        assert_eq!(stored(&f), set);
+    }
+}
+
+#[tokio::test]
+async fn repeated_or_older_registration_changes_nothing() {
+    let fields = json!({"payload": "verse", "encrypt_to": device_key()});
+    for in_dialect_h in [false, true] {
+        let (f, keys) = (fixture(), Keys::generate());
+        let event = register(&f, &keys, NOW, &fields, in_dialect_h);
+        f.accept(&event).await;
+        let rows = || {
+            let state = f.stage.store.state();
+            (state.devices.clone(), state.settings.clone())
+        };
+        let before = rows();
+        assert_eq!(f.reason(&event).await, "repeated");
+        let wake = json!({"payload": "wake"});
+        let older = register(&f, &keys, NOW - 1, &wake, in_dialect_h);
+        assert_eq!(f.reason(&older).await, "superseded");
+        assert_eq!(rows(), before);
+    }
+}
+
+#[tokio::test]
+async fn options_cost_nothing() {
+    let all = json!({"payload": "verse", "encrypt_to": device_key(), "os": "web"});
+    for in_dialect_h in [false, true] {
+        let mut taken = Vec::new();
+        for fields in [json!({}), all.clone()] {
+            let (f, keys) = (fixture(), Keys::generate());
+            f.accept(&register(&f, &keys, NOW, &fields, in_dialect_h))
+                .await;
+            let mut units: Vec<u64> = f.stage.store.state().budgets.values().copied().collect();
+            units.sort_unstable();
+            taken.push(units);
+        }
+        assert!(taken[0].iter().any(|units| *units > 0));
+        assert_eq!(taken[0], taken[1]);
+    }
+}
+
+#[tokio::test]
 async fn latest_registration_of_a_token_replaces_the_options() {
     let key = device_key();
     let in_n = json!({"token": FCM_TOKEN, "payload": "verse", "encrypt_to": key, "os": "web"});
@@ -179,13 +273,12 @@ async fn latest_registration_of_a_token_replaces_the_options() {
             for event in events.iter().chain(&events) {
                 f.accept(event).await;
             }
-            let stored = f.active_registration("demo", FCM_TOKEN).unwrap().payload;
             let expected = if n_is_later {
                 options(Some(Shape::Verse), Some(Os::Web), true)
             } else {
                 options(Some(Shape::Wake), None, false)
             };
-            assert_eq!(stored, expected, "{n_is_later} {events_in_order}");
+            assert_eq!(stored(&f), Some(expected), "{n_is_later} {events_in_order}");
         }
     }
 }
@@ -196,6 +289,7 @@ async fn device_os_decides_with_the_form_of_the_token() {
     let unknown_prefix = format!("com.unknown:{hex}");
     let (ios, android) = (Some(Os::Ios), Some(Os::Android));
     let distributor = format!("https://push.example/?a=b&token={FCM_TOKEN}");
+    let hex_after_distributor = format!("x?token={hex}");
     for (device_id, os, expected) in [
         (FCM_TOKEN, "ios", Ok((Platform::Fcm, ios))),
         (FCM_TOKEN, "iOS", Ok((Platform::Fcm, ios))),
@@ -204,9 +298,13 @@ async fn device_os_decides_with_the_form_of_the_token() {
         (FCM_TOKEN, "tizen", Ok((Platform::Fcm, None))),
         (&hex, "ios", Ok((Platform::Apns, None))),
         (&hex, "android", Ok((Platform::Fcm, android))),
+        (&hex, "web", Ok((Platform::Fcm, Some(Os::Web)))),
+        (&hex, "tizen", Ok((Platform::Apns, None))),
         (&unknown_prefix, "ios", Err("bad_token")),
         ("no colon", "ios", Err("bad_token")),
         (":", "ios", Err("bad_token")),
+        (&hex_after_distributor, "ios", Ok((Platform::Apns, None))),
+        ("x?token=no-colon", "ios", Err("bad_token")),
         (&distributor, "ios", Ok((Platform::Fcm, ios))),
         (&distributor, "android", Ok((Platform::Fcm, android))),
     ] {
@@ -227,7 +325,18 @@ async fn device_os_decides_with_the_form_of_the_token() {
 async fn app_without_fcm_takes_no_fcm_token_from_ios() {
     let apps = [app("demo", &[Platform::Apns])];
     let (f, keys) = (Fixture::new(Keys::generate(), apps), Keys::generate());
-    let settings = json!({"kinds": [1], "deviceId": FCM_TOKEN, "deviceOs": "ios"});
-    let reason = f.reason(&f.settings(&keys, NOW, &settings)).await;
-    assert_eq!(reason, "bad_token");
+    let event = register(&f, &keys, NOW, &json!({"deviceOs": "ios"}), true);
+    assert_eq!(f.reason(&event).await, "bad_token");
+}
+
+#[tokio::test]
+async fn app_with_fcm_alone_takes_fcm_tokens_from_ios() {
+    let apps = [app("demo", &[Platform::Fcm])];
+    let (f, keys) = (Fixture::new(Keys::generate(), apps), Keys::generate());
+    let event = register(&f, &keys, NOW, &json!({"deviceOs": "ios"}), true);
+    f.accept(&event).await;
+    assert_eq!(stored(&f), Some(options(None, Some(Os::Ios), false)));
+    let settings = json!({"kinds": [1], "deviceId": "ab".repeat(32), "deviceOs": "ios"});
+    let event = f.settings(&keys, NOW + 1, &settings);
+    assert_eq!(f.reason(&event).await, "unsupported_platform");
 }

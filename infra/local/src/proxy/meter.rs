@@ -64,7 +64,9 @@ impl Meter {
 
     /// Counts the units of a request to DynamoDB.
     pub(super) fn count_dynamodb(&self, call: &Call, response: &HttpResponse) {
-        let units = if response.status.is_success() {
+        let units = if call.operation == "BatchGetItem" {
+            units_of_batch_read(&call.parameters, &response.body)
+        } else if response.status.is_success() {
             consumed_units(&response.body)
         } else {
             units_of_failed_write(&call.parameters)
@@ -103,10 +105,48 @@ fn consumed_units(response: &[u8]) -> f64 {
     }
 }
 
+/// The units of a batch read, for which the local endpoint reports none: one for each started 4 KB of
+/// each item, also if there is no such item, and half of that if the read is eventually consistent
+/// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html>).
+fn units_of_batch_read(request: &Value, response: &[u8]) -> f64 {
+    let response: Value = serde_json::from_slice(response).unwrap_or_default();
+    let tables = request["RequestItems"].as_object().into_iter().flatten();
+    let units = tables.map(|(table, read)| {
+        let keys = read["Keys"].as_array().map_or(0, Vec::len);
+        let items = response["Responses"][table].as_array();
+        let items = items.into_iter().flatten();
+        let more: usize = items.map(|item| item.to_string().len() / 4_096).sum();
+        let price = if read["ConsistentRead"] == true {
+            1.0
+        } else {
+            0.5
+        };
+        let units = u32::try_from(keys + more).unwrap_or(u32::MAX);
+        price * f64::from(units)
+    });
+    units.sum()
+}
+
 /// The units of a write whose condition failed. AWS charges for it as for a write, but the response
 /// contains no units. Each item counts as one unit, or as two in a transaction.
 fn units_of_failed_write(request: &Value) -> f64 {
     request["TransactItems"]
         .as_array()
         .map_or(1.0, |items| items.iter().map(|_| 2.0).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batch_reads_cost_as_much_as_single_ones() {
+        let request = |consistent: bool| json!({"RequestItems": {"t": {"Keys": [{}, {}, {}], "ConsistentRead": consistent}}});
+        let large = json!({"a": {"S": "x".repeat(5_000)}});
+        let response = json!({"Responses": {"t": [{"a": {"S": "x"}}, large]}}).to_string();
+        for (consistent, units) in [(true, 4.0), (false, 2.0)] {
+            let counted = units_of_batch_read(&request(consistent), response.as_bytes());
+            assert!((counted - units).abs() < 0.01, "{counted}");
+        }
+    }
 }

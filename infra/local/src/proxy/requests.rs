@@ -290,6 +290,9 @@ mod tests {
             ("SendMessageBatch", "SendMessage"),
             ("ChangeMessageVisibility", "ChangeMessageVisibility"),
             ("ChangeMessageVisibilityBatch", "ChangeMessageVisibility"),
+            ("ReceiveMessage", "ReceiveMessage"),
+            ("DeleteMessage", "DeleteMessage"),
+            ("DeleteMessageBatch", "DeleteMessage"),
         ] {
             assert_eq!(
                 needs(

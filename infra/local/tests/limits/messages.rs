@@ -9,6 +9,7 @@ use nostr_push_core::{
         ContentMessage, ControlMessage, FanOutPosition, MAX_EVENT_BYTES, MAX_RELAY_URL_BYTES,
         encode,
     },
+    profile::{MAX_GROUP_ID_BYTES, ProfileKey, ProfileRequest},
 };
 use nostr_push_testkit::event;
 use serde_json::value::RawValue;
@@ -74,4 +75,18 @@ fn content_message_of_the_largest_event_fits() {
     };
     let bytes = encode(&message).unwrap().len();
     assert!(bytes < MAX_MESSAGE, "{bytes}");
+}
+
+#[test]
+fn ten_requests_for_profiles_of_groups_fit() {
+    // In JSON, each byte of the id may become six.
+    let message = ProfileRequest {
+        key: ProfileKey::Group {
+            relay: relay(),
+            id: "\u{1}".repeat(MAX_GROUP_ID_BYTES),
+        },
+        relay: relay(),
+    };
+    let bytes = encode(&message).unwrap().len();
+    assert!(10 * bytes < MAX_MESSAGE, "{bytes}");
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use nostr_push_core::{QUEUE_RETENTION, Seconds, device::REMOVING_LEASE, ports::backoff};
+use nostr_push_core::{
+    QUEUE_RETENTION, Seconds, device::REMOVING_LEASE, ports::backoff, profile::RETRY_AFTER,
+};
 use serde_json::Value;
 
 use super::transformed::{Template, target};
@@ -104,4 +106,21 @@ async fn queues_keep_events_as_long_as_claims_assume() {
         let retention = &template.properties(queue)["MessageRetentionPeriod"];
         assert_eq!(retention.as_u64().map(Seconds), Some(QUEUE_RETENTION));
     }
+}
+
+/// A request that no relay answers expires before deliver makes it again. Until then the listener
+/// receives it several times, but not while it asks up to three relays for 10 s each.
+#[tokio::test]
+async fn requests_for_profiles_end_before_they_are_made_again() {
+    let template = Template::main().await;
+    let queue = template.properties("ProfileQueue");
+    let seconds = |name: &str| Seconds(queue[name].as_u64().unwrap());
+    let (retention, hidden) = (
+        seconds("MessageRetentionPeriod"),
+        seconds("VisibilityTimeout"),
+    );
+    assert!(retention <= RETRY_AFTER, "{retention}");
+    assert!(hidden >= Seconds(2 * 3 * 10), "{hidden}");
+    assert!(retention.0 / hidden.0 >= 5, "{retention} and {hidden}");
+    assert!(queue.get("RedrivePolicy").is_none());
 }

@@ -3,9 +3,9 @@
 //! none.
 //!
 //! Guarantee: the newest event wins, whatever the order of the writes. Reads are eventually
-//! consistent, at half the price, and cached: a name for an hour. What has no name is cached for a
-//! minute if it was requested in the last minutes, because the relay's answer is on its way, and for
-//! ten minutes otherwise.
+//! consistent, at half the price, and cached until the profile is due again: a name for up to a day,
+//! the absence of one for up to an hour. For some minutes after a request they are cached for one
+//! minute, because the relay's answer is on its way.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
+use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue};
 use moka::{Expiry, future::Cache};
 use nostr_push_core::{
     Seconds,
@@ -37,14 +37,12 @@ const PROFILE: &str = "profile";
 /// The most profiles in the cache, at most 10 MB.
 const MAX_CACHED: u64 = 10_000;
 
-/// How long a name is cached.
-const NAME_AGE: Duration = Duration::from_hours(1);
-
-/// How long it is cached that there is no name.
-const NAMELESS_AGE: Duration = Duration::from_mins(10);
-
-/// The same while an answer is expected.
+/// How long a profile is cached while an answer is expected.
 const AWAITED_AGE: Duration = Duration::from_mins(1);
+
+/// How long a profile is cached that is due, or that has no row. It is not requested if a budget is
+/// used up.
+const DUE_AGE: Duration = Duration::from_mins(10);
 
 /// The time after a request in which an answer is expected.
 const ANSWER_TIME: Seconds = Seconds::from_minutes(5);
@@ -87,9 +85,9 @@ impl Expiry<ProfileKey, Arc<Option<Profile>>> for ByContent {
 /// How long a profile is used that was read at `now`.
 fn age(profile: Option<&Profile>, now: Seconds) -> Duration {
     match profile {
-        Some(profile) if profile.name.is_some() => NAME_AGE,
         Some(profile) if profile.asked_at + ANSWER_TIME > now => AWAITED_AGE,
-        _ => NAMELESS_AGE,
+        Some(profile) => (profile.due_at() - now).to_duration().max(DUE_AGE),
+        None => DUE_AGE,
     }
 }
 
@@ -133,17 +131,15 @@ impl Profiles for Store {
             .key(PROFILE, s(key.to_string()))
             .update_expression(update)
             .expression_attribute_values(":now", n(now.0))
-            .expression_attribute_values(":expires_at", n((now + PROFILE_TTL).0));
-        request.send().await.map_err(unavailable(MARK))?;
-        let cached = self.profiles.get(key).await;
-        let profile = cached.and_then(|cached| cached.as_ref().clone());
-        let asked = Profile {
-            asked_at: now,
-            ..profile.unwrap_or_default()
-        };
-        self.profiles
-            .insert(key.clone(), Arc::new(Some(asked)))
-            .await;
+            .expression_attribute_values(":expires_at", n((now + PROFILE_TTL).0))
+            // The whole row costs no read unit, and may have a name that the cache does not have.
+            .return_values(ReturnValue::AllNew);
+        let response = request.send().await.map_err(unavailable(MARK))?;
+        if let Some(item) = response.attributes {
+            let row: Row = read(MARK, item)?;
+            let cached = Arc::new(Some(row.content));
+            self.profiles.insert(key.clone(), cached).await;
+        }
         Ok(())
     }
 }
@@ -237,18 +233,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_cached_longer_than_what_has_none() {
+    fn profiles_are_cached_until_they_are_due() {
         let now = Seconds(1_000_000);
         let asked = |name: Option<&str>, ago| Profile {
             name: name.map(str::to_owned),
             picture: None,
             asked_at: now - ago,
         };
+        let hour = Seconds::from_hours(1);
         for (profile, expected) in [
-            (Some(asked(Some("alice"), Seconds(1))), NAME_AGE),
+            (Some(asked(Some("alice"), Seconds(1))), AWAITED_AGE),
             (Some(asked(None, Seconds(1))), AWAITED_AGE),
-            (Some(asked(None, ANSWER_TIME)), NAMELESS_AGE),
-            (None, NAMELESS_AGE),
+            (Some(asked(Some("alice"), hour)), Duration::from_hours(23)),
+            (Some(asked(None, ANSWER_TIME)), Duration::from_mins(55)),
+            (Some(asked(Some("alice"), Seconds::from_hours(30))), DUE_AGE),
+            (Some(asked(None, hour)), DUE_AGE),
+            (None, DUE_AGE),
         ] {
             assert_eq!(age(profile.as_ref(), now), expected, "{profile:?}");
         }

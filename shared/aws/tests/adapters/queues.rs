@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aws_config::timeout::TimeoutConfig;
 use aws_sdk_sqs::{Client, types::Message};
 use nostr_push_aws::{
     clients::{self, SdkConfig},
@@ -13,6 +14,11 @@ use nostr_push_aws::{
 use nostr_push_core::{
     message::{self, FanOutPosition},
     ports::{DelayQueue as _, Inbox as _, Queue as _, Received},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::sleep,
 };
 
 async fn create_queue(environment: &HashMap<String, String>, name: &str) -> (SdkConfig, String) {
@@ -127,4 +133,29 @@ pub(crate) async fn received_message_is_received_again_until_it_is_deleted(
     };
     queue.send(std::slice::from_ref(&other)).await.unwrap();
     assert_eq!(next().await.message, other, "the first one is deleted");
+}
+
+/// SQS answers late if there is no message, and the listener's other requests have short timeouts.
+pub(crate) async fn receiving_waits_longer_than_other_requests() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let sqs = async {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4_096];
+        assert!(connection.read(&mut request).await.unwrap() > 0);
+        sleep(Duration::from_secs(2)).await;
+        let answer = "HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\n\
+            Content-Length: 2\r\nConnection: close\r\n\r\n{}";
+        connection.write_all(answer.as_bytes()).await.unwrap();
+    };
+    let variables = HashMap::from([("AWS_ENDPOINT_URL".to_owned(), url.clone())]);
+    let timeouts = TimeoutConfig::builder()
+        .operation_attempt_timeout(Duration::from_secs(1))
+        .operation_timeout(Duration::from_secs(1))
+        .build();
+    let config = clients::at(&variables, "AWS_ENDPOINT_URL").await;
+    let config = config.into_builder().timeout_config(timeouts).build();
+    let queue = Queue::<FanOutPosition>::new(&config, format!("{url}/0/profile"));
+    let (received, ()) = tokio::join!(queue.receive(), sqs);
+    assert_eq!(received.unwrap(), []);
 }

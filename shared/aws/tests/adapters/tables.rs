@@ -14,10 +14,9 @@ use nostr_push_core::{
     mute_list::MuteList,
     ports::{
         Apps, Blocklist, Budgets, ClaimResult, Claims, Members, MuteLists, OwnerSettings,
-        Presences, ProfileWriter, Profiles, RateAdmission, Rates, RelayCursor, Relays, Usages,
+        Presences, RateAdmission, Rates, RelayCursor, Relays, Usages,
     },
     presence::Presence,
-    profile::{Profile, ProfileKey, ProfileUpdate},
     settings::Settings,
     shape::Shape,
 };
@@ -303,90 +302,4 @@ pub(crate) async fn one_of_many_concurrent_holders_wins(store: &Store) {
         .into_iter()
         .filter(|result| matches!(result, Ok(ClaimResult::Acquired(_))));
     assert_eq!(winners.count(), 1);
-}
-
-fn profile_update(
-    key: &ProfileKey,
-    name: Option<&str>,
-    picture: Option<&str>,
-    created_at: u64,
-) -> ProfileUpdate {
-    ProfileUpdate {
-        key: key.clone(),
-        name: name.map(str::to_owned),
-        picture: picture.map(str::to_owned),
-        order: order(created_at, 1),
-    }
-}
-
-fn new_group() -> ProfileKey {
-    ProfileKey::Group {
-        relay: format!("wss://{}.example", Keys::generate().public_key()),
-        id: "rust # x".to_owned(),
-    }
-}
-
-pub(crate) async fn newest_profile_wins_and_keeps_the_time_of_the_request(
-    environment: &std::collections::HashMap<String, String>,
-) {
-    let config = nostr_push_aws::clients::at(environment, "AWS_ENDPOINT_URL").await;
-    // A new store has an empty cache.
-    let read = async |keys: &[ProfileKey]| {
-        let store = Store::new(&config, nostr_push_local::aws::STACK);
-        store.profiles(keys).await.unwrap()
-    };
-    let store = Store::new(&config, nostr_push_local::aws::STACK);
-    let alice = ProfileKey::Person(Keys::generate().public_key());
-    let group = new_group();
-    let keys = [alice.clone(), group.clone()];
-    assert!(read(&keys).await.is_empty());
-    let now = nostr_push_aws::clients::now().to_seconds();
-    store.mark_asked(&alice, now).await.unwrap();
-    let asked = Profile {
-        asked_at: now,
-        ..Profile::default()
-    };
-    assert_eq!(
-        read(&keys).await,
-        BTreeMap::from([(alice.clone(), asked.clone())])
-    );
-    let cached = store.profiles(std::slice::from_ref(&alice)).await.unwrap();
-    assert_eq!(cached[&alice], asked);
-
-    let picture = "https://example.com/a.png";
-    for (update, is_written) in [
-        (
-            profile_update(&alice, Some("alice"), Some(picture), 5),
-            true,
-        ),
-        (profile_update(&alice, Some("older"), None, 4), false),
-        (
-            profile_update(&alice, Some("alice"), Some(picture), 5),
-            false,
-        ),
-        (profile_update(&group, Some("Rust"), None, 5), true),
-    ] {
-        let written = store.put_profile(&update, now).await.unwrap();
-        assert_eq!(written, is_written, "{update:?}");
-    }
-    let named = Profile {
-        name: Some("alice".to_owned()),
-        picture: Some(picture.to_owned()),
-        ..asked
-    };
-    let stored = read(&keys).await;
-    assert_eq!(stored[&alice], named);
-    assert_eq!(stored[&group].name.as_deref(), Some("Rust"));
-    // A name that the owner removes disappears.
-    assert!(
-        store
-            .put_profile(&profile_update(&alice, None, None, 6), now)
-            .await
-            .unwrap()
-    );
-    let stored = read(&keys).await;
-    assert_eq!(
-        (&stored[&alice].name, &stored[&alice].picture),
-        (&None, &None)
-    );
 }
