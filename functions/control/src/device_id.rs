@@ -57,7 +57,7 @@ pub fn token(
 ///
 /// 1. `deviceOs` is `ios`: FCM if the token has the form of FCM and the app has FCM, else the app's
 ///    APNs platform, production before sandbox.
-/// 2. `deviceOs` is `android` or `web`: FCM.
+/// 2. `deviceOs` is `android`: FCM. It is `web`: FCM if the app has FCM.
 /// 3. The form of `deviceId` implies a platform.
 /// 4. The token alone, by the rules of [`App::platform_of`].
 ///
@@ -68,8 +68,9 @@ fn platform(token: &str, implied: Option<Platform>, os: Option<Os>, app: &App) -
             Some(Platform::Fcm)
         }
         Some(Os::Ios) => Some(apns_platform(app)?),
-        Some(Os::Android | Os::Web) => Some(Platform::Fcm),
-        None => implied,
+        Some(Os::Android) => Some(Platform::Fcm),
+        Some(Os::Web) if app.platforms.contains_key(&Platform::Fcm) => Some(Platform::Fcm),
+        Some(Os::Web) | None => implied,
     };
     app.platform_of(named, token)
 }

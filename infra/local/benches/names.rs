@@ -1,8 +1,8 @@
 //! What names cost per push: the read units of one instance of deliver, once its cache is warm.
 //!
 //! The table and the cache are the real ones, on the local DynamoDB, whose read units a proxy
-//! counts. The authors follow a Zipf distribution: the n-th most frequent one writes 1/n as often as
-//! the first. A fifth of them have no name. Of ten pushes, three also name the author of another
+//! counts. The authors follow a Zipf distribution: the n-th most frequent one writes 1/n as often
+//! as the first. A fifth of them have no name. Of ten pushes, three also name the author of another
 //! note, and one a group. The cache is warm after 5,000 pushes, which an instance makes in some
 //! hours for 1,000 users.
 //!

@@ -75,7 +75,10 @@ async fn adapters_keep_their_guarantees() {
     queues::large_batch_is_sent_whole(&environment).await;
     queues::delayed_message_arrives_after_delay(&environment).await;
     queues::received_message_is_received_again_until_it_is_deleted(&environment).await;
-    Box::pin(queues::receiving_waits_longer_than_other_requests()).await;
+    Box::pin(queues::receiving_waits_longer_than_other_requests(
+        &environment,
+    ))
+    .await;
     sns::endpoints_are_created_enabled_and_deleted(&environment).await;
     sns::publish_without_an_answer_is_retried().await;
     bad_service_key_stays_secret(&environment).await;

@@ -322,6 +322,15 @@ async fn device_os_decides_with_the_form_of_the_token() {
 }
 
 #[tokio::test]
+async fn app_without_fcm_reads_the_form_of_the_token_of_a_browser() {
+    let apps = [app("demo", &[Platform::Apns])];
+    let (f, keys) = (Fixture::new(Keys::generate(), apps), Keys::generate());
+    let settings = json!({"kinds": [1], "deviceId": "ab".repeat(32), "deviceOs": "web"});
+    let reason = f.reason(&f.settings(&keys, NOW, &settings)).await;
+    assert_eq!(reason, "configured", "as before the value had a meaning");
+}
+
+#[tokio::test]
 async fn app_without_fcm_takes_no_fcm_token_from_ios() {
     let apps = [app("demo", &[Platform::Apns])];
     let (f, keys) = (Fixture::new(Keys::generate(), apps), Keys::generate());
