@@ -305,7 +305,12 @@ async fn every_queue_and_function_has_alarms() {
 #[tokio::test]
 async fn every_alarm_is_documented() {
     let observability = Template::load("infra/observability.yaml").await;
-    let operations = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let operations = read("docs/operations.md");
+    let alarms = observability.of_type("AWS::CloudWatch::Alarm").count();
+    assert!(operations.contains(&format!("{alarms} alarms")), "{alarms}");
+    let counted = format!("const ALARMS: f64 = {alarms}.0;");
+    assert!(read("infra/pushctl/src/cost.rs").contains(&counted), "{counted}");
     for (_, alarm) in observability.of_type("AWS::CloudWatch::Alarm") {
         let name = sub(&alarm["AlarmName"]).trim_start_matches("${Name}-");
         assert!(

@@ -36,7 +36,7 @@ const CLAIM_DAYS: f64 = (CLAIM_TTL.0 / Seconds::from_days(1).0) as f64;
 const IDLE_POLLS: f64 = 5.0 * 3.0 * 60.0 * HOURS_PER_MONTH;
 
 /// The number of alarms in the template.
-const ALARMS: f64 = 25.0;
+const ALARMS: f64 = 29.0;
 
 /// The size of one listener task.
 const TASK_VCPUS: f64 = 0.25;
