@@ -39,8 +39,8 @@ use crate::{
     options::Options,
 };
 
-/// The shortest time from one batch of at most ten requests to the next: 60 requests a minute.
-const BATCH_INTERVAL: Duration = Duration::from_secs(10);
+/// The shortest time per request: 60 requests a minute.
+const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long to wait if the queue was empty. SQS itself waits for messages.
 const EMPTY_INTERVAL: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ pub struct ProfileRequests<I, S> {
     pub store: S,
     /// Which relays may be asked.
     pub sources: ProfileSources,
-    /// The shortest time from one batch to the next.
+    /// The shortest time per request. A batch of ten takes at least ten times as long.
     pub interval: Duration,
     /// How long a relay may take.
     pub timeout: Duration,
@@ -86,7 +86,7 @@ impl<I, S> ProfileRequests<I, S> {
             inbox,
             store,
             sources: ProfileSources::new(&options.relays, options.allow_private),
-            interval: BATCH_INTERVAL,
+            interval: REQUEST_INTERVAL,
             timeout: FETCH_TIMEOUT,
             count,
             clock,
@@ -104,10 +104,11 @@ impl<I: Inbox<ProfileRequest>, S: ProfileWriter> ProfileRequests<I, S> {
             match self.inbox.receive().await {
                 Ok(received) if received.is_empty() => sleep(EMPTY_INTERVAL).await,
                 Ok(received) => {
+                    let requests = u32::try_from(received.len()).unwrap_or(u32::MAX);
                     if let Err(error) = self.handle(received).await {
                         warn(error.dependency, &error);
                     }
-                    sleep_until(started + self.interval).await;
+                    sleep_until(started + self.interval * requests).await;
                 }
                 Err(error) => {
                     failures += 1;

@@ -244,7 +244,12 @@ export const pushes = async () => (await get('/pushes?after=0')).pushes
 export const disable = (token) => fetch(`${api}/devices/${token}/disable`, { method: 'POST' })
 export const status = () => get('/status')
 
-const eventIdOf = (push) => (push.message.fcmV1Message?.message.data ?? push.message).event_id
+/** The fields of a push. An app with an embedded distributor gets those in `b`. */
+export const fieldsOf = ({ message }) => {
+  const fields = message.fcmV1Message?.message.data ?? message
+  return fields.b ? JSON.parse(Buffer.from(fields.b, 'base64').toString()) : fields
+}
+const eventIdOf = (push) => fieldsOf(push).event_id
 export const pushesOf = async (event) =>
   (await pushes()).filter((push) => eventIdOf(push) === event.id)
 

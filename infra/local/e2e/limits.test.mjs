@@ -37,8 +37,8 @@ const pushFromStrictRelay = async ({ client, phone }, content) =>
   waitForPushes(await publish(bob.note(content, client), STRICT), phone)
 
 /**
- * Runs `action`. Throws if a client violated a limit of the strict relay or connected to it in the
- * meantime. The clients of this file connect earlier, so a new connection is the listener's.
+ * Runs `action`. Throws if a client violated a limit of the strict relay, or if the listener
+ * connected to it again in the meantime, except to request profiles.
  */
 async function withoutReconnection(action) {
   const withoutSize = async () => ({ ...(await violations()), largest_message: undefined })

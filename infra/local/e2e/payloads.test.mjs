@@ -105,7 +105,7 @@ test('nobody but the device can read an encrypted push', async () => {
     assert.equal(plain.recipient, client.pubkey)
     assert.equal(plain.title, 'New mention')
     assert.equal(plain.body, 'meet me at noon')
-    assert.deepEqual(plain.event, note)
+    assert.deepEqual(plain.event, JSON.parse(JSON.stringify(note)))
   }
 })
 

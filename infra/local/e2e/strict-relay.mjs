@@ -5,8 +5,8 @@
 // Usage: node strict-relay.mjs PORT. It listens at ws://127.0.0.1:PORT and responds to:
 //
 // - GET / with `Accept: application/nostr+json`: the information document
-// - GET /violations: the connections so far, the violations of clients by type, and the largest
-//   message in bytes
+// - GET /violations: the connections so far (without those for profiles), the violations of clients
+//   by type, and the largest message in bytes
 // - POST /events: stores an event and sends it to subscribers, as `strfry import` does. The event
 //   may be larger than a message of a client, because the limit of messages does not apply
 
@@ -31,7 +31,7 @@ const MAX_READ_BYTES = 64 * 1024 * 1024
 const MAX_ID_LENGTH = 64
 
 const counts = {
-  /** The connections that were opened. */
+  /** The connections with a REQ, except those on which the listener requests profiles. */
   connections: 0,
   /** Messages above `max_message_length`. */
   too_large: 0,
@@ -186,7 +186,7 @@ class Connection {
 
   constructor(socket) {
     this.socket = socket
-    this.number = ++counts.connections
+    this.number = 0
     connections.add(this)
     socket.on('message', (data) => this.onMessage(data))
     socket.on('close', () => connections.delete(this))
@@ -243,6 +243,7 @@ class Connection {
   }
 
   onReq(id, ...json) {
+    if (!this.number && id !== 'profiles') this.number = ++counts.connections
     // A REQ ends the subscription that it replaces, even if it is refused.
     this.subscriptions.delete(id)
     const refusal = this.refusal(json)
