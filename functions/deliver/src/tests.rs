@@ -18,7 +18,7 @@ use nostr_push_core::{
     app::{App, Platform},
     device::{Device, DeviceId, DeviceState, Registration},
     message::{self, Delivery, DeliveryMessage, ReconcileMessage},
-    ports::{PublishOutcome, Push, RejectReason, RetryReason},
+    ports::{PortResult, PublishOutcome, Push, RejectReason, RetryReason},
 };
 use nostr_push_testkit::{
     builders::{self, APP},
@@ -32,7 +32,7 @@ use serde_json::{Value, json};
 use crate::{
     asks::SpentBudgets,
     claim::Attempt,
-    handler::handle,
+    handler,
     outcome::{DeliveryDropReason, DeliveryOutcome, DeliveryRetryReason},
 };
 
@@ -94,6 +94,16 @@ fn memory(devices: &[(&str, Platform)]) -> Memory {
     memory
 }
 
+/// Handles a message in an instance that has handled no other.
+async fn handle(
+    memory: &Memory,
+    message: &DeliveryMessage,
+    attempt: &Attempt,
+) -> PortResult<DeliveryOutcome> {
+    let spent = SpentBudgets::default();
+    handler::handle(memory, memory, memory, &spent, message, attempt).await
+}
+
 /// The `n`th attempt. It begins after the lease of the one before has ended.
 async fn attempt(memory: &Memory, delivery: &Delivery, n: u64) -> Result<DeliveryOutcome, String> {
     let attempt = Attempt {
@@ -101,16 +111,9 @@ async fn attempt(memory: &Memory, delivery: &Delivery, n: u64) -> Result<Deliver
         now: Seconds(NOW + n * 61).to_millis(),
         lease: LEASE,
     };
-    handle(
-        memory,
-        memory,
-        memory,
-        &SpentBudgets::default(),
-        &event_message(delivery),
-        &attempt,
-    )
-    .await
-    .map_err(|error| error.to_string())
+    handle(memory, &event_message(delivery), &attempt)
+        .await
+        .map_err(|error| error.to_string())
 }
 
 fn dropped(reason: DeliveryDropReason) -> DeliveryOutcome {

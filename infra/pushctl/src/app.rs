@@ -204,9 +204,9 @@ async fn add(context: &CommandContext, arguments: Add) -> Result<()> {
             platform.as_str()
         );
         let arn = put_platform_application(context, &app, &name, platform, attributes).await?;
-        let earlier = app.platforms.insert(platform, arn.clone());
+        let replaced = app.platforms.insert(platform, arn.clone());
         app.moving_from
-            .extend(earlier.filter(|earlier| *earlier != arn));
+            .extend(replaced.filter(|replaced| *replaced != arn));
     }
     if let Some(DeliveryStatus(percent)) = arguments.delivery_status {
         let role = deployed.output("DeliveryStatusRole")?;
@@ -220,7 +220,6 @@ async fn add(context: &CommandContext, arguments: Add) -> Result<()> {
     }
     context.store.put_app(&app).await?;
     let moved = move_devices::run(context, &app, Duration::from_secs(arguments.grace)).await?;
-    let earlier: Vec<String> = with_other_name(&app, &name).cloned().collect();
     app.moving_from.clear();
     let mut json = json!(app);
     json["moved"] = moved.into();
@@ -230,11 +229,12 @@ async fn add(context: &CommandContext, arguments: Add) -> Result<()> {
             "{id} is stored, and {moved} devices are moved; the functions use it within a minute"
         ),
     );
+    let unusable: Vec<String> = with_other_name(&app, &name).cloned().collect();
     ensure!(
-        earlier.is_empty(),
+        unusable.is_empty(),
         "the functions may not use {}, which have names of an earlier version: run this command \
          with the credentials of their platforms as well",
-        earlier.join(" and ")
+        unusable.join(" and ")
     );
     Ok(())
 }

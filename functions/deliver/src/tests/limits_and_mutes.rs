@@ -22,16 +22,7 @@ async fn handle_at(memory: &Memory, message: &DeliveryMessage, now: u64) -> Deli
         now: Seconds(now).to_millis(),
         lease: LEASE,
     };
-    handle(
-        memory,
-        memory,
-        memory,
-        &SpentBudgets::default(),
-        message,
-        &attempt,
-    )
-    .await
-    .unwrap()
+    handle(memory, message, &attempt).await.unwrap()
 }
 
 /// Takes the delayed messages, each with the second at which it is received.
@@ -175,16 +166,7 @@ async fn try_repeatedly(
             now: start + Millis(10_000) * n,
             lease: Seconds(9),
         };
-        match handle(
-            memory,
-            memory,
-            memory,
-            &SpentBudgets::default(),
-            message,
-            &attempt,
-        )
-        .await
-        {
+        match handle(memory, message, &attempt).await {
             Ok(DeliveryOutcome::Retry { .. }) | Err(_) => {}
             Ok(outcome) => return Some(outcome),
         }

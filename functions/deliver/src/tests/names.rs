@@ -171,6 +171,27 @@ async fn newcomers_and_proven_recipients_have_separate_budgets() {
 }
 
 #[tokio::test]
+async fn instance_asks_a_budget_that_is_used_up_once_a_day() {
+    let memory = phone(true);
+    let day = Seconds(NOW).start_of_day();
+    let budget = ("profiles#proven".to_owned(), day);
+    memory.state().budgets.insert(budget, FOR_PROVEN);
+    let spent = SpentBudgets::default();
+    for n in 0..3 {
+        let attempt = Attempt {
+            holder: n.to_string(),
+            now: Seconds(NOW).to_millis(),
+            lease: LEASE,
+        };
+        let message = event_message(&delivery(note("hi")));
+        let handled = handler::handle(&memory, &memory, &memory, &spent, &message, &attempt);
+        assert!(is_completed_on(&handled.await.unwrap(), 1));
+    }
+    assert!(requests(&memory).is_empty());
+    assert_eq!(taken(&memory, &own_budget()), 1);
+}
+
+#[tokio::test]
 async fn failure_to_read_or_request_a_profile_repeats_no_push() {
     for crash in 0..20 {
         let memory = phone(true);

@@ -114,17 +114,7 @@ impl Recipient {
                 lease: LEASE,
             };
             let memory = &self.memory;
-            match handle(
-                memory,
-                memory,
-                memory,
-                &SpentBudgets::default(),
-                &message,
-                &attempt,
-            )
-            .await
-            .unwrap()
-            {
+            match handle(memory, &message, &attempt).await.unwrap() {
                 DeliveryOutcome::Waiting(delay) => {
                     waiting.insert((at + delay.as_secs(), n), self.delayed(delay));
                 }

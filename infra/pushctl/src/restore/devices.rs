@@ -82,13 +82,22 @@ async fn merged_device(restore: &Restore<'_>, source: &Device) -> PortResult<Opt
         None => None,
     };
     let app = store.app(&source.id.app).await?;
-    let is_reachable = |endpoint: &str| app.as_ref().is_none_or(|app| has_endpoint(app, endpoint));
-    Ok(merge_device(
-        source,
-        stored.first(),
-        removed_all,
-        is_reachable,
-    ))
+    let source = reachable(source, app.as_ref());
+    Ok(merge_device(&source, stored.first(), removed_all))
+}
+
+/// The device, as removed if its endpoint is not of one of the app's platform applications: that is
+/// deleted, or not the app's any more. If the app is not known, the device stays as it is.
+fn reachable(device: &Device, app: Option<&App>) -> Device {
+    let registration = device.registration.as_ref();
+    let endpoint = registration.and_then(|registration| registration.endpoint_arn.as_deref());
+    let is_reachable =
+        endpoint.is_some_and(|endpoint| app.is_none_or(|app| has_endpoint(app, endpoint)));
+    if is_reachable {
+        device.clone()
+    } else {
+        device.clone().removed()
+    }
 }
 
 /// Returns `true` if an endpoint belongs to one of the app's platform applications.
@@ -102,13 +111,11 @@ fn has_endpoint(app: &App, endpoint: &str) -> bool {
 /// devices of the owner.
 ///
 /// The later registration wins, and a registration that the owner has removed since does not come
-/// back. Neither does one whose endpoint `is_reachable` denies: its platform application is deleted
-/// or not the app's any more. The row has the stack's version.
+/// back. The row has the stack's version.
 fn merge_device(
     source: &Device,
     stored: Option<&Device>,
     removed_all: Option<Order>,
-    is_reachable: impl Fn(&str) -> bool,
 ) -> Option<Device> {
     let mut merged = Device {
         version: 0,
@@ -131,9 +138,7 @@ fn merge_device(
         let is_removed = removals.any(|removal| removal.supersedes(&registration.order));
         let is_restored = stored.is_none_or(|stored| stored.registration != merged.registration);
         // Nobody deletes the endpoint for a removal that was in progress when the row was saved.
-        let endpoint = registration.endpoint_arn.as_deref();
-        let is_active =
-            registration.state == DeviceState::Active && endpoint.is_some_and(is_reachable);
+        let is_active = registration.state == DeviceState::Active;
         if is_restored && (is_removed || !is_active) {
             merged = merged.removed();
         }
@@ -262,7 +267,7 @@ mod tests {
 
     #[test]
     fn lost_device_is_restored_as_a_new_row() {
-        let restored = merge_device(&registered(5), None, Some(at(4)), |_| true).unwrap();
+        let restored = merge_device(&registered(5), None, Some(at(4))).unwrap();
         assert_eq!(restored.version, 0);
         assert_eq!(restored.registration, registered(5).registration);
     }
@@ -270,27 +275,21 @@ mod tests {
     #[test]
     fn later_registration_is_kept() {
         let stored = registered(6);
-        assert_eq!(
-            merge_device(&registered(5), Some(&stored), None, |_| true),
-            None
-        );
+        assert_eq!(merge_device(&registered(5), Some(&stored), None), None);
         // The same registration, whose removal is complete, is kept as well.
         let removed = registered(5).removed();
-        assert_eq!(
-            merge_device(&registered(5), Some(&removed), None, |_| true),
-            None
-        );
+        assert_eq!(merge_device(&registered(5), Some(&removed), None), None);
     }
 
     #[test]
     fn registration_that_was_removed_since_does_not_come_back() {
-        let restored = merge_device(&registered(5), None, Some(at(6)), |_| true).unwrap();
+        let restored = merge_device(&registered(5), None, Some(at(6))).unwrap();
         assert_eq!(state(&restored), DeviceState::Removed);
         // The owner removed the token while the row was lost.
         let mut removal = registered(5);
         removal.registration = None;
         removal.removals = [(alice().pubkey.to_hex(), at(6))].into();
-        let merged = merge_device(&registered(5), Some(&removal), None, |_| true).unwrap();
+        let merged = merge_device(&registered(5), Some(&removal), None).unwrap();
         assert_eq!(state(&merged), DeviceState::Removed);
         let endpoint = merged.registration.unwrap().endpoint_arn;
         assert_eq!(endpoint, None);
@@ -301,26 +300,40 @@ mod tests {
         let mut source = registered(5);
         let until = Seconds(9);
         source.registration.as_mut().unwrap().state = DeviceState::Removing { until };
-        let restored = merge_device(&source, None, None, |_| true).unwrap();
+        let restored = merge_device(&source, None, None).unwrap();
         assert_eq!(state(&restored), DeviceState::Removed);
     }
 
     #[test]
     fn device_of_another_platform_application_is_restored_as_removed() {
-        let restored = merge_device(&registered(5), None, None, |_| false).unwrap();
-        assert_eq!(state(&restored), DeviceState::Removed);
         let app = |arn: &str| App {
             platforms: [(Platform::Fcm, arn.to_owned())].into(),
             ..App::named("demo")
         };
         let endpoint = "arn:aws:sns:eu-west-1:1:endpoint/GCM/push.demo/0-1";
+        let mut source = registered(5);
+        source.registration.as_mut().unwrap().endpoint_arn = Some(endpoint.to_owned());
+        let restored = |app: Option<&App>| {
+            let source = reachable(&source, app);
+            state(&merge_device(&source, None, None).unwrap())
+        };
         for (arn, expected) in [
-            ("arn:aws:sns:eu-west-1:1:app/GCM/push.demo", true),
-            ("arn:aws:sns:eu-west-1:1:app/GCM/demo", false),
-            ("arn:aws:sns:eu-west-1:1:app/APNS/push.demo", false),
+            (
+                "arn:aws:sns:eu-west-1:1:app/GCM/push.demo",
+                DeviceState::Active,
+            ),
+            ("arn:aws:sns:eu-west-1:1:app/GCM/demo", DeviceState::Removed),
+            (
+                "arn:aws:sns:eu-west-1:1:app/APNS/push.demo",
+                DeviceState::Removed,
+            ),
         ] {
-            assert_eq!(has_endpoint(&app(arn), endpoint), expected, "{arn}");
+            assert_eq!(restored(Some(&app(arn))), expected, "{arn}");
         }
+        assert_eq!(restored(None), DeviceState::Active, "the app is not known");
+        source.registration.as_mut().unwrap().endpoint_arn = None;
+        let without_endpoint = reachable(&source, None);
+        assert_eq!(state(&without_endpoint), DeviceState::Removed);
     }
 
     #[test]
