@@ -1,7 +1,7 @@
 //! The names and pictures that a push shows.
 //!
-//! A push makes one read and never waits longer than [`READ_TIMEOUT`] for it. Without a stored name
-//! the text is the one without names.
+//! A push makes one read and waits half a second for it at most. Without a stored name the text is
+//! the one without names.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -5,9 +5,9 @@
 //! that refuses such requests delays no event, and nothing that only members may read is shown to
 //! others.
 //!
-//! - [`sources`]: which relays are asked
-//! - [`fetch`]: one connection to one relay
-//! - [`answer`]: the profiles in what a relay sends
+//! - `sources`: which relays are asked
+//! - `fetch`: one connection to one relay
+//! - `answer`: the profiles in what a relay sends
 //!
 //! The task holds at most ten requests, with one connection for each.
 
