@@ -1,5 +1,5 @@
-//! The shape `embedded-distributor`: a message for a `UnifiedPush` distributor inside the app, which
-//! receives it through FCM and hands the app the decoded bytes of the data key `b`
+//! The shape `embedded-distributor`: a message for a `UnifiedPush` distributor inside the app. The
+//! distributor receives it through FCM and hands the app the decoded bytes of the data key `b`
 //! (<https://unifiedpush.org/developers/embedded_fcm/>). The bytes are JSON with the fields that
 //! 0xchat and `YakiHonne` read, beside those of this service.
 

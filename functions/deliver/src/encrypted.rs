@@ -84,8 +84,8 @@ pub fn content(
     }
 }
 
-/// The collapse id: a hash of the device's and the notice's ids. The hash of the token is secret, so
-/// nobody can find the event by trying.
+/// The collapse id: a hash of the device's and the notice's ids. The hash of the token is secret,
+/// so nobody can find the event by trying.
 fn collapse_id(notice: &Notice<'_>, device: &Device) -> String {
     let id = format!("{}#{}", device.id, notice.id());
     let mut digits = nostr_push_core::hex::encode(&Sha256::digest(id));

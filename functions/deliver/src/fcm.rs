@@ -6,8 +6,8 @@
 //! - iOS shows only what the part `apns` says. FCM adds the data to the payload.
 //! - Browsers get the data. The part `webpush` has only headers: data there would replace `data`.
 //!
-//! If the operating system is not known, the message has the parts for all of them. Each ignores the
-//! others.
+//! If the operating system is not known, the message has the parts for all of them. Each ignores
+//! the others.
 //!
 //! <https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages>,
 //! <https://docs.aws.amazon.com/sns/latest/dg/sns-fcm-v1-payloads.html>

@@ -55,7 +55,7 @@ impl<Q> DeliveryQueues for Q where
 {
 }
 
-/// Delivers one event, or the summary of several, to one recipient. `spent` is kept by the instance.
+/// Delivers one event, or the summary of several, to one recipient. An instance keeps one `spent`.
 ///
 /// # Errors
 /// A dependency failed. The message must be received again.

@@ -38,6 +38,7 @@
 //! - [`shutdown`]: how tasks are stopped
 //! - [`counter`]: what the listener counts
 //! - [`health`]: the health interface
+//! - [`json_object`]: JSON of relays, of which each field is read by itself
 //! - [`config`]: the environment
 
 pub mod address;
@@ -55,6 +56,7 @@ pub mod forward;
 pub mod frame;
 pub mod gate;
 pub mod health;
+pub mod json_object;
 pub mod limits;
 pub mod members;
 pub mod mute_list_owners;

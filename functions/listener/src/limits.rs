@@ -6,11 +6,10 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use tokio::time::timeout;
 use url::Url;
 
-use crate::dial::dial;
+use crate::{dial::dial, json_object::JsonObject};
 
 /// The timeout of fetching the document.
 const NIP11_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,38 +43,21 @@ impl Default for Limits {
     }
 }
 
-#[derive(Deserialize, Default)]
-struct Document {
-    #[serde(default)]
-    limitation: Limitation,
-}
-
-#[derive(Deserialize, Default)]
-struct Limitation {
-    max_subscriptions: Option<usize>,
-    max_filters: Option<usize>,
-    max_message_length: Option<usize>,
-    max_limit: Option<usize>,
-    default_limit: Option<usize>,
-}
-
 impl Limits {
-    /// Reads an information document. A limit that is missing or zero is the default.
+    /// Reads an information document. A limit that is missing, malformed or zero is the default.
     fn from_document(json: &[u8]) -> Self {
-        let document = serde_json::from_slice::<Document>(json)
-            .unwrap_or_default()
-            .limitation;
+        let document = JsonObject::parse(json).object("limitation");
         let defaults = Self::default();
         let limit = |limit: Option<usize>, default: usize| {
             limit
                 .filter(|limit| *limit > 0)
                 .map_or(default, |limit| limit.min(default))
         };
-        let page = [document.max_limit, document.default_limit];
+        let page = [document.get("max_limit"), document.get("default_limit")];
         Self {
-            subscriptions: limit(document.max_subscriptions, defaults.subscriptions),
-            filters: limit(document.max_filters, defaults.filters),
-            message_bytes: limit(document.max_message_length, defaults.message_bytes),
+            subscriptions: limit(document.get("max_subscriptions"), defaults.subscriptions),
+            filters: limit(document.get("max_filters"), defaults.filters),
+            message_bytes: limit(document.get("max_message_length"), defaults.message_bytes),
             page: limit(page.into_iter().flatten().min(), defaults.page),
         }
     }
@@ -199,6 +181,9 @@ mod tests {
             of(r#"{"limitation":{"max_subscriptions":0,"max_limit":-1}}"#),
             Limits::default()
         );
+        let one =
+            of(r#"{"limitation":{"max_filters":"many","max_subscriptions":12},"name":"\ud83d"}"#);
+        assert_eq!((one.filters, one.subscriptions), (10, 12));
         let limits = of(r#"{"limitation":{
                 "max_subscriptions":12,
                 "max_filters":7,

@@ -9,7 +9,9 @@
 //! - `fetch`: one connection to one relay
 //! - `answer`: the profiles in what a relay sends
 //!
-//! The task holds at most ten requests, with one connection for each.
+//! The task holds at most ten requests, with one connection for each. A connection holds at most
+//! [`MAX_HELD_BYTES`](crate::frame::MAX_HELD_BYTES) and the names and pictures that were asked for:
+//! together about 3 MB.
 
 mod answer;
 mod fetch;
@@ -26,7 +28,7 @@ use nostr_push_core::{
     ports::{Inbox, PortResult, ProfileWriter, Received, backoff},
     profile::{ProfileKey, ProfileRequest, ProfileUpdate},
 };
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 pub use sources::ProfileSources;
 
@@ -37,13 +39,14 @@ use self::{
 use crate::{
     counter::{Count, ListenerCounter, ProfileReason},
     options::Options,
+    shutdown::Shutdown,
 };
 
 /// The shortest time per request: 60 requests a minute.
 const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long to wait if the queue was empty. SQS itself waits for messages.
-const EMPTY_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest time between two attempts to receive requests. SQS itself waits for messages.
+const RECEIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The most relays that are asked for a person.
 const MAX_SOURCES: usize = 3;
@@ -75,8 +78,8 @@ struct Wanted {
     sources: Vec<Source>,
     /// `true` if a relay has answered.
     is_answered: bool,
-    /// `true` if a relay has returned it.
-    is_found: bool,
+    /// What a relay has returned.
+    found: Option<ProfileUpdate>,
 }
 
 impl<I, S> ProfileRequests<I, S> {
@@ -95,40 +98,53 @@ impl<I, S> ProfileRequests<I, S> {
 }
 
 impl<I: Inbox<ProfileRequest>, S: ProfileWriter> ProfileRequests<I, S> {
-    /// Handles requests for as long as the listener runs. A request that is not finished is
-    /// received again.
-    pub async fn run(self) {
+    /// Handles requests until a stop is requested, and then ends at once. A request that is not
+    /// finished is received again.
+    pub async fn run(self, mut shutdown: Shutdown) {
+        tokio::select! {
+            () = self.receive() => {}
+            () = shutdown.stop_requested() => {}
+        }
+    }
+
+    /// Receives and handles requests. Never returns.
+    async fn receive(&self) {
         let mut failures = 0;
         loop {
-            let started = Instant::now();
-            match self.inbox.receive().await {
-                Ok(received) if received.is_empty() => sleep(EMPTY_INTERVAL).await,
+            let mut next_at = Instant::now() + RECEIVE_INTERVAL;
+            let handled = match self.inbox.receive().await {
+                Ok(received) if received.is_empty() => Ok(()),
                 Ok(received) => {
                     let requests = u32::try_from(received.len()).unwrap_or(u32::MAX);
-                    if let Err(error) = self.handle(received).await {
-                        warn(error.dependency, &error);
-                    }
-                    sleep_until(started + self.interval * requests).await;
+                    next_at = Instant::now() + self.interval * requests;
+                    self.handle(received).await
                 }
-                Err(error) => {
-                    failures += 1;
-                    warn(error.dependency, &error);
-                    sleep(backoff(failures, 0.5)).await;
-                    continue;
-                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = handled {
+                failures += 1;
+                next_at = next_at.max(Instant::now() + backoff(failures, 0.5));
+                tracing::warn!(
+                    stage = "listener",
+                    dependency = error.dependency,
+                    "requests for profiles stay in the queue: {error}"
+                );
+            } else {
+                failures = 0;
             }
-            failures = 0;
+            sleep_until(next_at).await;
         }
     }
 
     /// Asks relays for the profiles of a batch, stores what they return, and deletes the requests
-    /// that were answered.
+    /// that are finished.
     ///
     /// # Errors
     /// The table or the queue failed. The requests stay in the queue.
     async fn handle(&self, received: Vec<Received<ProfileRequest>>) -> PortResult<()> {
         let mut batch = self.batch(received);
-        self.count(ProfileReason::Requested, batch.len());
+        let allowed = batch.iter().filter(|wanted| !wanted.sources.is_empty());
+        self.count(ProfileReason::Requested, allowed.count());
         for round in 0..MAX_SOURCES {
             let fetches = fetches(&batch, round);
             let now = (self.clock)().to_seconds();
@@ -136,18 +152,14 @@ impl<I: Inbox<ProfileRequest>, S: ProfileWriter> ProfileRequests<I, S> {
                 .iter()
                 .map(|(source, keys)| Fetch { source, keys }.run(now, self.timeout));
             let answers = join_all(answers).await;
-            for ((_, keys), answer) in fetches.iter().zip(answers) {
-                let Ok(updates) = answer else { continue };
+            for ((_, keys), mut answer) in fetches.iter().zip(answers) {
                 for wanted in batch.iter_mut().filter(|w| keys.contains(&w.key)) {
-                    wanted.is_answered = true;
-                    wanted.is_found |= updates.contains_key(&wanted.key);
-                }
-                for update in updates.values() {
-                    self.put(update).await?;
+                    wanted.is_answered |= answer.is_complete(&wanted.key);
+                    wanted.found = answer.take(&wanted.key);
                 }
             }
         }
-        self.finish(&batch).await
+        self.finish(batch).await
     }
 
     /// The profiles of a batch. Two requests for the same profile are one.
@@ -160,7 +172,7 @@ impl<I: Inbox<ProfileRequest>, S: ProfileWriter> ProfileRequests<I, S> {
                 receipts: Vec::new(),
                 sources: Vec::new(),
                 is_answered: false,
-                is_found: false,
+                found: None,
             });
             wanted.receipts.push(receipt);
             for source in sources {
@@ -172,31 +184,40 @@ impl<I: Inbox<ProfileRequest>, S: ProfileWriter> ProfileRequests<I, S> {
         batch.into_values().collect()
     }
 
-    async fn put(&self, update: &ProfileUpdate) -> PortResult<()> {
+    /// Stores the profiles that were found, and deletes the requests that are finished: a relay has
+    /// answered, or none may be asked.
+    async fn finish(&self, batch: Vec<Wanted>) -> PortResult<()> {
+        let (mut finished, mut stored) = (Vec::new(), Ok(()));
+        for wanted in batch {
+            let reason = match &wanted.found {
+                Some(_) if stored.is_err() => continue,
+                Some(update) => match self.put(update).await {
+                    Ok(reason) => reason,
+                    Err(error) => {
+                        stored = Err(error);
+                        continue;
+                    }
+                },
+                None if wanted.is_answered => ProfileReason::NotFound,
+                None if wanted.sources.is_empty() => ProfileReason::NotAllowed,
+                None => ProfileReason::Unanswered,
+            };
+            self.count(reason, 1);
+            if reason != ProfileReason::Unanswered {
+                finished.extend(wanted.receipts);
+            }
+        }
+        self.inbox.delete(&finished).await.and(stored)
+    }
+
+    async fn put(&self, update: &ProfileUpdate) -> PortResult<ProfileReason> {
         let now = (self.clock)().to_seconds();
         let is_written = self.store.put_profile(update, now).await?;
-        let reason = if is_written {
+        Ok(if is_written {
             ProfileReason::Stored
         } else {
             ProfileReason::Outdated
-        };
-        self.count(reason, 1);
-        Ok(())
-    }
-
-    /// Deletes the requests that are finished: a relay has answered, or none may be asked.
-    async fn finish(&self, batch: &[Wanted]) -> PortResult<()> {
-        let number = |is: fn(&&Wanted) -> bool| batch.iter().filter(is).count();
-        let not_allowed = number(|wanted| wanted.sources.is_empty());
-        self.count(ProfileReason::NotAllowed, not_allowed);
-        let not_found = number(|wanted| wanted.is_answered && !wanted.is_found);
-        self.count(ProfileReason::NotFound, not_found);
-        let unanswered = number(|wanted| !wanted.is_answered && !wanted.sources.is_empty());
-        self.count(ProfileReason::Unanswered, unanswered);
-        let is_finished = |wanted: &&Wanted| wanted.is_answered || wanted.sources.is_empty();
-        let receipts = batch.iter().filter(is_finished).flat_map(|w| &w.receipts);
-        let receipts: Vec<String> = receipts.cloned().collect();
-        self.inbox.delete(&receipts).await
+        })
     }
 
     fn count(&self, reason: ProfileReason, n: usize) {
@@ -210,19 +231,11 @@ impl<I: Inbox<ProfileRequest>, S: ProfileWriter> ProfileRequests<I, S> {
 /// not asked for again.
 fn fetches(batch: &[Wanted], round: usize) -> BTreeMap<Source, BTreeSet<ProfileKey>> {
     let mut fetches: BTreeMap<Source, BTreeSet<ProfileKey>> = BTreeMap::new();
-    for wanted in batch.iter().filter(|wanted| !wanted.is_found) {
+    for wanted in batch.iter().filter(|wanted| wanted.found.is_none()) {
         if let Some(source) = wanted.sources.get(round) {
             let keys = fetches.entry(source.clone()).or_default();
             keys.insert(wanted.key.clone());
         }
     }
     fetches
-}
-
-fn warn(dependency: &str, error: &impl std::fmt::Display) {
-    tracing::warn!(
-        stage = "listener",
-        dependency,
-        "requests for profiles stay in the queue: {error}"
-    );
 }

@@ -131,7 +131,7 @@ where
         ));
         let profiles =
             ProfileRequests::new(ports.profiles, store, &self.options, count, ports.clock);
-        polling.spawn(profiles.run());
+        polling.spawn(profiles.run(shutdown.clone()));
         forwarding.spawn(release_waiting(context.clone(), shutdown.clone()));
         let mut watcher = RelayWatcher::new(self.options, ports.store, view, &context);
 

@@ -310,7 +310,10 @@ async fn every_alarm_is_documented() {
     let alarms = observability.of_type("AWS::CloudWatch::Alarm").count();
     assert!(operations.contains(&format!("{alarms} alarms")), "{alarms}");
     let counted = format!("const ALARMS: f64 = {alarms}.0;");
-    assert!(read("infra/pushctl/src/cost.rs").contains(&counted), "{counted}");
+    assert!(
+        read("infra/pushctl/src/cost.rs").contains(&counted),
+        "{counted}"
+    );
     for (_, alarm) in observability.of_type("AWS::CloudWatch::Alarm") {
         let name = sub(&alarm["AlarmName"]).trim_start_matches("${Name}-");
         assert!(

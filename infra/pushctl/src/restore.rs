@@ -48,8 +48,8 @@ const CONCURRENCY: usize = 64;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The tables, by default all except `claims`, `rates` and `profiles`. `filter-index` is made from the
-    /// stack's own subscriptions.
+    /// The tables, by default all except `claims`, `rates` and `profiles`. `filter-index` is made
+    /// from the stack's own subscriptions.
     #[arg(value_parser = TABLES)]
     tables: Vec<String>,
     /// The prefix of the tables to read: rows of `PREFIX-devices` are copied into the stack's table

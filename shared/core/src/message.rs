@@ -129,8 +129,8 @@ pub struct Delivery {
     /// [`MAX_DELIVERED_TAGS`]. `None` if it has all its tags.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mentions: Option<usize>,
-    /// Of a zap receipt: who signed the zap ([`zapper`](crate::zap::zapper)). The tags may have been
-    /// cut, so it cannot be read from the event.
+    /// Of a zap receipt: who signed the zap ([`zapper`](crate::zap::zapper)). The tags may have
+    /// been cut, so it cannot be read from the event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zapper: Option<PublicKey>,
     /// `true` if the delivery has waited because the recipient's app looked open. Its latency then

@@ -10,7 +10,8 @@ use nostr_push_core::{
     profile::{ProfileKey, ProfileUpdate, clean_name, picture_url},
     tags::first_tag_value,
 };
-use serde_json::Value;
+
+use crate::json_object::JsonObject;
 
 /// The kind of people's profiles
 /// (NIP-01, <https://github.com/nostr-protocol/nips/blob/master/01.md>).
@@ -27,7 +28,7 @@ const MAX_PROFILE_BYTES: usize = 64 * 1024;
 /// replaced for long.
 const MAX_AHEAD: Seconds = Seconds::from_minutes(15);
 
-/// Collects the newest profile of each person and group.
+/// What a relay has answered so far: the newest profile of each person and group.
 #[derive(Debug)]
 pub(super) struct Answer<'a> {
     keys: &'a BTreeSet<ProfileKey>,
@@ -37,22 +38,35 @@ pub(super) struct Answer<'a> {
     relay_key: Option<PublicKey>,
     now: Seconds,
     newest: BTreeMap<ProfileKey, ProfileUpdate>,
+    /// The profiles for which the answer is complete, whether the relay has them or not.
+    complete: BTreeSet<ProfileKey>,
 }
 
 impl<'a> Answer<'a> {
-    pub(super) fn new(
-        keys: &'a BTreeSet<ProfileKey>,
-        relay: &'a str,
-        relay_key: Option<PublicKey>,
-        now: Seconds,
-    ) -> Self {
+    pub(super) fn new(keys: &'a BTreeSet<ProfileKey>, relay: &'a str, now: Seconds) -> Self {
         Self {
             keys,
             relay,
-            relay_key,
+            relay_key: None,
             now,
             newest: BTreeMap::new(),
+            complete: BTreeSet::new(),
         }
+    }
+
+    /// Sets the pubkey that signs the relay's groups.
+    pub(super) fn set_relay_key(&mut self, relay_key: PublicKey) {
+        self.relay_key = Some(relay_key);
+    }
+
+    /// The pubkey that signs the relay's groups, if it is known.
+    pub(super) fn relay_key(&self) -> Option<PublicKey> {
+        self.relay_key
+    }
+
+    /// Records that the relay has nothing else about these profiles.
+    pub(super) fn complete(&mut self, keys: impl IntoIterator<Item = ProfileKey>) {
+        self.complete.extend(keys);
     }
 
     /// Reads one event. An older version costs no check of a signature.
@@ -100,20 +114,25 @@ impl<'a> Answer<'a> {
         self.keys.contains(&key).then_some(key)
     }
 
-    /// The newest profiles.
-    pub(super) fn into_profiles(self) -> BTreeMap<ProfileKey, ProfileUpdate> {
-        self.newest
+    /// Returns `true` if the answer for this profile is complete.
+    pub(super) fn is_complete(&self, key: &ProfileKey) -> bool {
+        self.complete.contains(key)
+    }
+
+    /// Takes the newest profile out of the answer.
+    pub(super) fn take(&mut self, key: &ProfileKey) -> Option<ProfileUpdate> {
+        self.newest.remove(key)
     }
 }
 
 /// The name and the picture in the content of a person's profile. Clients show the display name
 /// before the name (NIP-24, <https://github.com/nostr-protocol/nips/blob/master/24.md>).
 fn person(content: &str) -> (Option<String>, Option<String>) {
-    let content: Value = serde_json::from_str(content).unwrap_or_default();
-    let text = |field: &str| content[field].as_str();
-    let names = ["display_name", "displayName", "name"];
-    let name = names.into_iter().filter_map(text).find_map(clean_name);
-    (name, text("picture").and_then(picture_url))
+    let content = JsonObject::parse(content.as_bytes());
+    let text = |field: &str| content.get::<String>(field);
+    let mut names = ["display_name", "displayName", "name"].into_iter();
+    let name = names.find_map(|field| clean_name(&text(field)?));
+    (name, text("picture").and_then(|url| picture_url(&url)))
 }
 
 #[cfg(test)]
@@ -131,11 +150,12 @@ mod tests {
     /// The names that an answer with these events contains.
     fn names(keys: &[ProfileKey], relay_key: Option<PublicKey>, events: &[&Event]) -> Vec<String> {
         let keys: BTreeSet<ProfileKey> = keys.iter().cloned().collect();
-        let mut answer = Answer::new(&keys, RELAY, relay_key, Seconds(NOW));
+        let mut answer = Answer::new(&keys, RELAY, Seconds(NOW));
+        answer.relay_key = relay_key;
         for event in events {
             answer.read(&serde_json::to_string(event).unwrap());
         }
-        let profiles = answer.into_profiles().into_values();
+        let profiles = keys.iter().filter_map(|key| answer.take(key));
         profiles
             .map(|update| update.name.unwrap_or_default())
             .collect()
@@ -177,6 +197,10 @@ mod tests {
         let picture = "https://example.com/a.png";
         let content = json!({"picture": picture}).to_string();
         assert_eq!(person(&content), (None, Some(picture.to_owned())));
+        // Half of an emoji, where a text was cut.
+        let content = format!(r#"{{"about": "\ud83d", "name": "a", "picture": "{picture}"}}"#);
+        let expected = (Some("a".to_owned()), Some(picture.to_owned()));
+        assert_eq!(person(&content), expected);
     }
 
     #[test]

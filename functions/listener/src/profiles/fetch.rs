@@ -1,17 +1,14 @@
 //! One connection to one relay, which is asked for some profiles.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use nostr::key::PublicKey;
-use nostr_push_core::{
-    Seconds,
-    profile::{ProfileKey, ProfileUpdate},
-};
+use nostr_push_core::{Seconds, profile::ProfileKey};
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, error::Elapsed, timeout, timeout_at},
+};
 use tokio_tungstenite::tungstenite;
 
 use super::{
@@ -19,8 +16,9 @@ use super::{
     sources::Source,
 };
 use crate::{
-    dial::{DialError, dial},
+    dial::{DialError, Stream, dial},
     frame::Incoming,
+    json_object::JsonObject,
     limits,
     relay_message::RelayMessage,
     socket::Socket,
@@ -28,6 +26,9 @@ use crate::{
 
 /// How long a relay may take to connect and to answer.
 pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The timeout of closing a connection.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The most bytes that are read from a relay.
 const MAX_BYTES: usize = 256 * 1024;
@@ -45,7 +46,7 @@ pub(super) struct Fetch<'a> {
     pub(super) keys: &'a BTreeSet<ProfileKey>,
 }
 
-/// Why a relay did not answer.
+/// Why an answer is not complete.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
     /// No connection.
@@ -54,62 +55,80 @@ pub(super) enum FetchError {
     /// The connection failed.
     #[error(transparent)]
     Socket(#[from] tungstenite::Error),
+    /// The relay has no information document, so the signer of its groups is not known.
+    #[error("no information document")]
+    NoDocument,
     /// The relay did not answer in time.
     #[error("no answer in time")]
     Timeout,
 }
 
-impl Fetch<'_> {
-    /// The profiles that the relay returns. It need not have them.
-    pub(super) async fn run(
-        self,
-        now: Seconds,
-        time: Duration,
-    ) -> Result<BTreeMap<ProfileKey, ProfileUpdate>, FetchError> {
-        let url = self.source.url.clone();
-        let answer = timeout(time, self.ask(now)).await;
-        let answer = answer.unwrap_or(Err(FetchError::Timeout));
-        if let Err(error) = &answer {
+impl From<Elapsed> for FetchError {
+    fn from(_: Elapsed) -> Self {
+        Self::Timeout
+    }
+}
+
+impl<'a> Fetch<'a> {
+    /// Asks the relay. If it fails or takes longer than `time`, what it has sent until then counts.
+    pub(super) async fn run(self, now: Seconds, time: Duration) -> Answer<'a> {
+        let Source { url, .. } = self.source;
+        let mut answer = Answer::new(self.keys, url, now);
+        if let Err(error) = self.ask(&mut answer, Instant::now() + time).await {
             tracing::info!(
                 stage = "listener",
                 relay = url,
-                "relay {url} returns no profiles: {error}"
+                "relay {url} does not return all profiles: {error}"
             );
         }
         answer
     }
 
-    async fn ask(self, now: Seconds) -> Result<BTreeMap<ProfileKey, ProfileUpdate>, FetchError> {
+    async fn ask(&self, answer: &mut Answer<'_>, deadline: Instant) -> Result<(), FetchError> {
         let Source { url, only_public } = self.source;
-        let has_groups = self.keys.iter().any(|key| !is_person(key));
-        let relay_key = if has_groups {
-            relay_key(url, *only_public).await
-        } else {
-            None
-        };
-        let mut answer = Answer::new(self.keys, url, relay_key, now);
-        let filters = filters(self.keys, relay_key);
-        if filters.is_empty() {
-            return Ok(answer.into_profiles());
+        let (people, groups): (BTreeSet<_>, BTreeSet<_>) =
+            self.keys.iter().cloned().partition(is_person);
+        let mut wanted = people;
+        let mut has_document = true;
+        if !groups.is_empty() {
+            match timeout_at(deadline, relay_key(url, *only_public)).await? {
+                Some(Some(relay_key)) => {
+                    answer.set_relay_key(relay_key);
+                    wanted.extend(groups);
+                }
+                // A relay that names no key signs no groups.
+                Some(None) => answer.complete(groups),
+                None => has_document = false,
+            }
         }
-        let stream = dial(url, *only_public).await?;
-        let mut socket = Socket::connect(url, stream).await?;
-        let mut request = vec![json!("REQ"), json!(SUBSCRIPTION)];
-        request.extend(filters);
-        socket.send_text(&Value::from(request).to_string()).await?;
-        read(&mut answer, &mut socket).await?;
-        // The relay has answered. It makes no difference whether it closes the connection properly.
-        drop(socket.close().await);
-        Ok(answer.into_profiles())
+        if !wanted.is_empty() {
+            let mut socket = timeout_at(deadline, connect(url, *only_public)).await??;
+            let request = request(&wanted, answer.relay_key()).to_string();
+            let answered = timeout_at(deadline, exchange(&mut socket, &request, answer)).await;
+            if !matches!(answered, Ok(Err(_))) {
+                // It makes no difference whether the relay closes the connection properly.
+                drop(timeout(CLOSE_TIMEOUT, close(&mut socket)).await);
+            }
+            answered??;
+            answer.complete(wanted);
+        }
+        has_document.then_some(()).ok_or(FetchError::NoDocument)
     }
 }
 
-/// Reads until the relay has returned everything, or too much. It is not authenticated, so it may
-/// also refuse.
-async fn read<S>(answer: &mut Answer<'_>, socket: &mut Socket<S>) -> Result<(), tungstenite::Error>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
+async fn connect(url: &str, only_public: bool) -> Result<Socket<Stream>, FetchError> {
+    let stream = dial(url, only_public).await?;
+    Ok(Socket::connect(url, stream).await?)
+}
+
+/// Sends the request, and reads until the relay has returned everything, or too much. The
+/// connection is not authenticated, so the relay may also refuse.
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut Socket<S>,
+    request: &str,
+    answer: &mut Answer<'_>,
+) -> Result<(), tungstenite::Error> {
+    socket.send_text(request).await?;
     let mut bytes = 0;
     for _ in 0..MAX_MESSAGES {
         let incoming = socket.next().await?;
@@ -117,20 +136,30 @@ where
         if bytes > MAX_BYTES {
             break;
         }
-        let Incoming::Text(text) = incoming else {
-            continue;
-        };
-        match RelayMessage::parse(&text) {
-            RelayMessage::Event { event, .. } => answer.read(event.get()),
-            RelayMessage::Eose(_) | RelayMessage::Closed { .. } => break,
+        match &incoming {
+            Incoming::Close => return Err(tungstenite::Error::ConnectionClosed),
+            Incoming::Text(text) => match RelayMessage::parse(text) {
+                RelayMessage::Event { event, .. } => answer.read(event.get()),
+                RelayMessage::Eose(_) | RelayMessage::Closed { .. } => break,
+                _ => {}
+            },
             _ => {}
         }
     }
     Ok(())
 }
 
-/// The filters for these profiles. The relay's groups cannot be asked for without its key.
-fn filters(keys: &BTreeSet<ProfileKey>, relay_key: Option<PublicKey>) -> Vec<Value> {
+/// Ends the subscription and the connection.
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut Socket<S>,
+) -> Result<(), tungstenite::Error> {
+    let message = json!(["CLOSE", SUBSCRIPTION]).to_string();
+    socket.send_text(&message).await?;
+    socket.close().await
+}
+
+/// The REQ for these profiles. The relay's groups cannot be asked for without its key.
+fn request(keys: &BTreeSet<ProfileKey>, relay_key: Option<PublicKey>) -> Value {
     let (mut people, mut groups) = (Vec::new(), Vec::new());
     for key in keys {
         match key {
@@ -138,14 +167,14 @@ fn filters(keys: &BTreeSet<ProfileKey>, relay_key: Option<PublicKey>) -> Vec<Val
             ProfileKey::Group { id, .. } => groups.push(id),
         }
     }
-    let mut filters = Vec::new();
+    let mut request = vec![json!("REQ"), json!(SUBSCRIPTION)];
     if !people.is_empty() {
-        filters.push(json!({"kinds": [PERSON_KIND], "authors": people}));
+        request.push(json!({"kinds": [PERSON_KIND], "authors": people}));
     }
     if let Some(relay) = relay_key.filter(|_| !groups.is_empty()) {
-        filters.push(json!({"kinds": [GROUP_KIND], "#d": groups, "authors": [relay]}));
+        request.push(json!({"kinds": [GROUP_KIND], "#d": groups, "authors": [relay]}));
     }
-    filters
+    Value::from(request)
 }
 
 fn is_person(key: &ProfileKey) -> bool {
@@ -153,9 +182,10 @@ fn is_person(key: &ProfileKey) -> bool {
 }
 
 /// The pubkey that signs the relay's groups: `self` in its information document
-/// (NIP-11, <https://github.com/nostr-protocol/nips/blob/master/11.md>).
-async fn relay_key(relay: &str, only_public: bool) -> Option<PublicKey> {
+/// (NIP-11, <https://github.com/nostr-protocol/nips/blob/master/11.md>). `None` if the relay does
+/// not return a document, and `Some(None)` if the document names no pubkey.
+async fn relay_key(relay: &str, only_public: bool) -> Option<Option<PublicKey>> {
     let document = limits::document(relay, only_public).await?;
-    let document: Value = serde_json::from_slice(&document).ok()?;
-    PublicKey::from_hex(document["self"].as_str()?).ok()
+    let relay_key: Option<String> = JsonObject::parse(&document).get("self");
+    Some(relay_key.and_then(|hex| PublicKey::from_hex(&hex).ok()))
 }

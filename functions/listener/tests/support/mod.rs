@@ -16,9 +16,9 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::{SinkExt, StreamExt};
@@ -66,8 +66,12 @@ pub struct MemoryPorts {
     pub queue_fails: Arc<AtomicBool>,
     /// If `true`, sending to the event queue panics.
     pub queue_panics: Arc<AtomicBool>,
-    /// The relays' cursors, and the listener's tasks.
+    /// The relays' cursors, the listener's tasks, and the profiles with their requests.
     pub store: Arc<Memory>,
+    /// The number of writes of profiles that fail.
+    pub failing_profiles: Arc<AtomicUsize>,
+    /// When requests for profiles were returned, and how many.
+    pub received: Arc<Mutex<Vec<(Instant, usize)>>>,
 }
 
 /// The stamp of a row is its `changed_at`.
@@ -139,7 +143,12 @@ impl Members for MemoryPorts {
 
 impl Inbox<ProfileRequest> for MemoryPorts {
     async fn receive(&self) -> PortResult<Vec<Received<ProfileRequest>>> {
-        self.store.receive().await
+        let received = self.store.receive().await?;
+        if !received.is_empty() {
+            let batch = (Instant::now(), received.len());
+            self.received.lock().unwrap().push(batch);
+        }
+        Ok(received)
     }
 
     async fn delete(&self, receipts: &[String]) -> PortResult<()> {
@@ -149,6 +158,14 @@ impl Inbox<ProfileRequest> for MemoryPorts {
 
 impl ProfileWriter for MemoryPorts {
     async fn put_profile(&self, update: &ProfileUpdate, now: Seconds) -> PortResult<bool> {
+        let fails = |left: usize| left.checked_sub(1);
+        if self
+            .failing_profiles
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails)
+            .is_ok()
+        {
+            return Err(Unavailable::new("profiles", "a failure on demand"));
+        }
         self.store.put_profile(update, now).await
     }
 }
@@ -341,7 +358,7 @@ pub async fn publish(address: SocketAddr, event: &Event) {
 /// The counters of all listeners of this test process.
 static COUNTERS: Mutex<BTreeMap<ListenerCounter, u64>> = Mutex::new(BTreeMap::new());
 
-pub fn count(counter: ListenerCounter, n: u64) {
+fn count(counter: ListenerCounter, n: u64) {
     *COUNTERS.lock().unwrap().entry(counter).or_default() += n;
 }
 
@@ -359,11 +376,12 @@ pub fn dropped(reason: DropReason) -> u64 {
     counted(ListenerCounter::Dropped(reason))
 }
 
-/// The counter of connections with this reason, of all listeners of this test process.
+/// The counter of profiles with this reason, of all listeners of this test process.
 pub fn profile_counter(reason: ProfileReason) -> u64 {
     counted(ListenerCounter::Profile(reason))
 }
 
+/// The counter of connections with this reason, of all listeners of this test process.
 pub fn relay_counter(reason: RelayReason) -> u64 {
     counted(ListenerCounter::Relay(reason))
 }

@@ -105,8 +105,8 @@ fn consumed_units(response: &[u8]) -> f64 {
     }
 }
 
-/// The units of a batch read, for which the local endpoint reports none: one for each started 4 KB of
-/// each item, also if there is no such item, and half of that if the read is eventually consistent
+/// The units of a batch read, for which the local endpoint reports none: one for each started 4 KB
+/// of each item, also if there is no such item. An eventually consistent read costs half of that
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html>).
 fn units_of_batch_read(request: &Value, response: &[u8]) -> f64 {
     let response: Value = serde_json::from_slice(response).unwrap_or_default();
@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn batch_reads_cost_as_much_as_single_ones() {
-        let request = |consistent: bool| json!({"RequestItems": {"t": {"Keys": [{}, {}, {}], "ConsistentRead": consistent}}});
+        let read = |consistent: bool| json!({"Keys": [{}, {}, {}], "ConsistentRead": consistent});
+        let request = |consistent| json!({"RequestItems": {"t": read(consistent)}});
         let large = json!({"a": {"S": "x".repeat(5_000)}});
         let response = json!({"Responses": {"t": [{"a": {"S": "x"}}, large]}}).to_string();
         for (consistent, units) in [(true, 4.0), (false, 2.0)] {

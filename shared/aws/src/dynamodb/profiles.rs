@@ -3,9 +3,9 @@
 //! none.
 //!
 //! Guarantee: the newest event wins, whatever the order of the writes. Reads are eventually
-//! consistent, at half the price, and cached until the profile is due again: a name for up to a day,
-//! the absence of one for up to an hour. For some minutes after a request they are cached for one
-//! minute, because the relay's answer is on its way.
+//! consistent, at half the price, and cached until the profile is due again: a name for up to a
+//! day, the absence of one for up to an hour. For some minutes after a request they are cached for
+//! one minute, because the relay's answer is on its way.
 
 use std::{
     collections::{BTreeMap, HashMap},
