@@ -211,6 +211,7 @@ pub fn picture_url(text: &str) -> Option<String> {
     let Some(Host::Domain(host)) = url.host() else {
         return None;
     };
+    let host = host.trim_end_matches('.');
     let top = host.rsplit_once('.')?.1;
     let is_local = [
         "local",
@@ -292,6 +293,8 @@ mod tests {
             "https://[::1]/a.png",
             "https://localhost/a.png",
             "https://printer.local/a.png",
+            "https://printer.local./a.png",
+            "https://localhost./a.png",
             "data:image/png;base64,AAAA",
             "",
         ] {

@@ -2,7 +2,7 @@
 
 use nostr::{event::Event, key::PublicKey};
 
-use crate::tags::first_tag_value;
+use crate::tags::{first_tag_value, mentioned};
 
 /// The kind of zap receipts.
 pub const RECEIPT_KIND: u16 = 9735;
@@ -25,8 +25,9 @@ pub fn zapper(receipt: &Event) -> Option<PublicKey> {
         return None;
     }
     let request = request(receipt)?;
-    let is_for_same_person = first_tag_value(&request, "p")
-        .is_some_and(|recipient| first_tag_value(receipt, "p") == Some(recipient));
+    // With a second `p` tag, a copy of the request could be shown to another person.
+    let recipients = mentioned(&request);
+    let is_for_same_person = recipients.len() == 1 && recipients == mentioned(receipt);
     let is_genuine = request.kind.as_u16() == REQUEST_KIND
         && first_tag_value(&request, "anon").is_none()
         && is_for_same_person
@@ -64,6 +65,7 @@ mod tests {
             (9735, &request(1, &[&["p", &bob]])),
             (9735, &request(9734, &[&["p", &carol]])),
             (9735, &request(9734, &[])),
+            (9735, &request(9734, &[&["p", &bob], &["p", &carol]])),
             (9735, &request(9734, &[&["p", &bob], &["anon"]])),
         ] {
             assert_eq!(zapper(&receipt(kind, request)), None, "{kind} {request:?}");
@@ -72,5 +74,9 @@ mod tests {
             zapper(&event(&wallet, 9735, 1, &[&["description", "{"]], "")),
             None
         );
+        let request = serde_json::to_string(&genuine).unwrap();
+        let tags: [&[&str]; 3] = [&["p", &bob], &["p", &carol], &["description", &request]];
+        let for_two = event(&wallet, 9735, 1, &tags, "");
+        assert_eq!(zapper(&for_two), None, "carol would see a zap to bob");
     }
 }
