@@ -18,7 +18,7 @@ use nostr_push_core::{
 };
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::{names::Names, tags::tags_named, zap::Zap};
+use crate::{lookalike::is_lookalike, names::Names, tags::tags_named, zap::Zap};
 
 /// The longest line, in bytes. A lock screen shows no more.
 const MAX_LINE_BYTES: usize = 400;
@@ -353,7 +353,7 @@ fn reaction_symbol(content: &str) -> String {
     };
     match content {
         "-" => "👎".to_owned(),
-        shortcode if is_shortcode(shortcode) => shortcode.to_owned(),
+        shortcode if is_shortcode(shortcode) && !is_lookalike(shortcode) => shortcode.to_owned(),
         other => clean_name(other)
             .and_then(|clean| clean.graphemes(true).next().map(str::to_owned))
             .filter(|symbol| !symbol.is_ascii() && !symbol.contains(char::is_alphabetic))

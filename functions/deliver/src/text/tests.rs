@@ -311,6 +311,7 @@ fn reaction_of_several_words_is_shown_as_a_like() {
         "zapped you 21000 sats from bob",
         "lol",
         ":not a code:",
+        ":alice_zapped_you_21000:",
         "a",
         "\u{202e}x",
     ] {
