@@ -14,7 +14,9 @@ use std::{
 use anyhow::{Result, ensure};
 use aws_lambda_events::sqs::SqsEvent;
 use axum::{Router, http::header, response::IntoResponse};
-use deliver::{asks::SpentBudgets, claim::Attempt, handler, outcome::DeliveryOutcome};
+use deliver::{
+    claim::Attempt, handler, outcome::DeliveryOutcome, profile_requests::RequestBudgets,
+};
 use nostr::key::Keys;
 use nostr_push_aws::{batch, clients, sns::Sns, sqs::Visibility, telemetry::Telemetry};
 use nostr_push_core::{
@@ -115,7 +117,7 @@ fn sqs_event(memory: &Memory, first: usize, size: usize) -> Result<SqsEvent> {
 struct Instance {
     memory: Memory,
     sns: Sns,
-    spent: SpentBudgets,
+    budgets: RequestBudgets,
     visibility: Visibility,
     telemetry: Telemetry,
 }
@@ -135,7 +137,7 @@ impl Instance {
         Ok(Self {
             memory: Memory::with_apps([App::named(APP)]),
             sns: Sns::new(&config),
-            spent: SpentBudgets::default(),
+            budgets: RequestBudgets::default(),
             visibility: Visibility::new(&config, format!("{endpoint}/queue")),
             telemetry: Telemetry::init("deliver"),
         })
@@ -152,7 +154,7 @@ impl Instance {
             memory,
             &self.sns,
             memory,
-            &self.spent,
+            &self.budgets,
             &record.message,
             &attempt,
         );

@@ -23,12 +23,12 @@ use nostr_push_core::{
 };
 
 use crate::{
-    asks::{self, SpentBudgets},
     claim::{self, Attempt, Claim},
     drops,
     names::Names,
     notice::Notice,
     outcome::{DeliveryDropReason, DeliveryOutcome, DeviceOutcome},
+    profile_requests::{self, RequestBudgets},
     push,
     targets::Targets,
     waiting,
@@ -55,7 +55,7 @@ impl<Q> DeliveryQueues for Q where
 {
 }
 
-/// Delivers one event, or the summary of several, to one recipient. An instance keeps one `spent`.
+/// Delivers one event, or the summary of several, to one recipient. An instance keeps one `budgets`.
 ///
 /// # Errors
 /// A dependency failed. The message must be received again.
@@ -63,7 +63,7 @@ pub async fn handle<S, P, Q>(
     store: &S,
     sns: &P,
     queues: &Q,
-    spent: &SpentBudgets,
+    budgets: &RequestBudgets,
     message: &DeliveryMessage,
     attempt: &Attempt,
 ) -> PortResult<DeliveryOutcome>
@@ -125,7 +125,8 @@ where
     claim.release(store, completed).await?;
     if let Some(delivery) = delivery {
         let names = &notice.names;
-        asks::ask(store, queues, spent, delivery, names, (is_proven, now)).await;
+        let standing = (is_proven, now);
+        profile_requests::request_due(store, queues, budgets, delivery, names, standing).await;
     }
     Ok(outcome)
 }

@@ -13,7 +13,7 @@
 //! - [`roles`]: who takes part in an event
 //! - [`names`]: their names and pictures
 //! - [`lookalike`]: names that are not shown
-//! - [`asks`]: asking the listener for profiles
+//! - [`profile_requests`]: requests for the profiles that a push could not show
 //! - [`zap`]: zap receipts
 //! - [`tags`]: tags by name
 //! - [`payload`]: a payload in the shape that a device asks for, and the limit on its size
@@ -24,7 +24,6 @@
 //! - [`config`]: environment variables
 
 pub mod apns;
-pub mod asks;
 pub mod claim;
 pub mod config;
 pub mod drops;
@@ -38,6 +37,7 @@ pub mod native;
 pub mod notice;
 pub mod outcome;
 pub mod payload;
+pub mod profile_requests;
 pub mod push;
 pub mod rate_limit;
 pub mod report;

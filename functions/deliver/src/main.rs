@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use deliver::{asks::SpentBudgets, claim::Attempt, config::Config, handler, report};
+use deliver::{
+    claim::Attempt,
+    config::Config,
+    handler,
+    profile_requests::RequestBudgets,
+    report::{self, DeliverCounter},
+};
 use nostr_push_aws::{
     batch::{self, Record, Retry},
     clients,
@@ -58,7 +64,7 @@ async fn main() -> Result<(), lambda_runtime::Error> {
             control: Queue::new(&aws, config.control_queue),
             profiles: Queue::new(&aws, config.profile_queue),
         },
-        spent: SpentBudgets::default(),
+        budgets: RequestBudgets::default(),
         lease: config.lease,
     };
     let dependencies = &dependencies;
@@ -73,7 +79,7 @@ struct Dependencies {
     store: Store,
     sns: Sns,
     queues: Queues,
-    spent: SpentBudgets,
+    budgets: RequestBudgets,
     lease: Seconds,
 }
 
@@ -88,11 +94,12 @@ async fn handle(
         store,
         sns,
         queues,
-        spent,
+        budgets,
         lease,
     } = dependencies;
     let (message_id, receive_count) = (&record.message_id, record.receive_count);
     let attempt = Attempt::of(message_id, receive_count, clients::now(), *lease);
-    let result = handler::handle(store, sns, queues, spent, &record.message, &attempt).await;
+    let result = handler::handle(store, sns, queues, budgets, &record.message, &attempt).await;
+    telemetry.count(DeliverCounter::ProfilesRefused, budgets.take_refused());
     report::report(telemetry, &record.message, &result, clients::now())
 }

@@ -27,51 +27,56 @@ const READ_TIMEOUT: Duration = Duration::from_millis(500);
 pub struct Names {
     /// Who takes part in the event.
     pub roles: Roles,
-    profiles: BTreeMap<ProfileKey, Profile>,
+    /// The profiles that were read. `None`: there is no row.
+    profiles: BTreeMap<ProfileKey, Option<Profile>>,
     /// Those whose name is not shown, because it could pass for something else.
     lookalikes: BTreeSet<ProfileKey>,
-    /// The profiles that were looked for.
-    keys: Vec<ProfileKey>,
 }
 
 impl Names {
     /// The roles in a delivery's event, with these profiles.
     pub fn of(delivery: &Delivery, profiles: BTreeMap<ProfileKey, Profile>) -> Self {
-        Self {
-            roles: Roles::of(delivery),
-            ..Self::default()
-        }
-        .with(profiles)
+        let profiles = profiles
+            .into_iter()
+            .map(|(key, profile)| (key, Some(profile)));
+        Self::new(Roles::of(delivery), profiles.collect())
     }
 
-    fn with(mut self, profiles: BTreeMap<ProfileKey, Profile>) -> Self {
+    fn new(roles: Roles, profiles: BTreeMap<ProfileKey, Option<Profile>>) -> Self {
         let is_hidden = |profile: &Profile| profile.name.as_deref().is_some_and(is_lookalike);
-        let hidden = profiles.iter().filter(|(_, profile)| is_hidden(profile));
-        self.lookalikes = hidden.map(|(key, _)| key.clone()).collect();
-        self.profiles = profiles;
-        self
+        let hidden = profiles
+            .iter()
+            .filter(|(_, profile)| profile.as_ref().is_some_and(is_hidden));
+        Self {
+            roles,
+            lookalikes: hidden.map(|(key, _)| key.clone()).collect(),
+            profiles,
+        }
     }
 
     /// Reads the profiles for a delivery. A failure is only logged: the push shows no names.
     pub async fn read(store: &impl Profiles, delivery: &Delivery) -> Self {
-        let mut names = Self::of(delivery, BTreeMap::new());
-        let keys = names.roles.profile_keys(delivery.recipient);
+        let roles = Roles::of(delivery);
+        let keys = roles.profile_keys(delivery.recipient);
         if keys.is_empty() {
-            return names;
+            return Self::new(roles, BTreeMap::new());
         }
-        match timeout(READ_TIMEOUT, store.profiles(&keys)).await {
-            Ok(Ok(profiles)) => {
-                names = names.with(profiles);
-                names.keys = keys;
+        let profiles = match timeout(READ_TIMEOUT, store.profiles(&keys)).await {
+            Ok(Ok(profiles)) => profiles,
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    stage = "deliver",
+                    dependency = error.dependency,
+                    "a push shows no names: {error}"
+                );
+                BTreeMap::new()
             }
-            Ok(Err(error)) => tracing::warn!(
-                stage = "deliver",
-                dependency = error.dependency,
-                "a push shows no names: {error}"
-            ),
-            Err(_) => tracing::warn!(stage = "deliver", "a push shows no names: timeout"),
-        }
-        names
+            Err(_) => {
+                tracing::warn!(stage = "deliver", "a push shows no names: timeout");
+                BTreeMap::new()
+            }
+        };
+        Self::new(roles, profiles)
     }
 
     /// The name of the person who acted.
@@ -82,8 +87,8 @@ impl Names {
     /// The picture of the person who acted, if that person's name is shown.
     pub fn actor_picture(&self) -> Option<&str> {
         let pubkey = self.roles.actor.filter(|_| self.actor().is_some())?;
-        let profile = self.profiles.get(&ProfileKey::Person(pubkey))?;
-        profile.picture.as_deref()
+        let profile = self.profiles.get(&ProfileKey::Person(pubkey))?.as_ref();
+        profile?.picture.as_deref()
     }
 
     /// The name of a person.
@@ -97,17 +102,24 @@ impl Names {
     }
 
     fn name(&self, key: &ProfileKey) -> Option<&str> {
-        let profile = self
-            .profiles
-            .get(key)
-            .filter(|_| !self.lookalikes.contains(key))?;
-        profile.name.as_deref()
+        if self.lookalikes.contains(key) {
+            return None;
+        }
+        self.profiles.get(key)?.as_ref()?.name.as_deref()
     }
 
-    /// The profiles that must be requested. None if the read failed.
-    pub fn due(&self, now: Seconds) -> impl Iterator<Item = &ProfileKey> {
-        self.keys
+    /// The profiles that must be requested, and whether each has a name already. One that could not
+    /// be read is not among them.
+    pub fn due(&self, now: Seconds) -> impl Iterator<Item = (&ProfileKey, bool)> {
+        let due = self
+            .profiles
             .iter()
-            .filter(move |key| Profile::is_due(self.profiles.get(*key), now))
+            .filter(move |(_, profile)| Profile::is_due(profile.as_ref(), now));
+        due.map(|(key, profile)| {
+            let has_name = profile
+                .as_ref()
+                .is_some_and(|profile| profile.name.is_some());
+            (key, has_name)
+        })
     }
 }

@@ -36,6 +36,8 @@ pub enum DeliverCounter {
     Failed(RetryReason),
     /// SNS will never accept the push.
     Rejected(RejectReason),
+    /// A profile was not requested, because a budget that recipients share is used up.
+    ProfilesRefused,
 }
 
 impl DeliverCounter {
@@ -51,6 +53,7 @@ impl DeliverCounter {
             Self::SummaryCompleted,
             Self::Waiting,
             Self::Retried(DeliveryRetryReason::Claimed),
+            Self::ProfilesRefused,
         ];
         all.extend(drops.map(Self::Dropped));
         all.extend(summary_drops.map(Self::SummaryDropped));
@@ -110,6 +113,7 @@ impl Counter for DeliverCounter {
             Self::Gone(_) => "gone",
             Self::Failed(_) => "failed",
             Self::Rejected(_) => "rejected",
+            Self::ProfilesRefused => "profile",
         }
     }
 
@@ -122,6 +126,7 @@ impl Counter for DeliverCounter {
             Self::Delivered(platform) | Self::Gone(platform) => platform.as_str(),
             Self::Failed(reason) => reason.reason(),
             Self::Rejected(reason) => reason.reason(),
+            Self::ProfilesRefused => "over_budget",
         }
     }
 }

@@ -53,7 +53,9 @@ impl Roles {
 
     /// The profiles that the text can show to this recipient.
     pub fn profile_keys(&self, recipient: PublicKey) -> Vec<ProfileKey> {
-        let target = self.target.filter(|target| *target != recipient);
+        let target = self
+            .target
+            .filter(|target| *target != recipient && Some(*target) != self.actor);
         let people = self.actor.into_iter().chain(target);
         people
             .map(ProfileKey::Person)

@@ -30,10 +30,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::{
-    asks::SpentBudgets,
     claim::Attempt,
     handler,
     outcome::{DeliveryDropReason, DeliveryOutcome, DeliveryRetryReason},
+    profile_requests::RequestBudgets,
 };
 
 const NOW: u64 = 1_800_000_000;
@@ -100,8 +100,8 @@ async fn handle(
     message: &DeliveryMessage,
     attempt: &Attempt,
 ) -> PortResult<DeliveryOutcome> {
-    let spent = SpentBudgets::default();
-    handler::handle(memory, memory, memory, &spent, message, attempt).await
+    let budgets = RequestBudgets::default();
+    handler::handle(memory, memory, memory, &budgets, message, attempt).await
 }
 
 /// The `n`th attempt. It begins after the lease of the one before has ended.

@@ -9,9 +9,10 @@
 //! - `fetch`: one connection to one relay
 //! - `answer`: the profiles in what a relay sends
 //!
-//! The task holds at most ten requests, with one connection for each. A connection holds at most
+//! The task holds at most ten requests, with a connection for each, and one for each of the
+//! operator's relays. A connection holds at most
 //! [`MAX_HELD_BYTES`](crate::frame::MAX_HELD_BYTES) and the names and pictures that were asked for:
-//! together about 3 MB.
+//! together about 4 MB.
 
 mod answer;
 mod fetch;
@@ -33,6 +34,7 @@ use tokio::time::{Instant, sleep_until};
 pub use sources::ProfileSources;
 
 use self::{
+    answer::Answer,
     fetch::{FETCH_TIMEOUT, Fetch},
     sources::Source,
 };
@@ -50,6 +52,10 @@ const RECEIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The most relays that are asked for a person.
 const MAX_SOURCES: usize = 3;
+
+/// How often a request is received if no relay answers it. The visibility timeout of the queue is in
+/// between.
+const MAX_RECEIVES: u32 = 2;
 
 /// Requests profiles.
 pub struct ProfileRequests<I, S> {
@@ -74,12 +80,27 @@ struct Wanted {
     key: ProfileKey,
     /// The receipts of its requests.
     receipts: Vec<String>,
-    /// The relays to ask, in this order.
+    /// How often one of its requests was received.
+    receive_count: u32,
+    /// The relays to ask.
     sources: Vec<Source>,
     /// `true` if a relay has answered.
     is_answered: bool,
-    /// What a relay has returned.
+    /// The newest that a relay has returned.
     found: Option<ProfileUpdate>,
+}
+
+impl Wanted {
+    /// Adds the answer of a relay. The relay may have an older profile than others.
+    fn add(&mut self, answer: &mut Answer<'_>) {
+        self.is_answered |= answer.is_complete(&self.key);
+        if let Some(update) = answer.take(&self.key) {
+            let is_newest = |found: &ProfileUpdate| update.order.supersedes(&found.order);
+            if self.found.as_ref().is_none_or(is_newest) {
+                self.found = Some(update);
+            }
+        }
+    }
 }
 
 impl<I, S> ProfileRequests<I, S> {
@@ -145,18 +166,15 @@ impl<I: Inbox<ProfileRequest>, S: ProfileWriter> ProfileRequests<I, S> {
         let mut batch = self.batch(received);
         let allowed = batch.iter().filter(|wanted| !wanted.sources.is_empty());
         self.count(ProfileReason::Requested, allowed.count());
-        for round in 0..MAX_SOURCES {
-            let fetches = fetches(&batch, round);
-            let now = (self.clock)().to_seconds();
-            let answers = fetches
-                .iter()
-                .map(|(source, keys)| Fetch { source, keys }.run(now, self.timeout));
-            let answers = join_all(answers).await;
-            for ((_, keys), mut answer) in fetches.iter().zip(answers) {
-                for wanted in batch.iter_mut().filter(|w| keys.contains(&w.key)) {
-                    wanted.is_answered |= answer.is_complete(&wanted.key);
-                    wanted.found = answer.take(&wanted.key);
-                }
+        let fetches = fetches(&batch);
+        let now = (self.clock)().to_seconds();
+        let answers = fetches
+            .iter()
+            .map(|(source, keys)| Fetch { source, keys }.run(now, self.timeout));
+        let answers = join_all(answers).await;
+        for ((_, keys), mut answer) in fetches.iter().zip(answers) {
+            for wanted in batch.iter_mut().filter(|w| keys.contains(&w.key)) {
+                wanted.add(&mut answer);
             }
         }
         self.finish(batch).await
@@ -165,16 +183,21 @@ impl<I: Inbox<ProfileRequest>, S: ProfileWriter> ProfileRequests<I, S> {
     /// The profiles of a batch. Two requests for the same profile are one.
     fn batch(&self, received: Vec<Received<ProfileRequest>>) -> Vec<Wanted> {
         let mut batch: BTreeMap<ProfileKey, Wanted> = BTreeMap::new();
-        for Received { message, receipt } in received {
+        for received in received {
+            let Received {
+                message, receipt, ..
+            } = received;
             let sources = self.sources.of(&message);
             let wanted = batch.entry(message.key.clone()).or_insert_with(|| Wanted {
                 key: message.key,
                 receipts: Vec::new(),
+                receive_count: 0,
                 sources: Vec::new(),
                 is_answered: false,
                 found: None,
             });
             wanted.receipts.push(receipt);
+            wanted.receive_count = wanted.receive_count.max(received.receive_count);
             for source in sources {
                 if wanted.sources.len() < MAX_SOURCES && !wanted.sources.contains(&source) {
                     wanted.sources.push(source);
@@ -185,7 +208,8 @@ impl<I: Inbox<ProfileRequest>, S: ProfileWriter> ProfileRequests<I, S> {
     }
 
     /// Stores the profiles that were found, and deletes the requests that are finished: a relay has
-    /// answered, or none may be asked.
+    /// answered, none may be asked, or none answered for the second time. A later push makes the
+    /// request again.
     async fn finish(&self, batch: Vec<Wanted>) -> PortResult<()> {
         let (mut finished, mut stored) = (Vec::new(), Ok(()));
         for wanted in batch {
@@ -203,7 +227,7 @@ impl<I: Inbox<ProfileRequest>, S: ProfileWriter> ProfileRequests<I, S> {
                 None => ProfileReason::Unanswered,
             };
             self.count(reason, 1);
-            if reason != ProfileReason::Unanswered {
+            if reason != ProfileReason::Unanswered || wanted.receive_count >= MAX_RECEIVES {
                 finished.extend(wanted.receipts);
             }
         }
@@ -227,12 +251,11 @@ impl<I: Inbox<ProfileRequest>, S: ProfileWriter> ProfileRequests<I, S> {
     }
 }
 
-/// The relays to ask in this round, with the profiles to ask each for. A profile that was found is
-/// not asked for again.
-fn fetches(batch: &[Wanted], round: usize) -> BTreeMap<Source, BTreeSet<ProfileKey>> {
+/// The relays to ask, with the profiles to ask each for.
+fn fetches(batch: &[Wanted]) -> BTreeMap<Source, BTreeSet<ProfileKey>> {
     let mut fetches: BTreeMap<Source, BTreeSet<ProfileKey>> = BTreeMap::new();
-    for wanted in batch.iter().filter(|wanted| wanted.found.is_none()) {
-        if let Some(source) = wanted.sources.get(round) {
+    for wanted in batch {
+        for source in &wanted.sources {
             let keys = fetches.entry(source.clone()).or_default();
             keys.insert(wanted.key.clone());
         }

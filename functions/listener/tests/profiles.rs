@@ -125,11 +125,6 @@ impl Task {
         let count = counts.get(&ListenerCounter::Profile(reason));
         count.copied().unwrap_or_default()
     }
-
-    /// Waits until this was counted twice: for a request that comes again.
-    async fn counted_twice(&self, reason: ProfileReason) {
-        until("the request has come again", || self.count(reason) >= 2).await;
-    }
 }
 
 fn person(keys: &Keys) -> ProfileKey {
@@ -321,7 +316,7 @@ async fn profile_without_a_name_removes_the_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn person_unknown_to_the_relay_is_asked_for_at_two_of_the_operators() {
+async fn person_is_asked_for_at_two_of_the_operators_relays_too() {
     let addresses: [SocketAddr; 3] = std::array::from_fn(|_| free_address());
     let mut relays = Vec::new();
     for address in addresses {
@@ -345,6 +340,20 @@ async fn person_unknown_to_the_relay_is_asked_for_at_two_of_the_operators() {
     task.ask("3", person(&bob), &url(&empty));
     task.finished("3").await;
     assert_eq!(task.name(&person(&bob)).as_deref(), Some("bob"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn newest_profile_of_all_relays_is_stored() {
+    let (alice, operator) = (Keys::generate(), free_address());
+    let _operator = relay(operator).await;
+    publish_all(operator, &[profile(&alice, now(), "new")]).await;
+    let old = vec![of(&profile(&alice, now() - 500, "old")), eose()];
+    let events = scripted(None, Script::Once(old)).await;
+    let task = start(&[operator], true, LONG);
+    task.ask("1", person(&alice), &events.url());
+    task.finished("1").await;
+    assert_eq!(task.name(&person(&alice)).as_deref(), Some("new"));
+    assert_eq!(task.count(ProfileReason::Stored), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -375,11 +384,12 @@ async fn person_is_asked_for_elsewhere_if_the_relay_refuses_or_fails() {
     }
     // The refusal did not make the listener authenticate.
     assert_eq!(refusing.received("AUTH"), [] as [Value; 0]);
-    // A refusal is an answer, if there is no other relay.
+    // A refusal says nothing about the person.
     let task = start(&[], true, LONG);
     task.ask("1", person(&alice), &refusing.url());
     task.finished("1").await;
     assert_eq!(task.name(&person(&alice)), None);
+    assert_eq!(task.count(ProfileReason::Unanswered), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -438,17 +448,20 @@ async fn endless_answers_end_at_the_bounds() {
         task.ask("1", person(&alice), &relay.url());
         task.finished("1").await;
         assert_eq!(task.ports.store.state().profiles.len(), 0);
+        assert_eq!(task.count(ProfileReason::NotFound), 0);
+        assert_eq!(task.count(ProfileReason::Unanswered), 2);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn request_stays_until_a_relay_answers() {
+async fn request_that_no_relay_answers_is_received_twice() {
     let silent = scripted(None, Script::Once(Vec::new())).await;
     let alice = Keys::generate();
     let task = start(&[silent.address], true, SHORT);
     task.ask("1", person(&alice), &silent.url());
-    task.counted_twice(ProfileReason::Unanswered).await;
-    assert!(!task.is_finished("1"));
+    task.finished("1").await;
+    assert_eq!(task.count(ProfileReason::Unanswered), 2);
+    assert_eq!(silent.received("REQ").len(), 2);
     // The subscription is ended nevertheless.
     until("CLOSE", || !silent.received("CLOSE").is_empty()).await;
 }
@@ -515,14 +528,14 @@ async fn name_of_a_group_comes_from_its_relay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn request_for_a_group_stays_until_its_relay_answers() {
+async fn group_is_asked_for_only_at_its_relay() {
     // The operator's relay could answer, but it is not the group's.
     let operator = free_address();
     let _operator = relay(operator).await;
     let task = start(&[operator], true, LONG);
     task.ask("1", group(url(&free_address())), &url(&operator));
-    task.counted_twice(ProfileReason::Unanswered).await;
-    assert!(!task.is_finished("1"));
+    task.finished("1").await;
+    assert_eq!(task.count(ProfileReason::Unanswered), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -541,7 +554,8 @@ async fn only_allowed_relays_are_asked() {
     // The name is refused once it is resolved.
     let by_name = format!("wss://localhost:{}", relay.address.port());
     task.ask("3", person(&alice), &by_name);
-    task.counted_twice(ProfileReason::Unanswered).await;
+    task.finished("3").await;
+    assert_eq!(task.count(ProfileReason::Unanswered), 2);
     drop(task);
     assert!(relay.received.lock().unwrap().is_empty());
     // The operator's own relays may be local.

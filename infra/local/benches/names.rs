@@ -116,7 +116,7 @@ async fn store_profiles(store: &Store, now: Seconds) -> Result<Vec<ProfileKey>> 
     }));
     for (n, key) in keys.iter().enumerate() {
         store
-            .mark_asked(key, now - Seconds::from_minutes(10))
+            .claim_request(key, now - Seconds::from_minutes(10))
             .await?;
         if has_name(n) {
             let update = ProfileUpdate {

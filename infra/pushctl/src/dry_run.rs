@@ -144,11 +144,18 @@ impl MuteLists for DryRun<'_> {
 }
 
 impl Profiles for DryRun<'_> {
-    async fn profiles(&self, keys: &[ProfileKey]) -> PortResult<BTreeMap<ProfileKey, Profile>> {
+    async fn profiles(
+        &self,
+        keys: &[ProfileKey],
+    ) -> PortResult<BTreeMap<ProfileKey, Option<Profile>>> {
         self.store.profiles(keys).await
     }
 
-    async fn mark_asked(&self, _: &ProfileKey, _: Seconds) -> PortResult<()> {
+    async fn claim_request(&self, _: &ProfileKey, _: Seconds) -> PortResult<bool> {
+        Ok(false)
+    }
+
+    async fn release_request(&self, _: &ProfileKey, _: Seconds) -> PortResult<()> {
         Ok(())
     }
 }

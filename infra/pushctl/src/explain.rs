@@ -133,9 +133,9 @@ async fn run_deliver(
         now,
         lease: Seconds::from_minutes(1),
     };
-    let spent = deliver::asks::SpentBudgets::default();
+    let budgets = deliver::profile_requests::RequestBudgets::default();
     let result =
-        deliver::handler::handle(dry_run, dry_run, dry_run, &spent, message, &attempt).await?;
+        deliver::handler::handle(dry_run, dry_run, dry_run, &budgets, message, &attempt).await?;
     let (outcome, reason) = describe(&result);
     let owner = message.owner();
     let found_by = match message {

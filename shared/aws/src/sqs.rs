@@ -7,7 +7,7 @@ use aws_lambda_events::sqs::SqsMessage;
 use aws_sdk_sqs::{
     Client,
     types::{
-        BatchResultErrorEntry, DeleteMessageBatchRequestEntry, Message,
+        BatchResultErrorEntry, DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName,
         SendMessageBatchRequestEntry,
     },
 };
@@ -139,6 +139,7 @@ impl<T: DeserializeOwned + Send + Sync> ports::Inbox<T> for Queue<T> {
             .receive_message()
             .queue_url(&self.url)
             .max_number_of_messages(MAX_RECEIVED)
+            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
             .wait_time_seconds(LONG_POLL_SECONDS);
         let timeouts = TimeoutConfig::builder()
             .operation_attempt_timeout(LONG_POLL_TIMEOUT)
@@ -153,9 +154,12 @@ impl<T: DeserializeOwned + Send + Sync> ports::Inbox<T> for Queue<T> {
             if let Err(error) = &message {
                 tracing::warn!("a message stays in its queue: {error}");
             }
+            let attributes = received.attributes.unwrap_or_default();
+            let count = attributes.get(&MessageSystemAttributeName::ApproximateReceiveCount);
             Some(ports::Received {
                 message: message.ok()?,
                 receipt: received.receipt_handle?,
+                receive_count: count.and_then(|count| count.parse().ok()).unwrap_or(1),
             })
         };
         Ok(messages.filter_map(decode).collect())

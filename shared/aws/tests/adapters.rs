@@ -66,6 +66,7 @@ async fn adapters_keep_their_guarantees() {
     profiles::newest_event_wins(&environment).await;
     profiles::request_and_event_keep_what_the_other_wrote(&environment).await;
     profiles::reads_are_cached_until_the_profile_is_requested(&environment).await;
+    profiles::request_is_claimed_once(&environment).await;
     profiles::unprocessed_keys_are_read_again(&environment).await;
     tables::rate_limit_holds_under_concurrency(&store).await;
     tables::cursors_only_grow(&store).await;

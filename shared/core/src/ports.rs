@@ -175,16 +175,23 @@ pub trait MuteLists: Send + Sync {
     fn put_mute_list(&self, list: &MuteList) -> impl Future<Output = PortResult<bool>> + Send;
 }
 
-/// Reading profiles for pushes, and marking those that are requested.
+/// Reading profiles for pushes, and claiming requests for those that are due.
 pub trait Profiles: Send + Sync {
-    /// The stored profiles. Those without a row are left out. The result may be as old as a profile
-    /// may be before it is requested again.
+    /// The stored profiles. `None`: there is no row. A key that could not be read is left out. The
+    /// result may be as old as a profile may be before it is requested again.
     fn profiles(
         &self,
         keys: &[ProfileKey],
-    ) -> impl Future<Output = PortResult<BTreeMap<ProfileKey, Profile>>> + Send;
-    /// Records that the profile was requested at `now`.
-    fn mark_asked(
+    ) -> impl Future<Output = PortResult<BTreeMap<ProfileKey, Option<Profile>>>> + Send;
+    /// Records that the profile was requested at `now`, if it is due. Returns `true` to the one
+    /// caller that must request it.
+    fn claim_request(
+        &self,
+        key: &ProfileKey,
+        now: Seconds,
+    ) -> impl Future<Output = PortResult<bool>> + Send;
+    /// Makes a profile due again that was claimed at `now` and not requested.
+    fn release_request(
         &self,
         key: &ProfileKey,
         now: Seconds,
@@ -458,6 +465,8 @@ pub struct Received<T> {
     pub message: T,
     /// The receipt.
     pub receipt: String,
+    /// How often the message has been received.
+    pub receive_count: u32,
 }
 
 /// The longest delay of a message in SQS

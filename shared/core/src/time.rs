@@ -42,6 +42,12 @@ impl Seconds {
         Self::from_hours(n * 24)
     }
 
+    /// The beginning of the hour of this time.
+    #[must_use]
+    pub const fn start_of_hour(self) -> Self {
+        Self(self.0 - self.0 % Self::from_hours(1).0)
+    }
+
     /// The beginning of the UTC day of this time.
     #[must_use]
     pub const fn start_of_day(self) -> Self {

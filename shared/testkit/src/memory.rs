@@ -89,6 +89,8 @@ pub struct MemoryState {
     pub delayed: Vec<(Duration, String)>,
     /// Messages that wait to be received, encoded, by their receipts.
     pub inbox: BTreeMap<String, String>,
+    /// How often each of them has been received.
+    pub receives: BTreeMap<String, u32>,
     /// Relays' cursors.
     pub cursors: BTreeMap<String, RelayCursor>,
     /// The listener's tasks and the end of each task's lease.
@@ -103,6 +105,8 @@ pub struct MemoryState {
     pub fail_in: Option<usize>,
     /// `true` if the failing call takes effect nevertheless, as a request that times out may.
     pub fail_after_effect: bool,
+    /// Every call of this name fails: one of those that request profiles.
+    pub failing: Option<&'static str>,
     endpoint_count: usize,
 }
 
@@ -136,6 +140,18 @@ impl Memory {
         } else {
             Ok(result)
         }
+    }
+
+    /// The same for a call with a name.
+    fn call_named<T>(
+        &self,
+        name: &str,
+        effect: impl FnOnce(&mut MemoryState) -> T,
+    ) -> PortResult<T> {
+        if self.state().failing == Some(name) {
+            return Err(unavailable());
+        }
+        self.call(effect)
     }
 }
 
@@ -177,7 +193,7 @@ impl Usages for Memory {
 
 impl Budgets for Memory {
     async fn take(&self, budget: &str, window: Seconds, units: u64, max: u64) -> PortResult<bool> {
-        self.call(|state| {
+        self.call_named("take", |state| {
             let taken = state
                 .budgets
                 .entry((budget.to_owned(), window))
@@ -397,19 +413,38 @@ impl MuteLists for Memory {
 }
 
 impl Profiles for Memory {
-    async fn profiles(&self, keys: &[ProfileKey]) -> PortResult<BTreeMap<ProfileKey, Profile>> {
-        self.call(|state| {
+    async fn profiles(
+        &self,
+        keys: &[ProfileKey],
+    ) -> PortResult<BTreeMap<ProfileKey, Option<Profile>>> {
+        self.call_named("profiles", |state| {
             state.profiles_read += keys.len();
-            let rows = keys.iter().filter_map(|key| {
-                let (profile, _) = state.profiles.get(key)?;
-                Some((key.clone(), profile.clone()))
+            let rows = keys.iter().map(|key| {
+                let row = state.profiles.get(key);
+                (key.clone(), row.map(|(profile, _)| profile.clone()))
             });
             rows.collect()
         })
     }
 
-    async fn mark_asked(&self, key: &ProfileKey, now: Seconds) -> PortResult<()> {
-        self.call(|state| state.profiles.entry(key.clone()).or_default().0.asked_at = now)
+    async fn claim_request(&self, key: &ProfileKey, now: Seconds) -> PortResult<bool> {
+        self.call_named("claim_request", |state| {
+            let row = state.profiles.get(key);
+            let is_due = Profile::is_due(row.map(|(profile, _)| profile), now);
+            if is_due {
+                state.profiles.entry(key.clone()).or_default().0.asked_at = now;
+            }
+            is_due
+        })
+    }
+
+    async fn release_request(&self, key: &ProfileKey, now: Seconds) -> PortResult<()> {
+        self.call_named("release_request", |state| {
+            let row = state.profiles.get_mut(key);
+            if let Some((profile, _)) = row.filter(|(profile, _)| profile.asked_at == now) {
+                profile.asked_at = Seconds(0);
+            }
+        })
     }
 }
 
@@ -618,7 +653,7 @@ impl Claims for Memory {
 
 impl<T: serde::Serialize + Send + Sync> Queue<T> for Memory {
     async fn send(&self, messages: &[T]) -> PortResult<()> {
-        self.call(|state| {
+        self.call_named("send", |state| {
             let encoded = messages
                 .iter()
                 .map(|message| nostr_push_core::message::encode(message).expect("messages encode"));
@@ -630,11 +665,16 @@ impl<T: serde::Serialize + Send + Sync> Queue<T> for Memory {
 impl<T: serde::de::DeserializeOwned + Send + Sync> Inbox<T> for Memory {
     async fn receive(&self) -> PortResult<Vec<Received<T>>> {
         self.call(|state| {
-            let messages = state.inbox.iter().map(|(receipt, body)| Received {
-                message: nostr_push_core::message::decode(body).expect("messages decode"),
-                receipt: receipt.clone(),
+            let messages = state.inbox.iter().take(10).map(|(receipt, body)| {
+                let receives = state.receives.entry(receipt.clone()).or_default();
+                *receives += 1;
+                Received {
+                    message: nostr_push_core::message::decode(body).expect("messages decode"),
+                    receipt: receipt.clone(),
+                    receive_count: *receives,
+                }
             });
-            messages.take(10).collect()
+            messages.collect()
         })
     }
 

@@ -1,12 +1,15 @@
 //! Reading and requesting profiles.
 
+use std::collections::BTreeMap;
+
 use nostr_push_core::{
     order::Order,
+    ports::Profiles,
     profile::{Profile, ProfileKey, ProfileRequest, REFRESH_AFTER, RETRY_AFTER},
 };
 
 use super::*;
-use crate::asks::{FOR_NEWCOMERS, FOR_PROVEN, PER_RECIPIENT};
+use crate::profile_requests::{self, FOR_NEWCOMERS, FOR_PROVEN, FOR_REFRESHES, PER_RECIPIENT};
 
 /// The requests that were sent.
 fn requests(memory: &Memory) -> Vec<ProfileRequest> {
@@ -43,13 +46,31 @@ fn phone(proven: bool) -> Memory {
 
 /// What was taken from the budget.
 fn taken(memory: &Memory, budget: &str) -> u64 {
-    let day = Seconds(NOW).start_of_day();
+    let hour = Seconds(NOW).start_of_hour();
     let state = memory.state();
-    state
+    let taken = state.budgets.get(&(budget.to_owned(), hour));
+    taken.copied().unwrap_or_default()
+}
+
+fn use_up(memory: &Memory, budget: &str, max: u64) {
+    let hour = Seconds(NOW).start_of_hour();
+    memory
+        .state()
         .budgets
-        .get(&(budget.to_owned(), day))
-        .copied()
-        .unwrap_or_default()
+        .insert((budget.to_owned(), hour), max);
+}
+
+/// Handles the delivery of a note in this instance.
+async fn deliver_note(memory: &Memory, budgets: &RequestBudgets, note: Event) -> DeliveryOutcome {
+    let attempt = Attempt {
+        holder: note.id.to_hex(),
+        now: Seconds(NOW).to_millis(),
+        lease: LEASE,
+    };
+    let message = event_message(&delivery(note));
+    handler::handle(memory, memory, memory, budgets, &message, &attempt)
+        .await
+        .unwrap()
 }
 
 fn own_budget() -> String {
@@ -104,7 +125,7 @@ async fn profiles_are_refreshed_daily_and_missing_ones_hourly() {
 }
 
 #[tokio::test]
-async fn only_a_push_that_a_device_got_asks() {
+async fn only_a_push_that_a_device_got_requests_profiles() {
     for outcome in [
         PublishOutcome::Gone,
         PublishOutcome::Rejected {
@@ -124,7 +145,7 @@ async fn only_a_push_that_a_device_got_asks() {
 }
 
 #[tokio::test]
-async fn private_kinds_and_events_with_new_keys_ask_for_nobody() {
+async fn private_kinds_and_events_with_new_keys_request_nobody() {
     for kind in [4, 445, 1059] {
         let memory = phone(true);
         let delivery = delivery(event(&Keys::generate(), kind, NOW, &[], "x"));
@@ -150,7 +171,6 @@ async fn invented_authors_use_up_the_recipients_budget_only() {
 
 #[tokio::test]
 async fn newcomers_and_proven_recipients_have_separate_budgets() {
-    let day = Seconds(NOW).start_of_day();
     for (proven, spent, is_requested) in [
         (true, ("profiles#newcomers", FOR_NEWCOMERS), true),
         (true, ("profiles#proven", FOR_PROVEN), false),
@@ -159,7 +179,7 @@ async fn newcomers_and_proven_recipients_have_separate_budgets() {
     ] {
         let memory = phone(proven);
         let (budget, max) = spent;
-        memory.state().budgets.insert((budget.to_owned(), day), max);
+        use_up(&memory, budget, max);
         attempt(&memory, &delivery(note("hi")), 0).await.unwrap();
         assert_eq!(
             requests(&memory).len(),
@@ -171,40 +191,120 @@ async fn newcomers_and_proven_recipients_have_separate_budgets() {
 }
 
 #[tokio::test]
-async fn instance_asks_a_budget_that_is_used_up_once_a_day() {
-    let memory = phone(true);
-    let day = Seconds(NOW).start_of_day();
-    let budget = ("profiles#proven".to_owned(), day);
-    memory.state().budgets.insert(budget, FOR_PROVEN);
-    let spent = SpentBudgets::default();
-    for n in 0..3 {
-        let attempt = Attempt {
-            holder: n.to_string(),
-            now: Seconds(NOW).to_millis(),
-            lease: LEASE,
-        };
-        let message = event_message(&delivery(note("hi")));
-        let handled = handler::handle(&memory, &memory, &memory, &spent, &message, &attempt);
-        assert!(is_completed_on(&handled.await.unwrap(), 1));
+async fn stored_names_are_refreshed_though_new_ones_used_up_the_budgets() {
+    for (is_spent, requested) in [(false, 1), (true, 0)] {
+        let memory = phone(true);
+        use_up(&memory, "profiles#proven", FOR_PROVEN);
+        use_up(&memory, &own_budget(), PER_RECIPIENT);
+        if is_spent {
+            use_up(&memory, "profiles#refreshes", FOR_REFRESHES);
+        }
+        let delivery = delivery(note("hi"));
+        let asked_at = Seconds(NOW) - REFRESH_AFTER;
+        store(&memory, person(&delivery.event), Some("alice"), asked_at);
+        attempt(&memory, &delivery, 0).await.unwrap();
+        assert_eq!(requests(&memory).len(), requested, "{is_spent}");
     }
-    assert!(requests(&memory).is_empty());
+}
+
+#[tokio::test]
+async fn deliveries_at_the_same_time_request_an_author_once() {
+    let memory = phone(true);
+    memory.state().apps.get_mut(APP).unwrap().max_pushes = Some(1_000);
+    let author = Keys::generate();
+    let notes: Vec<Event> = (0..20)
+        .map(|n| event(&author, 1, NOW, &[], &n.to_string()))
+        .collect();
+    let names = notes.iter().map(|note| {
+        let delivery = delivery(note.clone());
+        let memory = &memory;
+        async move { (crate::names::Names::read(memory, &delivery).await, delivery) }
+    });
+    // Each has read that the author is unknown before the first of them requests the profile.
+    let names = futures_util::future::join_all(names).await;
+    for (names, delivery) in &names {
+        let budgets = RequestBudgets::default();
+        let standing = (true, Seconds(NOW));
+        profile_requests::request_due(&memory, &memory, &budgets, delivery, names, standing).await;
+    }
+    assert_eq!(requests(&memory).len(), 1);
+    assert_eq!(taken(&memory, "profiles#proven"), 1);
     assert_eq!(taken(&memory, &own_budget()), 1);
 }
 
 #[tokio::test]
-async fn failure_to_read_or_request_a_profile_repeats_no_push() {
-    for crash in 0..20 {
+async fn profile_that_a_budget_refuses_is_requested_for_the_next_recipient() {
+    let memory = phone(true);
+    use_up(&memory, &own_budget(), PER_RECIPIENT);
+    let delivery = delivery(note("hi"));
+    attempt(&memory, &delivery, 0).await.unwrap();
+    assert!(requests(&memory).is_empty());
+    memory.state().budgets.clear();
+    let names = crate::names::Names::read(&memory, &delivery).await;
+    assert_eq!(names.due(Seconds(NOW)).count(), 1);
+}
+
+#[tokio::test]
+async fn reply_to_oneself_requests_one_profile() {
+    let memory = phone(true);
+    let author = Keys::generate();
+    let (pubkey, id) = (author.public_key().to_hex(), "ab".repeat(32));
+    let tags: [&[&str]; 1] = [&["e", &id, "", "reply", &pubkey]];
+    let reply = event(&author, 1, NOW, &tags, "hi");
+    attempt(&memory, &delivery(reply), 0).await.unwrap();
+    assert_eq!(requests(&memory).len(), 1);
+    assert_eq!(memory.state().profiles_read, 1);
+}
+
+#[tokio::test]
+async fn instance_tries_a_budget_that_is_used_up_once_an_hour() {
+    for (budget, max, refused) in [
+        ("profiles#proven".to_owned(), FOR_PROVEN, 3),
+        (own_budget(), PER_RECIPIENT, 0),
+    ] {
         let memory = phone(true);
-        let delivery = delivery(note("hi"));
-        memory.state().fail_in = Some(crash);
-        deliver_with_retries(&memory, &delivery).await;
-        let is_before_publish = published(&memory).len() == 1;
-        let is_at_record = crash < 12 && published(&memory).len() == 2;
-        assert!(
-            is_before_publish || is_at_record,
-            "{crash}: {:?}",
-            published(&memory)
+        use_up(&memory, &budget, max);
+        let budgets = RequestBudgets::default();
+        for n in 0..3 {
+            let outcome = deliver_note(&memory, &budgets, note(&n.to_string())).await;
+            assert!(is_completed_on(&outcome, 1));
+        }
+        assert!(requests(&memory).is_empty());
+        assert_eq!(
+            memory.state().profiles.len(),
+            1,
+            "only the first is claimed"
         );
+        assert_eq!(budgets.take_refused(), refused, "{budget}");
+        assert_eq!(budgets.take_refused(), 0);
+    }
+}
+
+#[tokio::test]
+async fn failure_to_read_or_request_a_profile_repeats_no_push() {
+    let calls = [
+        "profiles",
+        "claim_request",
+        "release_request",
+        "take",
+        "send",
+    ];
+    for call in calls {
+        let memory = phone(true);
+        memory.state().failing = Some(call);
+        if call == "release_request" {
+            use_up(&memory, "profiles#proven", FOR_PROVEN);
+        }
+        let outcome = attempt(&memory, &delivery(note("hi")), 0).await.unwrap();
+        assert!(is_completed_on(&outcome, 1), "{call}");
+        assert_eq!(published(&memory).len(), 1, "{call}");
+        assert!(requests(&memory).is_empty(), "{call}");
+        let is_claimed = memory
+            .state()
+            .profiles
+            .values()
+            .any(|(profile, _)| profile.asked_at == Seconds(NOW));
+        assert_eq!(is_claimed, call == "release_request", "{call}");
     }
 }
 
@@ -223,19 +323,19 @@ async fn push_does_not_wait_for_a_slow_read() {
 /// A table that never answers.
 struct Never;
 
-impl nostr_push_core::ports::Profiles for Never {
+impl Profiles for Never {
     async fn profiles(
         &self,
         _: &[ProfileKey],
-    ) -> nostr_push_core::ports::PortResult<std::collections::BTreeMap<ProfileKey, Profile>> {
+    ) -> PortResult<BTreeMap<ProfileKey, Option<Profile>>> {
         std::future::pending().await
     }
 
-    async fn mark_asked(
-        &self,
-        _: &ProfileKey,
-        _: Seconds,
-    ) -> nostr_push_core::ports::PortResult<()> {
+    async fn claim_request(&self, _: &ProfileKey, _: Seconds) -> PortResult<bool> {
+        std::future::pending().await
+    }
+
+    async fn release_request(&self, _: &ProfileKey, _: Seconds) -> PortResult<()> {
         std::future::pending().await
     }
 }

@@ -58,6 +58,12 @@ pub(super) enum FetchError {
     /// The relay has no information document, so the signer of its groups is not known.
     #[error("no information document")]
     NoDocument,
+    /// The relay refused the request. It may require authentication.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The relay sent more than is read.
+    #[error("it sends too much")]
+    TooMuch,
     /// The relay did not answer in time.
     #[error("no answer in time")]
     Timeout,
@@ -105,7 +111,7 @@ impl<'a> Fetch<'a> {
             let mut socket = timeout_at(deadline, connect(url, *only_public)).await??;
             let request = request(&wanted, answer.relay_key()).to_string();
             let answered = timeout_at(deadline, exchange(&mut socket, &request, answer)).await;
-            if !matches!(answered, Ok(Err(_))) {
+            if !matches!(answered, Ok(Err(FetchError::Socket(_)))) {
                 // It makes no difference whether the relay closes the connection properly.
                 drop(timeout(CLOSE_TIMEOUT, close(&mut socket)).await);
             }
@@ -121,32 +127,33 @@ async fn connect(url: &str, only_public: bool) -> Result<Socket<Stream>, FetchEr
     Ok(Socket::connect(url, stream).await?)
 }
 
-/// Sends the request, and reads until the relay has returned everything, or too much. The
-/// connection is not authenticated, so the relay may also refuse.
+/// Sends the request, and reads until the relay has returned everything. The connection is not
+/// authenticated.
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut Socket<S>,
     request: &str,
     answer: &mut Answer<'_>,
-) -> Result<(), tungstenite::Error> {
+) -> Result<(), FetchError> {
     socket.send_text(request).await?;
     let mut bytes = 0;
     for _ in 0..MAX_MESSAGES {
         let incoming = socket.next().await?;
         bytes += incoming.bytes();
         if bytes > MAX_BYTES {
-            break;
+            return Err(FetchError::TooMuch);
         }
         match &incoming {
-            Incoming::Close => return Err(tungstenite::Error::ConnectionClosed),
+            Incoming::Close => return Err(tungstenite::Error::ConnectionClosed.into()),
             Incoming::Text(text) => match RelayMessage::parse(text) {
                 RelayMessage::Event { event, .. } => answer.read(event.get()),
-                RelayMessage::Eose(_) | RelayMessage::Closed { .. } => break,
+                RelayMessage::Eose(_) => return Ok(()),
+                RelayMessage::Closed { reason, .. } => return Err(FetchError::Refused(reason)),
                 _ => {}
             },
             _ => {}
         }
     }
-    Ok(())
+    Err(FetchError::TooMuch)
 }
 
 /// Ends the subscription and the connection.

@@ -124,9 +124,9 @@ fn keys() -> Vec<Key> {
         key(
             "rates",
             "`budget#profiles#proven`",
-            "all requests of a day in ten minutes",
+            "all requests of an hour in one minute",
             0.0,
-            10_000.0 / 600.0,
+            1_000.0 / 60.0,
         ),
         key(
             "claims, rates",

@@ -13,12 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue};
+use aws_sdk_dynamodb::{
+    operation::update_item::UpdateItemError,
+    types::{AttributeValue, KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure},
+};
 use moka::{Expiry, future::Cache};
 use nostr_push_core::{
     Seconds,
     ports::{PortResult, ProfileWriter, Profiles},
-    profile::{PROFILE_TTL, Profile, ProfileKey, ProfileUpdate},
+    profile::{PROFILE_TTL, Profile, ProfileKey, ProfileUpdate, REFRESH_AFTER, RETRY_AFTER},
 };
 use serde::Deserialize;
 
@@ -29,7 +32,8 @@ use crate::{
 };
 
 const GET: &str = "dynamodb.profiles.get";
-const MARK: &str = "dynamodb.profiles.mark_asked";
+const CLAIM: &str = "dynamodb.profiles.claim_request";
+const RELEASE: &str = "dynamodb.profiles.release_request";
 const PUT: &str = "dynamodb.profiles.put";
 
 const PROFILE: &str = "profile";
@@ -100,29 +104,33 @@ struct Row {
 }
 
 impl Profiles for Store {
-    async fn profiles(&self, keys: &[ProfileKey]) -> PortResult<BTreeMap<ProfileKey, Profile>> {
+    async fn profiles(
+        &self,
+        keys: &[ProfileKey],
+    ) -> PortResult<BTreeMap<ProfileKey, Option<Profile>>> {
         let mut profiles = BTreeMap::new();
         let mut missing = Vec::new();
         for key in keys {
             match self.profiles.get(key).await {
                 Some(cached) => {
-                    let profile = cached.as_ref().clone();
-                    profiles.extend(profile.map(|profile| (key.clone(), profile)));
+                    profiles.insert(key.clone(), cached.as_ref().clone());
                 }
                 None => missing.push(key),
             }
         }
         for keys in missing.chunks(MAX_BATCH_KEYS) {
             for (key, profile) in self.read_profiles(keys).await? {
-                let cached = Arc::new(profile.clone());
-                self.profiles.insert(key.clone(), cached).await;
-                profiles.extend(profile.map(|profile| (key, profile)));
+                self.cache_profile(&key, profile.clone()).await;
+                profiles.insert(key, profile);
             }
         }
         Ok(profiles)
     }
 
-    async fn mark_asked(&self, key: &ProfileKey, now: Seconds) -> PortResult<()> {
+    async fn claim_request(&self, key: &ProfileKey, now: Seconds) -> PortResult<bool> {
+        // The condition is that of `Profile::is_due`.
+        let is_due = "attribute_not_exists(asked_at) OR asked_at <= :refreshed \
+            OR (attribute_not_exists(#name) AND asked_at <= :retried)";
         let update = format!("SET asked_at = :now, {EXPIRES_AT} = :expires_at");
         let request = self
             .client
@@ -130,21 +138,60 @@ impl Profiles for Store {
             .table_name(&self.tables.profiles)
             .key(PROFILE, s(key.to_string()))
             .update_expression(update)
+            .condition_expression(is_due)
+            // `name` is a reserved word of DynamoDB.
+            .expression_attribute_names("#name", "name")
             .expression_attribute_values(":now", n(now.0))
+            .expression_attribute_values(":refreshed", n((now - REFRESH_AFTER).0))
+            .expression_attribute_values(":retried", n((now - RETRY_AFTER).0))
             .expression_attribute_values(":expires_at", n((now + PROFILE_TTL).0))
             // The whole row costs no read unit, and may have a name that the cache does not have.
-            .return_values(ReturnValue::AllNew);
-        let response = request.send().await.map_err(unavailable(MARK))?;
-        if let Some(item) = response.attributes {
-            let row: Row = read(MARK, item)?;
-            let cached = Arc::new(Some(row.content));
-            self.profiles.insert(key.clone(), cached).await;
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let (is_claimed, item) = match request.send().await {
+            Ok(response) => (true, response.attributes),
+            Err(error) => match error.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
+                    (false, failed.item.clone())
+                }
+                _ => return Err(unavailable(CLAIM)(error)),
+            },
+        };
+        if let Some(item) = item {
+            let row: Row = read(CLAIM, item)?;
+            self.cache_profile(key, Some(row.content)).await;
         }
-        Ok(())
+        Ok(is_claimed)
+    }
+
+    async fn release_request(&self, key: &ProfileKey, now: Seconds) -> PortResult<()> {
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.tables.profiles)
+            .key(PROFILE, s(key.to_string()))
+            .update_expression("REMOVE asked_at")
+            .condition_expression("asked_at = :now")
+            .expression_attribute_values(":now", n(now.0))
+            .return_values(ReturnValue::AllNew);
+        match request.send().await {
+            Ok(response) => {
+                if let Some(item) = response.attributes {
+                    let row: Row = read(RELEASE, item)?;
+                    self.cache_profile(key, Some(row.content)).await;
+                }
+                Ok(())
+            }
+            result => conditional(RELEASE, result).map(drop),
+        }
     }
 }
 
 impl Store {
+    async fn cache_profile(&self, key: &ProfileKey, profile: Option<Profile>) {
+        self.profiles.insert(key.clone(), Arc::new(profile)).await;
+    }
+
     /// Reads at most [`MAX_BATCH_KEYS`] rows. Keys that DynamoDB does not process, because it
     /// throttles, are left out: a push does not wait for them.
     async fn read_profiles(

@@ -10,7 +10,7 @@ use nostr_push_aws::{
 use nostr_push_core::{
     Seconds,
     ports::{ProfileWriter, Profiles},
-    profile::{Profile, ProfileKey, ProfileUpdate},
+    profile::{Profile, ProfileKey, ProfileUpdate, REFRESH_AFTER, RETRY_AFTER},
 };
 use nostr_push_local::{
     aws::STACK,
@@ -44,7 +44,7 @@ impl Stores {
 /// The profile as the store returns it.
 async fn read(store: &Store, key: &ProfileKey) -> Option<Profile> {
     let keys = std::slice::from_ref(key);
-    store.profiles(keys).await.unwrap().remove(key)
+    store.profiles(keys).await.unwrap().remove(key).unwrap()
 }
 
 fn new_person() -> ProfileKey {
@@ -108,7 +108,7 @@ pub(crate) async fn request_and_event_keep_what_the_other_wrote(
     let stores = Stores::of(environment).await;
     let (store, alice, now) = (stores.store(), new_person(), now());
     let earlier = now - Seconds::from_days(1);
-    store.mark_asked(&alice, earlier).await.unwrap();
+    assert!(store.claim_request(&alice, earlier).await.unwrap());
     let nameless = Profile {
         asked_at: earlier,
         ..Profile::default()
@@ -117,9 +117,38 @@ pub(crate) async fn request_and_event_keep_what_the_other_wrote(
     let event = event(&alice, Some("alice"), 5, 5);
     assert!(store.put_profile(&event, now).await.unwrap());
     assert_eq!(stores.read(&alice).await, Some(profile("alice", earlier)));
-    store.mark_asked(&alice, now).await.unwrap();
+    assert!(store.claim_request(&alice, now).await.unwrap());
     assert_eq!(stores.read(&alice).await, Some(profile("alice", now)));
     assert!(!store.put_profile(&event, now).await.unwrap());
+}
+
+pub(crate) async fn request_is_claimed_once(environment: &HashMap<String, String>) {
+    let stores = Stores::of(environment).await;
+    let (first, second) = (stores.store(), stores.store());
+    let (alice, now) = (new_person(), now());
+    // Both instances have read that there is no row.
+    for store in [&first, &second] {
+        assert_eq!(read(store, &alice).await, None);
+    }
+    assert!(first.claim_request(&alice, now).await.unwrap());
+    assert!(!second.claim_request(&alice, now).await.unwrap());
+    let asked_at = |profile: Option<Profile>| profile.unwrap().asked_at;
+    assert_eq!(asked_at(read(&second, &alice).await), now, "cached");
+    let in_an_hour = now + RETRY_AFTER;
+    assert!(second.claim_request(&alice, in_an_hour).await.unwrap());
+    // A name is refreshed daily.
+    let event = event(&alice, Some("alice"), 5, 5);
+    assert!(first.put_profile(&event, now).await.unwrap());
+    let later = in_an_hour + REFRESH_AFTER - Seconds(1);
+    assert!(!first.claim_request(&alice, later).await.unwrap());
+    let later = later + Seconds(1);
+    assert!(first.claim_request(&alice, later).await.unwrap());
+    // A claim that is given back is due at once, and an older one cannot be given back.
+    first.release_request(&alice, now).await.unwrap();
+    assert!(!second.claim_request(&alice, later).await.unwrap());
+    first.release_request(&alice, later).await.unwrap();
+    assert!(second.claim_request(&alice, later).await.unwrap());
+    assert_eq!(stores.read(&alice).await, Some(profile("alice", later)));
 }
 
 pub(crate) async fn reads_are_cached_until_the_profile_is_requested(
@@ -135,7 +164,7 @@ pub(crate) async fn reads_are_cached_until_the_profile_is_requested(
     put("alice", 1).await;
     assert_eq!(read(&store, &alice).await, None, "cached");
     let now = now();
-    store.mark_asked(&alice, now).await.unwrap();
+    assert!(store.claim_request(&alice, now).await.unwrap());
     assert_eq!(read(&store, &alice).await, Some(profile("alice", now)));
     put("bob", 2).await;
     assert_eq!(read(&store, &alice).await, Some(profile("alice", now)));
@@ -153,7 +182,7 @@ pub(crate) async fn unprocessed_keys_are_read_again(environment: &HashMap<String
     for key in &keys {
         let event = event(key, Some("alice"), 1, 1);
         assert!(stores.store().put_profile(&event, now()).await.unwrap());
-        expected.insert(key.clone(), profile("alice", Seconds(0)));
+        expected.insert(key.clone(), Some(profile("alice", Seconds(0))));
     }
     let store = stores.store();
     proxy.faults.start(FaultPlan {

@@ -123,9 +123,10 @@ pub(crate) async fn received_message_is_received_again_until_it_is_deleted(
         }
         panic!("the message was not received");
     };
-    assert_eq!(next().await.message, sent);
+    let first = next().await;
+    assert_eq!((first.message, first.receive_count), (sent.clone(), 1));
     let again = next().await;
-    assert_eq!(again.message, sent);
+    assert_eq!((again.message, again.receive_count), (sent, 2));
     queue.delete(&[again.receipt]).await.unwrap();
     let other = FanOutPosition {
         hit: 2,
