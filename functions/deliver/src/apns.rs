@@ -34,7 +34,7 @@ pub fn push(platform: Platform, payload: &Payload) -> Push {
     }
 }
 
-/// The payload. With `localized`, iOS translates the text.
+/// The payload. With `localized`, iOS translates the text, and a title then names nobody.
 pub fn payload(content: &Content, localized: bool) -> Value {
     let mut fields = content.fields.clone();
     fields.insert("aps".to_owned(), aps(content, localized));
@@ -51,9 +51,14 @@ pub fn aps(content: &Content, localized: bool) -> Value {
     );
     if localized {
         for (prefix, line) in [("title-", &text.title), ("", &text.body)] {
-            if let Some((key, arguments)) = &line.key {
-                alert.insert(format!("{prefix}loc-key"), json!(key));
-                alert.insert(format!("{prefix}loc-args"), json!(arguments));
+            if let Some((phrase, arguments)) = &line.phrase {
+                alert.insert(format!("{prefix}loc-key"), json!(phrase.key));
+                // iOS finds one translation per key: that of the English text without a name.
+                let arguments: Vec<&String> =
+                    arguments.iter().take(phrase.english_args()).collect();
+                if !arguments.is_empty() {
+                    alert.insert(format!("{prefix}loc-args"), json!(arguments));
+                }
             }
         }
     }

@@ -8,17 +8,12 @@ use serde_json::{Value, json};
 
 use crate::{fcm, payload::Content};
 
-/// The kind of events that set up a call
-/// (<https://github.com/nostr-protocol/nips/blob/master/100.md>).
-const CALL_KIND: u16 = 25_050;
-
-/// The `message` of the HTTP v1 API.
-pub fn message(content: &Content) -> Value {
+/// The `message` of the HTTP v1 API. With `is_call_offer`, 0xchat rings.
+pub fn message(content: &Content, is_call_offer: bool) -> Value {
     let mut fields = content.fields.clone();
     let (title, body) = (&content.text.title.plain, &content.text.body.plain);
     // 0xchat shows a call for "1" and a notification for "0".
-    let is_call = fields.get("kind") == Some(&json!(CALL_KIND));
-    let message_type = if is_call { "1" } else { "0" };
+    let message_type = if is_call_offer { "1" } else { "0" };
     let added = [
         ("notification", json!({"title": title, "body": body})),
         ("data", json!({"msgType": message_type})),

@@ -17,7 +17,10 @@ use nostr_push_core::{
 };
 use tokio::time::timeout;
 
-use crate::{lookalike::is_lookalike, roles::Roles};
+use crate::{
+    lookalike::{has_speaker, is_lookalike},
+    roles::Roles,
+};
 
 /// How long a push waits for names.
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
@@ -43,10 +46,13 @@ impl Names {
     }
 
     fn new(roles: Roles, profiles: BTreeMap<ProfileKey, Option<Profile>>) -> Self {
-        let is_hidden = |profile: &Profile| profile.name.as_deref().is_some_and(is_lookalike);
-        let hidden = profiles
-            .iter()
-            .filter(|(_, profile)| profile.as_ref().is_some_and(is_hidden));
+        let is_hidden = |key: &ProfileKey, name: &str| {
+            is_lookalike(name) || (matches!(key, ProfileKey::Person(_)) && has_speaker(name))
+        };
+        let hidden = profiles.iter().filter(|(key, profile)| {
+            let name = profile.as_ref().and_then(|profile| profile.name.as_deref());
+            name.is_some_and(|name| is_hidden(key, name))
+        });
         Self {
             roles,
             lookalikes: hidden.map(|(key, _)| key.clone()).collect(),

@@ -16,6 +16,13 @@ use crate::{
     text::Text,
 };
 
+/// The kind of events that set up a call
+/// (NIP-100, <https://github.com/nostr-protocol/nips/blob/master/100.md>).
+const CALL_KIND: u16 = 25_050;
+
+/// How long somebody who calls waits for an answer. Events of this kind are useless afterwards.
+const CALL_TIMEOUT: Seconds = Seconds::from_minutes(1);
+
 /// The most bytes of a line if the payload would be too large otherwise.
 const SHORT_LINE_BYTES: usize = 80;
 
@@ -105,11 +112,28 @@ impl<'a> Notice<'a> {
 
     /// How long a platform keeps the push for a phone that is off: until the event expires (NIP-40,
     /// <https://github.com/nostr-protocol/nips/blob/master/40.md>), at least one second and at most
-    /// [`MAX_TIME_TO_LIVE`].
+    /// [`MAX_TIME_TO_LIVE`], or one minute if the event sets up a call.
     pub fn time_to_live(&self) -> Seconds {
-        let expiration = self.delivery().and_then(|d| tags::expiration(&d.event));
-        let remaining = expiration.map_or(MAX_TIME_TO_LIVE, |at| at - self.now);
-        remaining.clamp(Seconds(1), MAX_TIME_TO_LIVE)
+        let event = self.delivery().map(|delivery| &delivery.event);
+        let max = if event.is_some_and(is_call_signal) {
+            CALL_TIMEOUT
+        } else {
+            MAX_TIME_TO_LIVE
+        };
+        let expiration = event.and_then(tags::expiration);
+        let remaining = expiration.map_or(max, |at| at - self.now);
+        remaining.clamp(Seconds(1), max)
+    }
+
+    /// Returns `true` if somebody is calling now: the event offers a call and is at most one minute
+    /// old.
+    pub fn is_call_offer(&self) -> bool {
+        self.delivery().is_some_and(|delivery| {
+            let event = &delivery.event;
+            is_call_signal(event)
+                && tags::first_tag_value(event, "type") == Some("offer")
+                && self.now - Seconds::from(event.created_at) <= CALL_TIMEOUT
+        })
     }
 
     /// The routing fields: all fields except the text. `docs/protocol.md` explains them.
@@ -173,8 +197,8 @@ impl<'a> Notice<'a> {
 fn localization_fields(text: &Text) -> Map<String, Value> {
     let lines = [("title", &text.title), ("body", &text.body)];
     let phrases = lines.into_iter().filter_map(|(name, line)| {
-        let (key, arguments) = line.key.as_ref()?;
-        Some((name, key, arguments))
+        let (phrase, arguments) = line.phrase.as_ref()?;
+        Some((name, phrase.key, arguments))
     });
     let fields = phrases.flat_map(|(name, key, arguments)| {
         [
@@ -183,6 +207,11 @@ fn localization_fields(text: &Text) -> Map<String, Value> {
         ]
     });
     fields.filter(|(_, value)| *value != json!([])).collect()
+}
+
+/// Returns `true` if the event sets up a call.
+fn is_call_signal(event: &Event) -> bool {
+    event.kind.as_u16() == CALL_KIND
 }
 
 /// The thread of an event: its group, else the root of its thread, else its author.

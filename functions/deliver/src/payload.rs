@@ -108,7 +108,9 @@ impl Payload {
                     apns::payload(&content, notice.app.localized)
                 }
                 (Platform::Fcm, Shape::EmbeddedDistributor) => {
-                    embedded_distributor::message(&content)
+                    // An encrypted push does not reveal what it is about.
+                    let is_call_offer = cipher.is_none() && notice.is_call_offer();
+                    embedded_distributor::message(&content, is_call_offer)
                 }
                 (Platform::Fcm, _) => {
                     fcm::message(&content, options.os, notice.app.localized, notice.now)

@@ -59,6 +59,12 @@ impl Phrase {
         self
     }
 
+    /// The number of arguments of the English text without a name. It is also that of the app's
+    /// translation: an app has one per key.
+    pub fn english_args(&self) -> usize {
+        self.english.matches("%@").count()
+    }
+
     /// The English texts, with different numbers of arguments.
     pub fn variants(&self) -> impl Iterator<Item = &'static str> + use<> {
         let variants = [self.english, self.with_name, self.with_two];
@@ -145,8 +151,8 @@ const NOTIFICATION: Phrase = Phrase::new("NOTIFICATION_TITLE", "New notification
 pub struct Line {
     /// The text, in English or from the event.
     pub plain: String,
-    /// The phrase's key and arguments. `None` for text from the event.
-    pub key: Option<(&'static str, Vec<String>)>,
+    /// The phrase and its arguments. `None` for text from the event.
+    pub phrase: Option<(Phrase, Vec<String>)>,
 }
 
 impl Line {
@@ -154,7 +160,7 @@ impl Line {
     fn excerpt(text: &str) -> Self {
         Self {
             plain: cut(&shorten_references(text), MAX_LINE_BYTES),
-            key: None,
+            phrase: None,
         }
     }
 
@@ -179,7 +185,7 @@ impl Line {
             });
         Self {
             plain,
-            key: Some((phrase.key, arguments)),
+            phrase: Some((phrase, arguments)),
         }
     }
 
@@ -187,19 +193,19 @@ impl Line {
     fn empty() -> Self {
         Self {
             plain: String::new(),
-            key: None,
+            phrase: None,
         }
     }
 
     /// The line with at most `max` bytes of text, and of each argument.
     fn shortened(&self, max: usize) -> Self {
-        let key = self.key.as_ref().map(|(key, arguments)| {
+        let phrase = self.phrase.as_ref().map(|(phrase, arguments)| {
             let arguments = arguments.iter().map(|argument| cut(argument, max));
-            (*key, arguments.collect())
+            (*phrase, arguments.collect())
         });
         Self {
             plain: cut(&self.plain, max),
-            key,
+            phrase,
         }
     }
 }

@@ -7,7 +7,8 @@
 //! hours for 1,000 users.
 //!
 //! The replay takes seconds, so no entry of the cache ends meanwhile. How much the end of entries
-//! adds is computed: a name ends after a day, and the absence of one after an hour.
+//! adds is computed with the rule of the cache. Every profile that is due is requested, because no
+//! budget is used up.
 //!
 //! `cargo bench -p nostr-push-local --bench names`
 
@@ -23,7 +24,7 @@ use nostr_push_core::{
     Seconds,
     order::Order,
     ports::{ProfileWriter, Profiles},
-    profile::{ProfileKey, ProfileUpdate, REFRESH_AFTER, RETRY_AFTER},
+    profile::{Profile, ProfileKey, ProfileUpdate},
 };
 use nostr_push_local::{
     aws::{self, Aws, LocalPorts, STACK},
@@ -40,8 +41,11 @@ const GROUPS: usize = 100;
 const WARM_UP: usize = 5_000;
 const MEASURED: usize = 5_000;
 
-/// The pushes of one instance per second: 1,000 users with 20 pushes a day.
-const PUSHES_PER_SECOND: f64 = 1_000.0 * 20.0 / 86_400.0;
+/// The pushes of one instance per day: 1,000 users with 20 pushes each.
+const PUSHES_PER_DAY: u32 = 1_000 * 20;
+
+/// The read units of a profile: one eventually consistent read.
+const READ_UNITS: f64 = 0.5;
 
 /// The most read units per push.
 const MAX_READ_UNITS: f64 = 0.2;
@@ -138,33 +142,34 @@ fn has_name(n: usize) -> bool {
     n % 5 != 4
 }
 
-/// The reads per push if entries end, computed for a day after a day.
+/// The read units per push if entries end, computed. The table is empty at first, and the second of
+/// two days counts.
 fn computed() -> f64 {
     let mut trace = Trace::new();
-    let mut ends: HashMap<usize, f64> = HashMap::new();
-    let (mut reads, mut pushes) = (0.0, 0.0);
-    let day = 86_400.0;
-    let mut now = 0.0;
-    while now < 2.0 * day {
+    // The row of each profile, and when its entry in the cache ends.
+    let mut profiles: HashMap<usize, (Option<Profile>, Seconds)> = HashMap::new();
+    let mut reads = 0_u32;
+    for push in 0..2 * PUSHES_PER_DAY {
+        let day = Seconds::from_days(1).0;
+        let now = Seconds(day * u64::from(push) / u64::from(PUSHES_PER_DAY));
         for n in trace.push() {
-            if ends.get(&n).is_none_or(|end| *end <= now) {
-                let age = if has_name(n) {
-                    REFRESH_AFTER
-                } else {
-                    RETRY_AFTER
-                };
-                ends.insert(n, now + age.to_duration().as_secs_f64());
-                if now >= day {
-                    reads += 0.5;
-                }
+            let (row, end) = profiles.entry(n).or_default();
+            if *end <= now {
+                reads += u32::from(push >= PUSHES_PER_DAY);
+                *end = now + Profile::cache_time(row.as_ref(), now);
+            }
+            // The request updates the row and caches it, which costs no read unit.
+            if Profile::is_due(row.as_ref(), now) {
+                *row = Some(Profile {
+                    name: has_name(n).then(|| format!("name {n}")),
+                    picture: None,
+                    asked_at: now,
+                });
+                *end = now + Profile::cache_time(row.as_ref(), now);
             }
         }
-        if now >= day {
-            pushes += 1.0;
-        }
-        now += 1.0 / PUSHES_PER_SECOND;
     }
-    reads / pushes
+    READ_UNITS * f64::from(reads) / f64::from(PUSHES_PER_DAY)
 }
 
 #[tokio::main]

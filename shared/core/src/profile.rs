@@ -31,6 +31,16 @@ pub const RETRY_AFTER: Seconds = Seconds::from_hours(1);
 /// How long a profile is kept after the last request.
 pub const PROFILE_TTL: Seconds = Seconds::from_days(30);
 
+/// How long a profile may be cached that is due or not stored. It is not requested if a budget is
+/// used up.
+const DUE_CACHE_TIME: Seconds = Seconds::from_minutes(10);
+
+/// How long the absence of a name may be cached after a request. Most relays have answered then.
+const FIRST_ANSWER_TIME: Seconds = Seconds::from_minutes(1);
+
+/// The same for the second time. By then a request that no relay answered has been made again.
+const SECOND_ANSWER_TIME: Seconds = Seconds::from_minutes(10);
+
 /// The longest visible character of a name, in bytes. A family of four with skin tones has 41.
 const MAX_GRAPHEME_BYTES: usize = 48;
 
@@ -86,6 +96,22 @@ impl Profile {
             RETRY_AFTER
         };
         self.asked_at + age
+    }
+
+    /// How long a profile may be cached that was read at `now`: until it is due, but shorter while
+    /// the answer to the first request is on its way.
+    pub fn cache_time(profile: Option<&Self>, now: Seconds) -> Seconds {
+        let Some(profile) = profile else {
+            return DUE_CACHE_TIME;
+        };
+        let asked_ago = now - profile.asked_at;
+        if profile.name.is_none() && asked_ago < FIRST_ANSWER_TIME {
+            FIRST_ANSWER_TIME
+        } else if profile.name.is_none() && asked_ago < SECOND_ANSWER_TIME {
+            SECOND_ANSWER_TIME
+        } else {
+            (profile.due_at() - now).max(DUE_CACHE_TIME)
+        }
     }
 
     /// Returns `true` if the profile must be requested at `now`. Without a row it must.
@@ -320,6 +346,39 @@ mod tests {
             (asked(None, RETRY_AFTER - Seconds(1)), false),
         ] {
             assert_eq!(Profile::is_due(Some(&profile), now), is_due, "{profile:?}");
+        }
+    }
+
+    #[test]
+    fn profiles_are_cached_until_they_are_due() {
+        let now = Seconds(1_000_000);
+        let asked = |name: Option<&str>, ago| Profile {
+            name: name.map(str::to_owned),
+            picture: None,
+            asked_at: now - ago,
+        };
+        let hour = Seconds::from_hours(1);
+        for (profile, expected) in [
+            (Some(asked(Some("alice"), Seconds(0))), REFRESH_AFTER),
+            (Some(asked(Some("alice"), hour)), Seconds::from_hours(23)),
+            (
+                Some(asked(Some("alice"), Seconds::from_hours(30))),
+                DUE_CACHE_TIME,
+            ),
+            (Some(asked(None, Seconds(0))), FIRST_ANSWER_TIME),
+            (Some(asked(None, FIRST_ANSWER_TIME)), SECOND_ANSWER_TIME),
+            (
+                Some(asked(None, SECOND_ANSWER_TIME)),
+                Seconds::from_minutes(50),
+            ),
+            (Some(asked(None, hour)), DUE_CACHE_TIME),
+            (None, DUE_CACHE_TIME),
+        ] {
+            assert_eq!(
+                Profile::cache_time(profile.as_ref(), now),
+                expected,
+                "{profile:?}"
+            );
         }
     }
 

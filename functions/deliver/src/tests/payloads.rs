@@ -181,6 +181,51 @@ fn ios_translates_only_for_apps_with_the_phrases() {
 }
 
 #[test]
+fn ios_translates_the_text_without_names() {
+    let app = App {
+        localized: true,
+        ..app()
+    };
+    let me = recipient().public_key().to_hex();
+    let tags: [&[&str]; 1] = [&["p", &me]];
+    for (kind, content, key, arguments) in [
+        (1, "hi", "MENTION_TITLE", json!(["alice"])),
+        (7, "🔥", "REACTION_TITLE", json!(["alice"])),
+        (4, "x", "MESSAGE_TITLE", Value::Null),
+    ] {
+        let delivery = delivery(event(&Keys::generate(), kind, NOW, &tags, content));
+        let names = known_author(&delivery, "alice", None);
+        let notice = Notice::of_event(&app, &delivery, names, Seconds(NOW));
+        let payload = Receiver::new(Platform::Apns).payload(&notice).json;
+        let alert = &payload["aps"]["alert"];
+        assert_eq!(payload["title_loc_key"], key);
+        assert_eq!(payload["title_loc_args"], arguments, "{key}");
+        assert_eq!(alert["title-loc-key"], key);
+        assert_eq!(alert.get("title-loc-args"), None, "{key}");
+        // The arguments of the body are not optional.
+        assert_eq!(alert["loc-args"], payload["body_loc_args"], "{key}");
+    }
+}
+
+#[test]
+fn calls_are_kept_for_a_minute() {
+    let app = app();
+    let expiration = (NOW + 50).to_string();
+    let expires: &[&str] = &["expiration", &expiration];
+    for (tags, time_to_live) in [(&[][..], "60"), (&[expires][..], "50")] {
+        let delivery = delivery(event(&Keys::generate(), 25_050, NOW, tags, ""));
+        let notice = Notice::of_event(&app, &delivery, no_names(&delivery), Seconds(NOW));
+        for (platform, name) in [
+            (Platform::Apns, "AWS.SNS.MOBILE.APNS.TTL"),
+            (Platform::Fcm, "AWS.SNS.MOBILE.FCM.TTL"),
+        ] {
+            let push = Receiver::new(platform).push(&notice);
+            assert_eq!(attribute(&push, name), time_to_live, "{name}");
+        }
+    }
+}
+
+#[test]
 fn fcm_data_has_strings_only() {
     let expiration = (NOW + 50).to_string();
     let tags: [&[&str]; 1] = [&["expiration", &expiration]];

@@ -128,10 +128,24 @@ fn apps_with_a_distributor_show_devices_of_dialect_h() {
 }
 
 #[test]
-fn oxchat_rings_for_a_call() {
-    let call = delivery(event(&Keys::generate(), 25_050, NOW, &[], ""));
+fn oxchat_rings_for_a_new_call_offer_only() {
     let receiver = Receiver::shaped(Platform::Fcm, Shape::EmbeddedDistributor);
-    assert_eq!(oxchat(&message(&call, receiver)).1, "1");
+    let offer: &[&str] = &["type", "offer"];
+    for (kind, created_at, tags, message_type) in [
+        (25_050, NOW, &[offer][..], "1"),
+        (25_050, NOW - 60, &[offer][..], "1"),
+        (25_050, NOW - 61, &[offer][..], "0"),
+        (25_050, NOW, &[&["type", "answer"][..]][..], "0"),
+        (25_050, NOW, &[&["type"][..]][..], "0"),
+        (25_050, NOW, &[][..], "0"),
+        (1, NOW, &[offer][..], "0"),
+    ] {
+        let call = delivery(event(&Keys::generate(), kind, created_at, tags, ""));
+        let (_, shown) = oxchat(&message(&call, receiver));
+        assert_eq!(shown, message_type, "{kind} {created_at} {tags:?}");
+        let encrypted = message(&call, receiver.encrypted());
+        assert_eq!(oxchat(&encrypted).1, "0", "{kind} {created_at} {tags:?}");
+    }
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn what_does_not_fit_is_left_out_step_by_step() {
         ("long relay", with_long_relay, [Whole; 7]),
         (
             "long content",
-            sized(&"x".repeat(1_500), 1),
+            sized(&"x".repeat(1_530), 1),
             [
                 Whole, Whole, NoContent, NoContent, NoContent, NoContent, NoContent,
             ],

@@ -296,10 +296,7 @@ fn text_from_right_to_left_does_not_reorder_the_words_around_it() {
     let names = Names::of(&delivery, [(alice, profile("ليلى"))].into());
     let text = Text::of(&delivery, ContentDetail::Rich, &names);
     assert_eq!(text.title.plain, "\u{2068}ليلى\u{2069} posted a note");
-    assert_eq!(
-        text.title.key,
-        Some(("NOTE_TITLE", vec!["ليلى".to_owned()]))
-    );
+    assert_eq!(text.title.phrase, Some((NOTE, vec!["ليلى".to_owned()])));
     let comment = serde_json::to_string(&zap_request(&[], "a\u{202e}b\u{2067}c")).unwrap();
     let text = self::text(&zap("lnbc210n1pabc", &comment), ContentDetail::Rich);
     assert!(text.body.plain.ends_with(": abc"), "{}", text.body.plain);
@@ -368,21 +365,32 @@ proptest! {
 }
 
 #[test]
-fn only_phrases_have_keys_and_arguments() {
+fn only_phrases_have_arguments() {
     let reaction = text(&delivery(7, &[], "🔥"), ContentDetail::Rich);
-    assert_eq!(reaction.title.key, Some(("REACTION_TITLE", Vec::new())));
+    assert_eq!(reaction.title.phrase, Some((REACTION, Vec::new())));
     assert_eq!(
-        reaction.body.key,
-        Some(("REACTION_BODY", vec!["🔥".to_owned(), author()]))
+        reaction.body.phrase,
+        Some((REACTION_BODY, vec!["🔥".to_owned(), author()]))
     );
     let note = text(&delivery(1, &[], "hi"), ContentDetail::Rich);
-    assert_eq!(note.body.key, None);
+    assert_eq!(note.body.phrase, None);
     let summary = Text::summary(12);
     assert_eq!(summary.title.plain, "12 more notifications");
-    assert_eq!(
-        summary.title.key,
-        Some(("SUMMARY_TITLE", vec!["12".to_owned()]))
-    );
+    assert_eq!(summary.title.phrase, Some((SUMMARY, vec!["12".to_owned()])));
+}
+
+#[test]
+fn english_text_has_no_arguments_if_names_are_optional() {
+    for phrase in PHRASES {
+        let has_optional_names = !phrase.with_name.is_empty() || !phrase.with_two.is_empty();
+        assert!(
+            !has_optional_names || phrase.english_args() == 0,
+            "{}",
+            phrase.key
+        );
+    }
+    assert_eq!(REACTION_BODY.english_args(), 2);
+    assert_eq!(ZAP_COMMENT_BODY.english_args(), 3);
 }
 
 #[test]

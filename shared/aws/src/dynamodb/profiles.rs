@@ -3,9 +3,7 @@
 //! none.
 //!
 //! Guarantee: the newest event wins, whatever the order of the writes. Reads are eventually
-//! consistent, at half the price, and cached until the profile is due again: a name for up to a
-//! day, the absence of one for up to an hour. For some minutes after a request they are cached for
-//! one minute, because the relay's answer is on its way.
+//! consistent, at half the price, and cached as long as [`Profile::cache_time`] says.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -41,16 +39,6 @@ const PROFILE: &str = "profile";
 /// The most profiles in the cache, at most 10 MB.
 const MAX_CACHED: u64 = 10_000;
 
-/// How long a profile is cached while an answer is expected.
-const AWAITED_AGE: Duration = Duration::from_mins(1);
-
-/// How long a profile is cached that is due, or that has no row. It is not requested if a budget is
-/// used up.
-const DUE_AGE: Duration = Duration::from_mins(10);
-
-/// The time after a request in which an answer is expected.
-const ANSWER_TIME: Seconds = Seconds::from_minutes(5);
-
 /// The profiles that were read lately. `None`: there was no row.
 pub(super) type ProfileCache = Cache<ProfileKey, Arc<Option<Profile>>>;
 
@@ -72,7 +60,8 @@ impl Expiry<ProfileKey, Arc<Option<Profile>>> for ByContent {
         profile: &Arc<Option<Profile>>,
         _: Instant,
     ) -> Option<Duration> {
-        Some(age(profile.as_ref().as_ref(), clients::now().to_seconds()))
+        let now = clients::now().to_seconds();
+        Some(Profile::cache_time(profile.as_ref().as_ref(), now).to_duration())
     }
 
     fn expire_after_update(
@@ -83,15 +72,6 @@ impl Expiry<ProfileKey, Arc<Option<Profile>>> for ByContent {
         _: Option<Duration>,
     ) -> Option<Duration> {
         self.expire_after_create(key, profile, at)
-    }
-}
-
-/// How long a profile is used that was read at `now`.
-fn age(profile: Option<&Profile>, now: Seconds) -> Duration {
-    match profile {
-        Some(profile) if profile.asked_at + ANSWER_TIME > now => AWAITED_AGE,
-        Some(profile) => (profile.due_at() - now).to_duration().max(DUE_AGE),
-        None => DUE_AGE,
     }
 }
 
@@ -272,32 +252,5 @@ impl ProfileWriter for Store {
             expression = format!("{expression} REMOVE {}", remove.join(", "));
         }
         conditional(PUT, request.update_expression(expression).send().await)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn profiles_are_cached_until_they_are_due() {
-        let now = Seconds(1_000_000);
-        let asked = |name: Option<&str>, ago| Profile {
-            name: name.map(str::to_owned),
-            picture: None,
-            asked_at: now - ago,
-        };
-        let hour = Seconds::from_hours(1);
-        for (profile, expected) in [
-            (Some(asked(Some("alice"), Seconds(1))), AWAITED_AGE),
-            (Some(asked(None, Seconds(1))), AWAITED_AGE),
-            (Some(asked(Some("alice"), hour)), Duration::from_hours(23)),
-            (Some(asked(None, ANSWER_TIME)), Duration::from_mins(55)),
-            (Some(asked(Some("alice"), Seconds::from_hours(30))), DUE_AGE),
-            (Some(asked(None, hour)), DUE_AGE),
-            (None, DUE_AGE),
-        ] {
-            assert_eq!(age(profile.as_ref(), now), expected, "{profile:?}");
-        }
     }
 }
