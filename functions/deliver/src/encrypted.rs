@@ -1,4 +1,4 @@
-//! Payloads that Apple, Google and AWS cannot read. All that identifies a person or an event is
+//! Payloads that SNS, Apple and Google cannot read. All that identifies a person or an event is
 //! encrypted to a key of the device, and title and body are the same for every notice.
 //!
 //! What they still learn is the time of the push, and its size rounded up to one of [`SIZES`].
@@ -42,7 +42,7 @@ impl Cipher {
         }
     }
 
-    /// The ciphertext of the fields. `None` if the key is no point of the curve, which control
+    /// The ciphertext of the fields. `None` if the key is not a point on the curve, which control
     /// refuses.
     fn encrypt(&self, fields: Map<String, Value>) -> Option<String> {
         let mut plaintext = Value::from(fields).to_string();

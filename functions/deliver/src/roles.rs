@@ -1,4 +1,4 @@
-//! Who takes part in an event that a push tells of.
+//! Who takes part in the event of a push.
 
 use nostr::{event::Event, key::PublicKey};
 use nostr_push_core::{

@@ -1,6 +1,6 @@
 //! Profiles: the names and pictures of people and groups, for the text of pushes.
 //!
-//! A push reads what is stored and never waits for more. If a push told of somebody without a
+//! A push reads what is stored and never waits for more. If a push was about somebody without a
 //! current profile, deliver asks the listener for it with a [`ProfileRequest`]. The listener stores
 //! what relays return.
 
@@ -44,7 +44,7 @@ const SECOND_ANSWER_TIME: Seconds = Seconds::from_minutes(10);
 /// The longest visible character of a name, in bytes. A family of four with skin tones has 41.
 const MAX_GRAPHEME_BYTES: usize = 48;
 
-/// Whose profile it is.
+/// A person or a group with a profile.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProfileKey {
@@ -123,7 +123,7 @@ impl Profile {
 /// What an event says about a person or a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProfileUpdate {
-    /// Whose profile it is.
+    /// The person or the group.
     pub key: ProfileKey,
     /// The name.
     pub name: Option<String>,
@@ -136,7 +136,7 @@ pub struct ProfileUpdate {
 /// From deliver to the listener: a profile that a push would have shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProfileRequest {
-    /// Whose profile is requested.
+    /// The person or the group.
     pub key: ProfileKey,
     /// The relay that sent the event.
     pub relay: String,

@@ -101,7 +101,7 @@ impl<'a> Answer<'a> {
         self.newest.insert(key, update);
     }
 
-    /// Whose profile the event is, if it was asked for.
+    /// The person or group of whom the event is the profile, if it was asked for.
     fn key_of(&self, event: &Event) -> Option<ProfileKey> {
         let key = match event.kind.as_u16() {
             PERSON_KIND => ProfileKey::Person(event.pubkey),
