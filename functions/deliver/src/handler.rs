@@ -55,7 +55,8 @@ impl<Q> DeliveryQueues for Q where
 {
 }
 
-/// Delivers one event, or the summary of several, to one recipient. An instance keeps one `budgets`.
+/// Delivers one event, or the summary of several, to one recipient. `budgets` belongs to the
+/// instance.
 ///
 /// # Errors
 /// A dependency failed. The message must be received again.

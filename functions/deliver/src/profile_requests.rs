@@ -3,7 +3,8 @@
 //! Only a push that a device got leads to requests. Each profile is requested once, by the delivery
 //! that claims it. Hourly budgets bound the requests: an author who invents keys uses up those of
 //! one recipient, and many such recipients together those of all recipients with the same standing
-//! until the next hour. Stored names have a budget of their own, so they are refreshed all the same.
+//! until the next hour. Stored names have a budget of their own, so they are refreshed all the
+//! same.
 
 use std::{
     num::NonZeroUsize,

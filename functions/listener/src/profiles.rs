@@ -53,8 +53,8 @@ const RECEIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// The most relays that are asked for a person.
 const MAX_SOURCES: usize = 3;
 
-/// How often a request is received if no relay answers it. The visibility timeout of the queue is in
-/// between.
+/// How often a request is received if no relay answers it. The visibility timeout of the queue is
+/// in between.
 const MAX_RECEIVES: u32 = 2;
 
 /// Requests profiles.

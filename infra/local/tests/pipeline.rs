@@ -173,8 +173,8 @@ impl Pipeline {
         }
     }
 
-    /// Stops everything. If the test has failed, fails with the end of the logs, and keeps them. The
-    /// cause comes last, where CI shows it.
+    /// Stops everything. If the test has failed, fails with the end of the logs, and keeps them.
+    /// The cause comes last, where CI shows it.
     async fn stop(self, result: Result<(), String>) {
         // Only a failed test needs the logs, which are long.
         let failure = result.map_err(|error| (error, self.stack.logs()));
@@ -237,7 +237,10 @@ impl ClientTests {
             .args(["--test", "--test-concurrency=1"])
             .args(["--test-reporter=spec", "--test-reporter-destination=stdout"])
             .arg("--test-reporter=spec")
-            .arg(format!("--test-reporter-destination={}", self.report.display()))
+            .arg(format!(
+                "--test-reporter-destination={}",
+                self.report.display()
+            ))
             .args(files)
             .envs(self.variables.iter().cloned());
         if rough {

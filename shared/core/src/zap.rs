@@ -13,8 +13,8 @@ pub const RECEIPT_KIND: u16 = 9735;
 /// The kind of zap requests.
 const REQUEST_KIND: u16 = 9734;
 
-/// The longest time between a zap request and its receipt. Invoices expire after an hour unless they
-/// say otherwise
+/// The longest time between a zap request and its receipt. Invoices expire after an hour unless
+/// they say otherwise
 /// (<https://github.com/lightning/bolts/blob/master/11-payment-encoding.md#tagged-fields>).
 const MAX_PAYMENT_TIME: Seconds = Seconds::from_hours(1);
 
@@ -24,7 +24,8 @@ pub fn request(receipt: &Event) -> Option<Event> {
     serde_json::from_str(description).ok()
 }
 
-/// The amount of a BOLT 11 invoice in thousandths of a satoshi. The invoice begins with `ln`, the network, digits and a multiplier.
+/// The amount of a BOLT 11 invoice in thousandths of a satoshi. The invoice begins with `ln`, the
+/// network, digits and a multiplier.
 /// The last `1` separates them from the data
 /// (<https://github.com/lightning/bolts/blob/master/11-payment-encoding.md#human-readable-part>).
 pub fn millisats(invoice: &str) -> Option<u64> {
