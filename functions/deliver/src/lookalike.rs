@@ -58,8 +58,8 @@ struct Parts {
     alone: Vec<String>,
 }
 
-/// Returns `true` if the name could pass for a phrase or a pubkey.
-/// Case, spaces, punctuation and letters that look alike make no difference
+/// Returns `true` if the name could pass for a phrase or a pubkey. Case, spaces, punctuation and
+/// letters that look alike make no difference
 /// (<https://www.unicode.org/reports/tr39/#Confusable_Detection>).
 pub fn is_lookalike(name: &str) -> bool {
     let text: String = name.nfkc().map(plain).collect();
@@ -93,9 +93,9 @@ fn is_like_npub(word: &str) -> bool {
     })
 }
 
-/// Returns `true` if the name of a person looks like another person and their words, as in
-/// "carol: thanks". Groups often have such names.
-pub fn has_speaker(name: &str) -> bool {
+/// Returns `true` if a person's name looks like a quote of another person, as in "carol: thanks".
+/// Group names often look like this, so they are not checked.
+pub fn looks_like_quote(name: &str) -> bool {
     // A wide colon needs no space after it.
     let name = name.replace('：', ": ");
     let is_colon = |c: char| COLONS.contains(&c);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn names_with_words_have_a_speaker() {
+    fn recognizes_names_that_look_like_quotes() {
         for name in [
             "carol: thanks",
             "carol：thanks",
@@ -189,7 +189,7 @@ mod tests {
             "carol :",
             "10:30: carol",
         ] {
-            assert!(has_speaker(name), "{name}");
+            assert!(looks_like_quote(name), "{name}");
         }
     }
 
@@ -221,7 +221,7 @@ mod tests {
             "alice :)",
             "C:\\alice",
         ] {
-            assert!(!is_lookalike(name) && !has_speaker(name), "{name}");
+            assert!(!is_lookalike(name) && !looks_like_quote(name), "{name}");
         }
     }
 }

@@ -18,7 +18,7 @@ use nostr_push_core::{
 use tokio::time::timeout;
 
 use crate::{
-    lookalike::{has_speaker, is_lookalike},
+    lookalike::{is_lookalike, looks_like_quote},
     roles::Roles,
 };
 
@@ -47,7 +47,7 @@ impl Names {
 
     fn new(roles: Roles, profiles: BTreeMap<ProfileKey, Option<Profile>>) -> Self {
         let is_hidden = |key: &ProfileKey, name: &str| {
-            is_lookalike(name) || (matches!(key, ProfileKey::Person(_)) && has_speaker(name))
+            is_lookalike(name) || (matches!(key, ProfileKey::Person(_)) && looks_like_quote(name))
         };
         let hidden = profiles.iter().filter(|(key, profile)| {
             let name = profile.as_ref().and_then(|profile| profile.name.as_deref());

@@ -1,10 +1,10 @@
 //! Requests for profiles that a push could not show, or that are old. The listener answers them.
 //!
-//! Only a push that a device got leads to requests. Each profile is requested once, by the delivery
-//! that claims it. Hourly budgets bound the requests: an author who invents keys uses up those of
-//! one recipient, and many such recipients together those of all recipients with the same standing
-//! until the next hour. Stored names have a budget of their own, so they are refreshed all the
-//! same.
+//! Only a push that a device got leads to requests. The delivery that claims a profile requests it.
+//! Hourly budgets limit the requests for new profiles: one for each recipient, one for all
+//! newcomers, and one for all proven recipients. So an author who invents keys uses up the budget of
+//! one recipient. Refreshing a stored name takes from another budget, so invented authors who have
+//! no profile do not prevent it.
 
 use std::{
     num::NonZeroUsize,
@@ -26,16 +26,16 @@ use tokio::time::timeout;
 
 use crate::names::Names;
 
-/// The most new profiles per hour for one recipient under one app.
+/// The most requests per hour for profiles without a stored name, for one recipient under one app.
 pub const PER_RECIPIENT: u64 = 30;
 
-/// The most new profiles per hour for all recipients without a proven device.
+/// The same for all recipients without a proven device.
 pub const FOR_NEWCOMERS: u64 = 100;
 
-/// The most new profiles per hour for all recipients with a proven device.
+/// The same for all recipients with a proven device.
 pub const FOR_PROVEN: u64 = 1_000;
 
-/// The most refreshed profiles per hour.
+/// The most requests per hour for profiles with a stored name.
 pub const FOR_REFRESHES: u64 = 1_000;
 
 /// How long a delivery spends on requests. Its push is out already.
@@ -44,13 +44,13 @@ const TIME_LIMIT: Duration = Duration::from_secs(2);
 /// The most budgets that an instance remembers.
 const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
-/// What an instance knows of the budgets.
+/// The used-up budgets that an instance remembers, and the number of refusals.
 #[derive(Debug)]
 pub struct RequestBudgets {
-    /// The budgets that were found empty, and the hour in which they were. They are not asked again
-    /// in that hour, because a failed attempt costs a write as well.
+    /// The budgets that are used up, each with its hour. They are not charged again in that hour,
+    /// because a failed attempt also costs a write.
     spent: Mutex<LruCache<String, Seconds>>,
-    /// The profiles that were not requested because a shared budget is used up.
+    /// Requests that a shared budget refused.
     refused: AtomicU64,
 }
 
@@ -64,14 +64,33 @@ impl Default for RequestBudgets {
 }
 
 impl RequestBudgets {
-    /// The number of profiles that were not requested because a shared budget is used up, since the
-    /// last call.
+    /// The number of requests that a shared budget refused since the last call.
     pub fn take_refused(&self) -> u64 {
         self.refused.swap(0, Ordering::Relaxed)
     }
 
-    fn is_spent(&self, budget: &Budget, hour: Seconds) -> bool {
-        self.spent().get(&budget.name) == Some(&hour)
+    /// Returns `true` if one of the budgets is known to be used up.
+    fn refuse(&self, required: &[Budget], hour: Seconds) -> bool {
+        let is_spent = |budget: &&Budget| self.spent().get(&budget.name) == Some(&hour);
+        let spent = required.iter().find(is_spent);
+        spent.inspect(|budget| self.count_refused(budget)).is_some()
+    }
+
+    /// Takes one request from each budget. Returns `false` if one of them is used up.
+    async fn take(
+        &self,
+        store: &impl Budgets,
+        required: &[Budget],
+        hour: Seconds,
+    ) -> PortResult<bool> {
+        for budget in required {
+            if !store.take(&budget.name, hour, 1, budget.max).await? {
+                self.spent().put(budget.name.clone(), hour);
+                self.count_refused(budget);
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn spent(&self) -> MutexGuard<'_, LruCache<String, Seconds>> {
@@ -82,23 +101,6 @@ impl RequestBudgets {
         if budget.is_shared {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    /// Takes one request from each budget. Returns `false` if one of them is used up.
-    async fn take(
-        &self,
-        store: &impl Budgets,
-        budgets: &[Budget],
-        hour: Seconds,
-    ) -> PortResult<bool> {
-        for budget in budgets {
-            if !store.take(&budget.name, hour, 1, budget.max).await? {
-                self.spent().put(budget.name.clone(), hour);
-                self.count_refused(budget);
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 }
 
@@ -119,8 +121,8 @@ impl Budget {
     }
 }
 
-/// The budgets for a profile.
-fn budgets(delivery: &Delivery, has_name: bool, is_proven: bool) -> Vec<Budget> {
+/// The budgets from which the request for a profile is taken.
+fn required_budgets(delivery: &Delivery, has_name: bool, is_proven: bool) -> Vec<Budget> {
     if has_name {
         return vec![Budget::shared("refreshes", FOR_REFRESHES)];
     }
@@ -137,11 +139,13 @@ fn budgets(delivery: &Delivery, has_name: bool, is_proven: bool) -> Vec<Budget> 
     vec![own, shared]
 }
 
-/// Requests the profiles that are due. A failure is only logged: a later push requests them.
+/// Requests the profiles that are due. A failure is only logged. If the claim was given back, the
+/// next push requests the profile. If it was not (a crash, the time limit, or a failed release), the
+/// profile is requested once it is due again.
 pub async fn request_due<S: Budgets + Profiles>(
     store: &S,
     queue: &impl Queue<ProfileRequest>,
-    known: &RequestBudgets,
+    budgets: &RequestBudgets,
     delivery: &Delivery,
     names: &Names,
     (is_proven, now): (bool, Seconds),
@@ -149,26 +153,18 @@ pub async fn request_due<S: Budgets + Profiles>(
     let hour = now.start_of_hour();
     let requests = async {
         for (key, has_name) in names.due(now) {
-            let budgets = budgets(delivery, has_name, is_proven);
-            if let Some(spent) = budgets.iter().find(|budget| known.is_spent(budget, hour)) {
-                known.count_refused(spent);
+            let required = required_budgets(delivery, has_name, is_proven);
+            if budgets.refuse(&required, hour) || !store.claim_request(key, now).await? {
                 continue;
             }
-            if !store.claim_request(key, now).await? {
-                continue;
-            }
-            let is_sent = async {
-                if !known.take(store, &budgets, hour).await? {
-                    return Ok(false);
-                }
-                queue.send(&[request(key, delivery)]).await?;
-                PortResult::Ok(true)
+            let sent = match budgets.take(store, &required, hour).await {
+                Ok(true) => queue.send(&[request(key, delivery)]).await.map(|()| true),
+                refused => refused,
             };
-            let is_sent = is_sent.await;
-            if !matches!(is_sent, Ok(true)) {
+            if !matches!(sent, Ok(true)) {
                 store.release_request(key, now).await?;
             }
-            is_sent?;
+            sent?;
         }
         PortResult::Ok(())
     };

@@ -36,7 +36,7 @@ pub enum DeliverCounter {
     Failed(RetryReason),
     /// SNS will never accept the push.
     Rejected(RejectReason),
-    /// A profile was not requested, because a budget that recipients share is used up.
+    /// A shared budget refused the request for a profile.
     ProfilesRefused,
 }
 

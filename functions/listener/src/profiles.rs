@@ -9,7 +9,7 @@
 //! - `fetch`: one connection to one relay
 //! - `answer`: the profiles in what a relay sends
 //!
-//! The task holds at most ten requests, with a connection for each, and one for each of the
+//! The task holds at most ten requests and twelve connections: one for each request, and two to the
 //! operator's relays. A connection holds at most
 //! [`MAX_HELD_BYTES`](crate::frame::MAX_HELD_BYTES) and the names and pictures that were asked for:
 //! together about 4 MB.
@@ -53,8 +53,8 @@ const RECEIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// The most relays that are asked for a person.
 const MAX_SOURCES: usize = 3;
 
-/// How often a request is received if no relay answers it. The visibility timeout of the queue is
-/// in between.
+/// The most times that a request is received if no relay answers. The visibility timeout of the
+/// queue passes between two receives.
 const MAX_RECEIVES: u32 = 2;
 
 /// Requests profiles.
@@ -183,10 +183,12 @@ impl<I: Inbox<ProfileRequest>, S: ProfileWriter> ProfileRequests<I, S> {
     /// The profiles of a batch. Two requests for the same profile are one.
     fn batch(&self, received: Vec<Received<ProfileRequest>>) -> Vec<Wanted> {
         let mut batch: BTreeMap<ProfileKey, Wanted> = BTreeMap::new();
-        for received in received {
-            let Received {
-                message, receipt, ..
-            } = received;
+        for Received {
+            message,
+            receipt,
+            receive_count,
+        } in received
+        {
             let sources = self.sources.of(&message);
             let wanted = batch.entry(message.key.clone()).or_insert_with(|| Wanted {
                 key: message.key,
@@ -197,7 +199,7 @@ impl<I: Inbox<ProfileRequest>, S: ProfileWriter> ProfileRequests<I, S> {
                 found: None,
             });
             wanted.receipts.push(receipt);
-            wanted.receive_count = wanted.receive_count.max(received.receive_count);
+            wanted.receive_count = wanted.receive_count.max(receive_count);
             for source in sources {
                 if wanted.sources.len() < MAX_SOURCES && !wanted.sources.contains(&source) {
                     wanted.sources.push(source);

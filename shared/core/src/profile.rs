@@ -31,8 +31,7 @@ pub const RETRY_AFTER: Seconds = Seconds::from_hours(1);
 /// How long a profile is kept after the last request.
 pub const PROFILE_TTL: Seconds = Seconds::from_days(30);
 
-/// How long a profile may be cached that is due or not stored. It is not requested if a budget is
-/// used up.
+/// How long a profile that is due or not stored may be cached. It stays due if a budget is used up.
 const DUE_CACHE_TIME: Seconds = Seconds::from_minutes(10);
 
 /// How long the absence of a name may be cached after a request. Most relays have answered then.
@@ -98,8 +97,8 @@ impl Profile {
         self.asked_at + age
     }
 
-    /// How long a profile may be cached that was read at `now`: until it is due, but shorter while
-    /// the answer to the first request is on its way.
+    /// How long a profile may be cached that was read at `now`: until it is due, but shorter in the
+    /// first minutes after a request if there is no name, because an answer may have arrived.
     pub fn cache_time(profile: Option<&Self>, now: Seconds) -> Seconds {
         let Some(profile) = profile else {
             return DUE_CACHE_TIME;

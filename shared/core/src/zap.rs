@@ -49,8 +49,8 @@ pub fn millisats(invoice: &str) -> Option<u64> {
 }
 
 /// The person who signed the zap request of a receipt. `None` if the event is not a receipt, the
-/// request is anonymous or has a wrong signature, or it belongs to another receipt: it is for
-/// somebody else or for another amount, or one of them is much older than the other.
+/// request is anonymous or has a wrong signature, or it does not fit the receipt: it is for
+/// somebody else, names another amount, or is more than an hour older or newer.
 ///
 /// Without these checks, anybody could publish a receipt in the name of anybody.
 pub fn zapper(receipt: &Event) -> Option<PublicKey> {
@@ -62,8 +62,8 @@ pub fn zapper(receipt: &Event) -> Option<PublicKey> {
     let recipients = mentioned(&request);
     let is_for_same_person = recipients.len() == 1 && recipients == mentioned(receipt);
     let invoiced = first_tag_value(receipt, "bolt11").and_then(millisats);
-    let is_of_same_amount =
-        first_tag_value(&request, "amount").is_none_or(|amount| amount.parse().ok() == invoiced);
+    let is_of_same_amount = first_tag_value(&request, "amount")
+        .is_none_or(|amount| invoiced.is_some_and(|invoiced| amount.parse() == Ok(invoiced)));
     let [requested_at, paid_at] = [&request, receipt].map(|event| event.created_at.as_secs());
     let is_genuine = request.kind.as_u16() == REQUEST_KIND
         && first_tag_value(&request, "anon").is_none()
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn request_belongs_to_one_receipt() {
+    fn request_fits_the_receipt() {
         let (wallet, alice) = (Keys::generate(), Keys::generate());
         let (bob, hour) = ("11".repeat(32), MAX_PAYMENT_TIME.0);
         let zapper_of = |requested: &[&str], invoice: &str, paid_at: u64| {
@@ -124,6 +124,7 @@ mod tests {
             (&amount[..], "lnbc210u1pabc", 2 * hour, false),
             (&amount[..], "lnbc1pabc", 2 * hour, false),
             (&["amount", "x"][..], invoice, 2 * hour, false),
+            (&["amount", "x"][..], "lnbc1pabc", 2 * hour, false),
             (&["relays"][..], invoice, 2 * hour, true),
             (&amount[..], invoice, 3 * hour, true),
             (&amount[..], invoice, 3 * hour + 1, false),

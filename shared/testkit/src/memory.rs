@@ -105,7 +105,7 @@ pub struct MemoryState {
     pub fail_in: Option<usize>,
     /// `true` if the failing call takes effect nevertheless, as a request that times out may.
     pub fail_after_effect: bool,
-    /// Every call of this name fails: one of those that request profiles.
+    /// If set, every call with this name fails. Only calls that use `call_named` have a name.
     pub failing: Option<&'static str>,
     endpoint_count: usize,
 }
@@ -142,7 +142,7 @@ impl Memory {
         }
     }
 
-    /// The same for a call with a name.
+    /// As [`Memory::call`], for a call that [`MemoryState::failing`] can name.
     fn call_named<T>(
         &self,
         name: &str,

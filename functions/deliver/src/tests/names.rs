@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use nostr_push_core::{
     order::Order,
-    ports::Profiles,
+    ports::{Budgets, Profiles},
     profile::{Profile, ProfileKey, ProfileRequest, REFRESH_AFTER, RETRY_AFTER},
 };
 
@@ -58,6 +58,13 @@ fn use_up(memory: &Memory, budget: &str, max: u64) {
         .state()
         .budgets
         .insert((budget.to_owned(), hour), max);
+}
+
+/// Requests the profiles for a proven recipient in this instance.
+async fn request_due(memory: &Memory, budgets: &RequestBudgets, delivery: &Delivery, now: u64) {
+    let names = crate::names::Names::read(memory, delivery).await;
+    let standing = (true, Seconds(now));
+    profile_requests::request_due(memory, memory, budgets, delivery, &names, standing).await;
 }
 
 /// Handles the delivery of a note in this instance.
@@ -210,7 +217,6 @@ async fn stored_names_are_refreshed_though_new_ones_used_up_the_budgets() {
 #[tokio::test]
 async fn deliveries_at_the_same_time_request_an_author_once() {
     let memory = phone(true);
-    memory.state().apps.get_mut(APP).unwrap().max_pushes = Some(1_000);
     let author = Keys::generate();
     let notes: Vec<Event> = (0..20)
         .map(|n| event(&author, 1, NOW, &[], &n.to_string()))
@@ -239,9 +245,12 @@ async fn profile_that_a_budget_refuses_is_requested_for_the_next_recipient() {
     let delivery = delivery(note("hi"));
     attempt(&memory, &delivery, 0).await.unwrap();
     assert!(requests(&memory).is_empty());
-    memory.state().budgets.clear();
-    let names = crate::names::Names::read(&memory, &delivery).await;
-    assert_eq!(names.due(Seconds(NOW)).count(), 1);
+    let next = Delivery {
+        recipient: Keys::generate().public_key(),
+        ..delivery
+    };
+    request_due(&memory, &RequestBudgets::default(), &next, NOW).await;
+    assert_eq!(requests(&memory).len(), 1);
 }
 
 #[tokio::test]
@@ -277,6 +286,8 @@ async fn instance_tries_a_budget_that_is_used_up_once_an_hour() {
         );
         assert_eq!(budgets.take_refused(), refused, "{budget}");
         assert_eq!(budgets.take_refused(), 0);
+        request_due(&memory, &budgets, &delivery(note("hi")), NOW + 3_600).await;
+        assert_eq!(requests(&memory).len(), 1, "a new hour, {budget}");
     }
 }
 
@@ -320,8 +331,24 @@ async fn push_does_not_wait_for_a_slow_read() {
     );
 }
 
+#[tokio::test]
+async fn slow_request_for_a_profile_ends() {
+    let (memory, delivery) = (phone(true), delivery(note("hi")));
+    let profiles = [(person(&delivery.event), Profile::default())].into();
+    let names = crate::names::Names::of(&delivery, profiles);
+    let (budgets, standing) = (RequestBudgets::default(), (true, Seconds(NOW)));
+    profile_requests::request_due(&Never, &memory, &budgets, &delivery, &names, standing).await;
+    assert!(requests(&memory).is_empty());
+}
+
 /// A table that never answers.
 struct Never;
+
+impl Budgets for Never {
+    async fn take(&self, _: &str, _: Seconds, _: u64, _: u64) -> PortResult<bool> {
+        std::future::pending().await
+    }
+}
 
 impl Profiles for Never {
     async fn profiles(

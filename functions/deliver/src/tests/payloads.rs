@@ -221,6 +221,11 @@ fn calls_are_kept_for_a_minute() {
         ] {
             let push = Receiver::new(platform).push(&notice);
             assert_eq!(attribute(&push, name), time_to_live, "{name}");
+            // Otherwise the time would reveal that it is a call.
+            let wake = Receiver::shaped(platform, Shape::Wake);
+            for receiver in [wake, Receiver::new(platform).encrypted()] {
+                assert_eq!(attribute(&receiver.push(&notice), name), "86400", "{name}");
+            }
         }
     }
 }

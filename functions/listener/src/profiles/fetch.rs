@@ -58,8 +58,9 @@ pub(super) enum FetchError {
     /// The relay has no information document, so the signer of its groups is not known.
     #[error("no information document")]
     NoDocument,
-    /// The relay refused the request. It may require authentication.
-    #[error("refused: {0}")]
+    /// The relay refused the request. It may require authentication. The relay chose the text, so
+    /// only its beginning is shown.
+    #[error("refused: {0:.256}")]
     Refused(String),
     /// The relay sent more than is read.
     #[error("it sends too much")]
@@ -195,4 +196,15 @@ async fn relay_key(relay: &str, only_public: bool) -> Option<Option<PublicKey>> 
     let document = limits::document(relay, only_public).await?;
     let relay_key: Option<String> = JsonObject::parse(&document).get("self");
     Some(relay_key.and_then(|hex| PublicKey::from_hex(&hex).ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_refusal_is_cut() {
+        let refusal = FetchError::Refused("x".repeat(100_000));
+        assert!(refusal.to_string().len() < 300);
+    }
 }
