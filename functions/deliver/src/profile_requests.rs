@@ -2,9 +2,9 @@
 //!
 //! Only a push that a device got leads to requests. The delivery that claims a profile requests it.
 //! Hourly budgets limit the requests for new profiles: one for each recipient, one for all
-//! newcomers, and one for all proven recipients. So an author who invents keys uses up the budget of
-//! one recipient. Refreshing a stored name takes from another budget, so invented authors who have
-//! no profile do not prevent it.
+//! newcomers, and one for all proven recipients. So an author who invents keys uses up the budget
+//! of one recipient. Refreshing a stored name takes from another budget, so invented authors who
+//! have no profile do not prevent it.
 
 use std::{
     num::NonZeroUsize,
@@ -140,8 +140,8 @@ fn required_budgets(delivery: &Delivery, has_name: bool, is_proven: bool) -> Vec
 }
 
 /// Requests the profiles that are due. A failure is only logged. If the claim was given back, the
-/// next push requests the profile. If it was not (a crash, the time limit, or a failed release), the
-/// profile is requested once it is due again.
+/// next push requests the profile. If it was not (a crash, the time limit, or a failed release),
+/// the profile is requested once it is due again.
 pub async fn request_due<S: Budgets + Profiles>(
     store: &S,
     queue: &impl Queue<ProfileRequest>,
