@@ -14,9 +14,10 @@ export const isRough = process.env.NOSTR_PUSH_ROUGH === '1'
 /**
  * How long a test waits for something. A working service never needs this long. On a rough endpoint
  * a message whose retry cannot be scheduled comes back after the queue's visibility timeout of three
- * minutes, and an event passes three queues.
+ * minutes, and an event passes three queues. A removal that failed half way is taken over after two
+ * minutes, and can fail again.
  */
-const WAIT_LIMIT_MS = isRough ? 720_000 : 120_000
+const WAIT_LIMIT_MS = isRough ? 1_200_000 : 120_000
 
 export const api = process.env.NOSTR_PUSH_URL
 export const relays = process.env.NOSTR_PUSH_RELAYS.split(',')
