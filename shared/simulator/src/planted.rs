@@ -1,0 +1,55 @@
+//! Faults that are planted in the simulated world, to show that the oracle finds them. They exist
+//! only with the feature `planted`.
+
+/// A planted fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::VariantArray, strum::IntoStaticStr)]
+pub enum Planted {
+    /// Every attempt acquires the claim, even if another attempt has completed it.
+    ClaimAlwaysAcquired,
+    /// A claim's lease ends at once.
+    ClaimWithoutLease,
+    /// The devices that are done are not recorded in the claim, and it is never completed.
+    ClaimNeverCompleted,
+    /// Rows of devices are written whatever their version.
+    DeviceVersionIgnored,
+    /// An older filter or deletion overwrites a newer one.
+    SubscriptionOrderIgnored,
+    /// The last index row of a filter is not written.
+    IndexRowLost,
+    /// Index rows are not deleted.
+    IndexRowKept,
+    /// Index rows have no tags in their filters, so that they match events to anybody.
+    IndexFilterWithoutTags,
+    /// Messages are deleted before they are handled.
+    AcknowledgedBeforeHandled,
+    /// Messages that failed are deleted.
+    FailuresDeleted,
+    /// The last message of each batch that is sent is lost.
+    LastMessageLost,
+    /// The removal of a device is forgotten at once.
+    TombstoneForgotten,
+    /// Some pushes are published once more with another collapse id.
+    PushRepeatedUnderOtherId,
+    /// An older mute list overwrites a newer one.
+    MuteListOrderIgnored,
+    /// Mute lists are not stored.
+    MuteListLost,
+    /// A delivery that waits does not mark the presence, so heartbeats are not stored.
+    AwaitedNotMarked,
+    /// An older heartbeat overwrites a newer one.
+    PresenceOrderIgnored,
+    /// A registration does not enable an endpoint that SNS has disabled.
+    EndpointNotEnabled,
+    /// Endpoints are not deleted.
+    EndpointNotDeleted,
+    /// Every endpoint is reported as disabled.
+    EndpointReportedDisabled,
+    /// The end of a registration is ignored.
+    RegistrationNeverEnds,
+    /// A push goes to the wrong endpoint.
+    PushToOtherEndpoint,
+    /// An owner without a known standing is left out, and every second standing is not found.
+    StandingNotFound,
+    /// Older settings overwrite newer ones.
+    SettingsOrderIgnored,
+}

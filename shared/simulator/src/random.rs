@@ -1,0 +1,63 @@
+//! Random numbers from a seed. A run draws all of them from one generator, so the same seed gives
+//! the same run.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+/// `SplitMix64` (<https://prng.di.unimi.it/splitmix64.c>).
+#[derive(Debug)]
+pub struct Random(Mutex<u64>);
+
+impl Random {
+    /// The generator of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(Mutex::new(seed))
+    }
+
+    /// Any number.
+    pub fn number(&self) -> u64 {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = *state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number from `min` to `max`.
+    pub fn between(&self, min: u64, max: u64) -> u64 {
+        min + self.number() % (max - min + 1)
+    }
+
+    /// `true` in `per_million` of a million cases.
+    pub fn happens(&self, per_million: u64) -> bool {
+        // No number is drawn for what never happens, so that faults can be switched off.
+        per_million > 0 && self.number() % 1_000_000 < per_million
+    }
+
+    /// A time from `min` to `max` milliseconds.
+    pub fn millis(&self, min: u64, max: u64) -> Duration {
+        Duration::from_millis(self.between(min, max))
+    }
+
+    /// A time from `min` to `max` milliseconds, where short times are as likely as long ones: the
+    /// number of digits is random.
+    pub fn uneven_millis(&self, min: u64, max: u64) -> Duration {
+        let octaves = u64::from((max / min.max(1)).max(1).ilog2());
+        let low = min.max(1) << self.between(0, octaves);
+        self.millis(low.min(max), (2 * low).min(max))
+    }
+
+    /// One of the items, if there is any.
+    pub fn pick<'a, T>(&self, items: &'a [T]) -> Option<&'a T> {
+        let last = items.len().checked_sub(1)?;
+        items.get(usize::try_from(self.between(0, last as u64)).unwrap_or(0))
+    }
+
+    /// Random bytes.
+    pub fn bytes<const N: usize>(&self) -> [u8; N] {
+        std::array::from_fn(|_| self.number().to_le_bytes()[0])
+    }
+}
