@@ -1,4 +1,5 @@
-//! Clients: people with phones, who register, subscribe, mute, switch accounts and lose their phones.
+//! Clients: people with phones, who register, subscribe, mute, switch accounts and lose their
+//! phones.
 //!
 //! Two people share a household and its phones, so a token changes owners when one of them signs in
 //! where the other was signed in. Clocks of clients are off by up to some minutes.

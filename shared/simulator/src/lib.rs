@@ -1,11 +1,11 @@
 //! Dev only: the whole service in one process, with simulated time and random faults.
 //!
 //! The stages control, matcher, deliver and feedback run unchanged on simulated ports. Everything
-//! random comes from one seed, and time passes only when everybody waits, so a seed always gives the
-//! same run. Then an oracle decides which pushes had to come, which could and which must not.
+//! random comes from one seed, and time passes only when everybody waits, so a seed always gives
+//! the same run. Then an oracle decides which pushes had to come, which could and which must not.
 //!
-//! The listener is not part of the simulation yet. Events come from simulated relays through a simple
-//! model of the listener, with delays, duplicates and in any order ([`relays`]).
+//! The listener is not part of the simulation yet. Events come from simulated relays through a
+//! simple model of the listener, with delays, duplicates and in any order ([`relays`]).
 //!
 //! - [`run`]: one run, from the start to the verdict
 //! - [`clients`], [`authors`]: what people do

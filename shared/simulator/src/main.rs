@@ -56,7 +56,8 @@ fn main() -> anyhow::Result<()> {
         }
     }
     println!(
-        "{} seeds, {} simulated hours, {pushed} pushes, {required} of them required, {failed} seeds \
+        "{} seeds, {} simulated hours, {pushed} pushes, {required} of them required, {failed} \
+         seeds \
          with violations, {} s",
         arguments.seeds,
         simulated.to_seconds().0 / 3_600,

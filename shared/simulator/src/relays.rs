@@ -1,8 +1,8 @@
 //! Relays, and a simple model of the listener.
 //!
-//! Every event comes from three relays, each with a delay of its own, sometimes of minutes. The model
-//! of the listener knows the interest from the change feed, drops events that hit nothing and most
-//! copies, and sends until the queue accepts.
+//! Every event comes from three relays, each with a delay of its own, sometimes of minutes. The
+//! model of the listener knows the interest from the change feed, drops events that hit nothing and
+//! most copies, and sends until the queue accepts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -138,8 +138,8 @@ impl Relays {
         }
     }
 
-    /// Returns `true` if the event is to be forwarded. Sometimes another task of the listener, which
-    /// has not seen the event, forwards a copy.
+    /// Returns `true` if the event is to be forwarded. Sometimes another task of the listener,
+    /// which has not seen the event, forwards a copy.
     fn is_new(&self, event: &Event, hits: &[IndexKey], backfill: bool) -> bool {
         let world = &self.world;
         let mut state = self.state();

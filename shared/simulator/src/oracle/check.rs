@@ -268,7 +268,8 @@ impl Checker<'_> {
             let faults = self.oracle.faults.get(&id).copied().unwrap_or(0);
             if same.len() as u64 > 1 + faults {
                 judgement.violations.push(format!(
-                    "{event} for {recipient} was published {} times to {token}, and {faults} faults \
+                    "{event} for {recipient} was published {} times to {token}, and {faults} \
+                     faults \
                      explain it",
                     same.len()
                 ));

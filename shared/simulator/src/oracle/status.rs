@@ -15,16 +15,16 @@ const MARGIN: Millis = Millis(5_000);
 /// day begins when control stores it.
 const WAIT_FOR_DEVICE: Millis = Millis(20 * 3_600_000);
 
-/// The longest time between two heartbeats, from the signature of one until control stores the next,
-/// for which the app certainly looks open all the time: one heartbeat of up to 70 s may not be
-/// stored, and the app counts as open for 210 s.
+/// The longest time between two heartbeats, from the signature of one until control stores the
+/// next, for which the app certainly looks open all the time: one heartbeat of up to 70 s may not
+/// be stored, and the app counts as open for 210 s.
 const SAFE_HEARTBEAT: Millis = Millis(130_000);
 
 /// The kind of mute lists.
 const MUTE_LIST: u16 = 10_000;
 
-/// An answer that may be unknown. The least certain answer is in the middle, so that the smallest of
-/// several conditions is what all of them together mean, and the largest what one of them means.
+/// An answer that may be unknown. The least certain answer is in the middle, so that the smallest
+/// of several conditions is what all of them together mean, and the largest what one of them means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Answer {
     /// Certainly not.
@@ -147,8 +147,8 @@ impl Oracle {
         registered.lasts(span).min(self.reachable(who, token, span))
     }
 
-    /// Whether SNS can reach the phone: the app is installed, and the endpoint has not been disabled
-    /// since the last registration.
+    /// Whether SNS can reach the phone: the app is installed, and the endpoint has not been
+    /// disabled since the last registration.
     fn reachable(&self, who: Who, token: &str, span: Span) -> Answer {
         let is_uninstalled = self.uninstalled.get(token).is_some_and(|at| *at <= span.1);
         let of_token = self
