@@ -14,7 +14,7 @@ use nostr::{
     key::Keys,
     nips::{nip04, nip44},
 };
-use nostr_push_core::Millis;
+use nostr_push_core::{Millis, service_keys::ServiceKeys, token_hasher::canonical_token};
 use nostr_push_testkit::event;
 use serde_json::{Value, json};
 
@@ -78,9 +78,13 @@ impl Phones {
         } else {
             format!("{household}{number}:fcm")
         };
-        world
-            .trace
-            .name(&token, format!("phone {household}{number}"));
+        let name = format!("phone {household}{number}");
+        let hasher = ServiceKeys::from(world.service.clone()).token_hasher();
+        for app in [APP_N, APP_H] {
+            let hash = hasher.device(app, &canonical_token(&token)).token_hash;
+            world.trace.name(hash, name.clone());
+        }
+        world.trace.name(&token, name);
         token
     }
 
@@ -186,7 +190,7 @@ impl Client {
             ("about", &filter.t),
         ] {
             if !set.is_empty() {
-                words.push_str(&[" ", label, " ", &names(set)].concat());
+                words = format!("{words} {label} {}", names(set));
             }
         }
         words
@@ -239,8 +243,17 @@ impl Client {
         self.act(APP_N, What::Register(token), valid_for + 900);
     }
 
-    /// Publishes a mute list.
-    fn mute(&self) {
+    /// Publishes a mute list, and sometimes another soon after.
+    async fn mute(&self) {
+        self.publish_mute_list();
+        while self.world.random.happens(300_000) {
+            let time = self.world.random.uneven_millis(500, 600_000);
+            self.world.sleep(time).await;
+            self.publish_mute_list();
+        }
+    }
+
+    fn publish_mute_list(&self) {
         let world = &self.world;
         let muted: Vec<String> = self
             .people
@@ -312,23 +325,23 @@ impl Client {
             if world.faults.is_over() {
                 return;
             }
-            self.act_as_dialect_n().await;
-            // Some clients do several things at once.
-            if random.happens(200_000) {
-                self.act_as_dialect_n().await;
+            let phone = random.pick(&self.phones.all()).cloned();
+            let filter = random.pick(&self.filters()).cloned();
+            let (Some(phone), Some(filter)) = (phone, filter) else {
+                return;
+            };
+            self.act_as_dialect_n(&phone, &filter).await;
+            // Some people press buttons several times.
+            while random.happens(300_000) {
+                world.sleep(random.uneven_millis(1, 3_000)).await;
+                self.act_as_dialect_n(&phone, &filter).await;
             }
         }
     }
 
-    async fn act_as_dialect_n(&self) {
+    async fn act_as_dialect_n(&self, phone: &str, filter: &SimFilter) {
         let random = &self.world.random;
-        let phones = self.phones.all();
-        let (Some(phone), filters) = (random.pick(&phones).cloned(), self.filters()) else {
-            return;
-        };
-        let Some(filter) = random.pick(&filters).cloned() else {
-            return;
-        };
+        let (phone, filter) = (phone.to_owned(), filter.clone());
         match random.between(0, 99) {
             0..35 => self.register(phone),
             35..45 => self.act(APP_N, What::Remove(phone), 86_400),
@@ -338,7 +351,7 @@ impl Client {
                 self.act(APP_N, What::Subscribe(filter), valid_for);
             }
             70..82 => self.act(APP_N, What::Unsubscribe(filter), 86_400),
-            82..90 => self.mute(),
+            82..90 => self.mute().await,
             90..95 => self.uninstall(&phone),
             _ => self.lose_endpoint(&phone).await,
         }
@@ -350,7 +363,7 @@ impl Client {
         let random = &world.random;
         while !world.faults.is_over() {
             world
-                .sleep(random.uneven_millis(1_000, 2 * 3_600_000))
+                .sleep(random.uneven_millis(2_000, 4 * 3_600_000))
                 .await;
             let phones = self.phones.all();
             let Some(phone) = random.pick(&phones).cloned() else {
@@ -361,13 +374,18 @@ impl Client {
                 .filter(|_| random.happens(750_000))
                 .collect();
             self.act(APP_H, What::Settings(Some(phone.clone()), kinds), 0);
+            if random.happens(150_000) {
+                // The person changes the settings at once.
+                world.sleep(random.uneven_millis(1, 3_000)).await;
+                self.act(APP_H, What::Settings(Some(phone.clone()), vec![1]), 0);
+            }
             self.stay_open().await;
             match random.between(0, 99) {
                 0..70 => self.act(APP_H, What::Presence(false), 0),
                 70..78 => self.act(APP_H, What::Settings(None, Vec::new()), 0),
                 78..82 => self.uninstall(&phone),
                 82..85 => self.lose_endpoint(&phone).await,
-                85..90 => self.mute(),
+                85..90 => self.mute().await,
                 // The phone is off without a word.
                 _ => {}
             }

@@ -14,7 +14,7 @@
 //! - [`lambda`]: batches, crashes and retries
 //! - [`stages`]: the real stages
 //! - [`queue`]: the queues of SQS
-//! - [`tables`], [`ttl`]: DynamoDB
+//! - [`tables`], [`ttl`]: the tables of DynamoDB
 //! - [`sns`]: SNS and the phones
 //! - [`oracle`]: which pushes must come
 //! - [`faults`]: which faults happen, and how often

@@ -18,8 +18,8 @@ pub enum Planted {
     IndexRowLost,
     /// Index rows are not deleted.
     IndexRowKept,
-    /// Index rows have no tags in their filters, so that they match events to anybody.
-    IndexFilterWithoutTags,
+    /// Index rows have no kinds in their filters, so that they match events of any kind.
+    IndexFilterWithoutKinds,
     /// Messages are deleted before they are handled.
     AcknowledgedBeforeHandled,
     /// Messages that failed are deleted.
@@ -34,10 +34,10 @@ pub enum Planted {
     MuteListOrderIgnored,
     /// Mute lists are not stored.
     MuteListLost,
-    /// A delivery that waits does not mark the presence, so heartbeats are not stored.
-    AwaitedNotMarked,
-    /// An older heartbeat overwrites a newer one.
-    PresenceOrderIgnored,
+    /// Only the first heartbeat is stored, and no later one.
+    HeartbeatLost,
+    /// Heartbeats count as signed an hour later.
+    HeartbeatAhead,
     /// A registration does not enable an endpoint that SNS has disabled.
     EndpointNotEnabled,
     /// Endpoints are not deleted.
@@ -48,7 +48,7 @@ pub enum Planted {
     RegistrationNeverEnds,
     /// A push goes to the wrong endpoint.
     PushToOtherEndpoint,
-    /// An owner without a known standing is left out, and every second standing is not found.
+    /// The standing of half of the owners is not found.
     StandingNotFound,
     /// Older settings overwrite newer ones.
     SettingsOrderIgnored,

@@ -223,7 +223,8 @@ impl Relays {
             world.tell(|| "a relay sends stored events again".to_owned());
             world.oracle().begin_transfer();
             for event in stored {
-                let is_recent = Seconds::from(event.created_at) + Seconds(3_600) > now;
+                let is_recent = Seconds::from(event.created_at) + Seconds(3_600) > now
+                    || event.kind.as_u16() == MUTE_LIST;
                 if (is_control(&event) || is_recent) && world.random.happens(300_000) {
                     self.state().seen.remove(&event.id.to_hex());
                     self.receive(RELAYS[1], &event, true).await;

@@ -160,6 +160,10 @@ impl Sns {
         drop(sns);
         if is_dead {
             disable_later(world, endpoint_arn, &endpoint.token);
+        } else if world.random.happens(20_000) && !world.faults.is_over() {
+            // The phone is off for so long that the platform drops the push.
+            let (world, arn) = (Arc::clone(world), endpoint_arn.to_owned());
+            tokio::spawn(async move { report(&world, &arn, "TimeToLiveExpired").await });
         }
         true
     }
@@ -196,13 +200,18 @@ pub async fn disable(world: &Arc<World>, endpoint_arn: &str) {
     if world.random.happens(300_000) {
         return;
     }
+    report(world, endpoint_arn, "EndpointDisabled").await;
+}
+
+/// Sends an event about an endpoint to feedback, some time later.
+async fn report(world: &World, endpoint_arn: &str, failure: &str) {
     world.oracle().begin_transfer();
     world
         .sleep(world.random.uneven_millis(1_000, 3_600_000))
         .await;
     let body = json!({
         "EventType": "DeliveryFailure", "EndpointArn": endpoint_arn, "Resource": "arn:app",
-        "FailureType": "EndpointDisabled", "FailureMessage": "Endpoint is disabled",
+        "FailureType": failure, "FailureMessage": failure,
     });
     let send = || {
         world

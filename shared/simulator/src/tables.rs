@@ -92,6 +92,43 @@ impl Tables {
         self.world.has(planted)
     }
 
+    /// Tells of a write of a device's row.
+    fn tell_device(&self, device: Option<&Device>, written: bool) {
+        let Some(device) = device else { return };
+        let (world, name) = (&self.world, |text: &str| self.world.trace.name_of(text));
+        world.tell(|| {
+            let token = name(&device.id.token_hash);
+            let state = device.registration.as_ref().map_or_else(
+                || "no registration".to_owned(),
+                |r| format!("{:?} for {}", r.state, name(&r.owner.pubkey.to_hex())),
+            );
+            let result = if written { "" } else { ", but it has changed" };
+            format!("    row of {token}: {state}{result}")
+        });
+    }
+
+    /// Tells of a write of a filter's row.
+    fn tell_filter(&self, row: &Subscription, written: &PortResult<bool>) {
+        let world = &self.world;
+        world.tell(|| {
+            let owner = world.trace.name_of(&row.owner.pubkey.to_hex());
+            let kind = row.identity.split(':').next().filter(|_| row.is_derived());
+            let filter = row.filter.to_json();
+            let filter = filter.get(..60).unwrap_or(&filter);
+            let is_written = written.as_ref().is_ok_and(|written| *written);
+            let result = if is_written {
+                ""
+            } else {
+                ", but another is stored"
+            };
+            let kind = kind.unwrap_or("own");
+            format!(
+                "    {kind} filter of {owner} {filter}: {:?}{result}",
+                row.state
+            )
+        });
+    }
+
     /// Changes rows before they are written, if a fault is planted.
     fn plant(&self, device: Option<&mut Device>, roster: Option<&mut Roster>) {
         let state = self.world.memory.state();
@@ -224,6 +261,7 @@ impl Devices for Tables {
             self.plant(device.as_mut(), roster.as_mut());
             let memory = &self.world.memory;
             let written = memory.commit(device.as_ref(), roster.as_ref()).await?;
+            self.tell_device(device.as_ref(), written);
             if let Some(device) = device.as_ref().filter(|_| written) {
                 self.stream(device);
                 self.forget_tombstone(device);
@@ -252,6 +290,7 @@ impl Subscriptions for Tables {
                 self.world.memory.state().subscriptions.remove(&id);
             }
             let written = self.world.memory.put(row).await;
+            self.tell_filter(row, &written);
             self.world.feed.notify_one();
             written
         };
@@ -261,6 +300,7 @@ impl Subscriptions for Tables {
     async fn replace(&self, row: &Subscription, read: Millis) -> PortResult<bool> {
         let request = async {
             let written = self.world.memory.replace(row, read).await;
+            self.tell_filter(row, &written);
             self.world.feed.notify_one();
             written
         };
@@ -275,9 +315,6 @@ impl Presences for Tables {
     }
 
     async fn mark_awaited(&self, owner: &Owner, order: &Order) -> PortResult<bool> {
-        if self.has(Planted::AwaitedNotMarked) {
-            return Ok(true);
-        }
         let request = self.world.memory.mark_awaited(owner, order);
         self.call("presence.mark", request).await
     }
@@ -289,11 +326,16 @@ impl Presences for Tables {
         expires_at: Seconds,
     ) -> PortResult<bool> {
         let request = async {
-            if self.has(Planted::PresenceOrderIgnored) {
-                self.world.memory.state().presences.remove(owner);
+            let mut presence = *presence;
+            if self.has(Planted::HeartbeatAhead) {
+                presence.last_seen += Seconds::from_hours(1);
+            }
+            let is_stored = self.world.memory.state().presences.contains_key(owner);
+            if self.has(Planted::HeartbeatLost) && is_stored {
+                return Ok(true);
             }
             let memory = &self.world.memory;
-            memory.put_presence(owner, presence, expires_at).await
+            memory.put_presence(owner, &presence, expires_at).await
         };
         self.call("presence.put", request).await
     }
@@ -387,11 +429,10 @@ impl IndexWriter for Tables {
         }
         // Each row is a request of its own, so a failure can leave a part written.
         for mut row in rows {
-            if self.has(Planted::IndexFilterWithoutTags)
+            if self.has(Planted::IndexFilterWithoutKinds)
                 && let Some(filter) = &mut row.filter
             {
-                filter.tags.clear();
-                filter.authors = None;
+                filter.kinds = None;
             }
             let request = self.world.memory.put_index(vec![row]);
             self.call("filter_index.put", request).await?;

@@ -109,7 +109,7 @@ impl Checker<'_> {
     /// Control events that were never accepted, although all queues are empty.
     fn unsettled(&self, judgement: &mut Judgement) {
         for action in &self.oracle.actions {
-            if action.settled_at.is_none() {
+            if action.settled_at.is_none() && !action.is_refused {
                 let (who, at) = (self.owner_name(action.who), time(action.sent_at));
                 let what = self.name(&action.event);
                 let violation = format!("{what} of {who} at {at} was never applied");
@@ -282,40 +282,38 @@ impl Checker<'_> {
         let came: BTreeSet<(String, String, &str)> = pushes
             .iter()
             .map(|push| {
-                (
-                    push.field("event_id"),
-                    push.field("recipient"),
-                    push.token.as_str(),
-                )
+                let (id, recipient) = (push.field("event_id"), push.field("recipient"));
+                (id, recipient, push.token.as_str())
             })
             .collect();
-        for who in &self.owners {
-            let own = self
-                .oracle
-                .actions
-                .iter()
-                .filter(|action| action.who == *who);
-            let tokens: BTreeSet<&str> = own.filter_map(Action::registers).collect();
-            for content in &self.oracle.contents {
-                if !self.may_concern(*who, content) {
-                    continue;
-                }
-                let id = content.event.id.to_hex();
-                let required = tokens
-                    .iter()
-                    .filter(|token| self.is_required(*who, token, content));
-                for token in required {
-                    judgement.required += 1;
-                    let is_missing = !came.contains(&(id.clone(), who.1.to_hex(), *token));
-                    let violation = is_missing.then(|| {
-                        let (event, who) = (self.name(&id), self.owner_name(*who));
-                        let (token, at) = (self.name(token), time(content.at));
-                        format!("{event} of {at} must be pushed to {who} on {token} and was not")
-                    });
-                    judgement.violations.extend(violation);
-                }
+        for (who, token, content) in self.required() {
+            judgement.required += 1;
+            let id = content.event.id.to_hex();
+            if !came.contains(&(id.clone(), who.1.to_hex(), token)) {
+                let (event, who) = (self.name(&id), self.owner_name(who));
+                let (token, at) = (self.name(token), time(content.at));
+                judgement.violations.push(format!(
+                    "{event} of {at} must be pushed to {who} on {token} and was not"
+                ));
             }
         }
+    }
+
+    /// The pushes that had to come.
+    fn required(&self) -> Vec<(Who, &str, &Content)> {
+        let mut required = Vec::new();
+        for who in &self.owners {
+            let actions = self.oracle.actions.iter();
+            let own = actions.filter(|action| action.who == *who);
+            let tokens: BTreeSet<&str> = own.filter_map(Action::registers).collect();
+            let contents = self.oracle.contents.iter();
+            for content in contents.filter(|content| self.may_concern(*who, content)) {
+                let tokens = tokens.iter().copied();
+                let needed = tokens.filter(|token| self.is_required(*who, token, content));
+                required.extend(needed.map(|token| (*who, token, content)));
+            }
+        }
+        required
     }
 }
 

@@ -22,6 +22,10 @@ const MAX_AGE_H: Millis = Millis(15 * 60_000);
 /// The age at which control refuses events of dialect N.
 const MAX_AGE_N: Millis = Millis(7 * 86_400_000);
 
+/// The control events of one owner per day beyond which some may be refused: each costs up to 100
+/// of 3,000 write units, and more if it is received again.
+const MANY_WRITES: usize = 25;
+
 /// One owner: a person under an app.
 pub type Who = (&'static str, PublicKey);
 
@@ -170,9 +174,11 @@ impl Oracle {
         }
     }
 
-    /// Control refused an event. It may refuse what has ended or is too old.
+    /// Control refused an event. It may refuse what has ended or is too old, and an owner without a
+    /// proven device who has done very much on one day.
     pub fn refused(&mut self, subject: &Subject, reason: &str, now: Millis) {
         let event = subject.event.clone().unwrap_or_default();
+        let writes = self.writes_today(subject, now);
         let mut actions = self.actions.iter_mut().rev();
         let action = actions.find(|action| action.event == event);
         let age = |action: &Action| now - Millis(action.order.0 * 1000);
@@ -180,6 +186,7 @@ impl Oracle {
             ("expired", Some(action)) => now >= action.valid_until,
             ("stale", Some(action)) if action.who.0 == APP_H => age(action) > MAX_AGE_H,
             ("stale", Some(action)) => age(action) > MAX_AGE_N,
+            ("over_budget", Some(_)) => writes >= MANY_WRITES,
             _ => false,
         };
         match action {
@@ -189,6 +196,17 @@ impl Oracle {
             }
             _ => self.violation(format!("control refuses event {event}: {reason}")),
         }
+    }
+
+    /// The control events of a pubkey on this UTC day, heartbeats left out.
+    fn writes_today(&self, subject: &Subject, now: Millis) -> usize {
+        let today = now.to_seconds().start_of_day().to_millis();
+        let author = subject.pubkey.clone().unwrap_or_default();
+        let writes = self.actions.iter().filter(|action| {
+            let is_heartbeat = matches!(action.what, What::Presence(_));
+            action.sent_at >= today && !is_heartbeat && action.who.1.to_hex() == author
+        });
+        writes.count()
     }
 
     /// A message was sent to a queue.
@@ -259,6 +277,9 @@ impl Oracle {
             .actions
             .iter()
             .map(|action| {
+                if action.is_refused {
+                    return None;
+                }
                 let accepted = action.accepted_at?.max(copy(&action.event));
                 quiet(&action.who.1.to_hex(), accepted)
             })
