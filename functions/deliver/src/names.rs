@@ -38,6 +38,7 @@ pub struct Names {
 
 impl Names {
     /// The roles in a delivery's event, with these profiles.
+    #[cfg(test)]
     pub fn of(delivery: &Delivery, profiles: BTreeMap<ProfileKey, Profile>) -> Self {
         let profiles = profiles
             .into_iter()

@@ -26,6 +26,7 @@ use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
+    operation::update_item::{UpdateItemError, UpdateItemOutput},
     types::{AttributeValue, KeysAndAttributes},
 };
 use moka::future::Cache;
@@ -268,6 +269,24 @@ fn order_values(order: &Order) -> [(&'static str, AttributeValue); 2] {
         (":created_at", n(order.created_at.0)),
         (":event_id", s(order.event_id.to_hex())),
     ]
+}
+
+/// The result of a conditional update: `Ok` with the updated row if the condition held, and `Err`
+/// with the stored one if not. A row is there only if the request asked for it.
+fn conditional_update(
+    dependency: &'static str,
+    result: Result<UpdateItemOutput, SdkError<UpdateItemError>>,
+) -> PortResult<Result<Option<Item>, Option<Item>>> {
+    let error = match result {
+        Ok(updated) => return Ok(Ok(updated.attributes)),
+        Err(error) => error,
+    };
+    match error.as_service_error() {
+        Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
+            Ok(Err(failed.item.clone()))
+        }
+        _ => Err(unavailable(dependency)(error)),
+    }
 }
 
 /// The result of a conditional write: `true` if the condition held.

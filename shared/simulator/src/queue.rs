@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::RangeInclusive,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -137,6 +138,20 @@ impl Queue {
         }
         world.pause(1, 10).await;
         Ok(())
+    }
+
+    /// Sends a message again and again until the queue accepts it. Between two attempts passes a
+    /// random time of `pause` milliseconds.
+    pub async fn send_until_accepted(
+        &self,
+        world: &World,
+        body: String,
+        pause: RangeInclusive<u64>,
+    ) {
+        let send = || self.send(world, vec![body.clone()], Duration::ZERO);
+        while send().await.is_err() {
+            world.pause(*pause.start(), *pause.end()).await;
+        }
     }
 
     /// Puts messages into the queue.

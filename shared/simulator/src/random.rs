@@ -6,24 +6,24 @@ use std::{
     time::Duration,
 };
 
-/// `SplitMix64` (<https://prng.di.unimi.it/splitmix64.c>).
+use nostr_push_testkit::random::SplitMix64;
+
+/// The generator of a run.
 #[derive(Debug)]
-pub struct Random(Mutex<u64>);
+pub struct Random(Mutex<SplitMix64>);
 
 impl Random {
     /// The generator of this seed.
     pub fn new(seed: u64) -> Self {
-        Self(Mutex::new(seed))
+        Self(Mutex::new(SplitMix64::new(seed)))
     }
 
     /// Any number.
     pub fn number(&self) -> u64 {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = *state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .number()
     }
 
     /// A number from `min` to `max`.

@@ -129,13 +129,7 @@ impl Relays {
         } else {
             &world.events
         };
-        while queue
-            .send(world, vec![body.clone()], Duration::ZERO)
-            .await
-            .is_err()
-        {
-            world.pause(500, 5_000).await;
-        }
+        queue.send_until_accepted(world, body, 500..=5_000).await;
     }
 
     /// Returns `true` if the event is to be forwarded. Sometimes another task of the listener,

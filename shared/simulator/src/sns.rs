@@ -213,14 +213,10 @@ async fn report(world: &World, endpoint_arn: &str, failure: &str) {
         "EventType": "DeliveryFailure", "EndpointArn": endpoint_arn, "Resource": "arn:app",
         "FailureType": failure, "FailureMessage": failure,
     });
-    let send = || {
-        world
-            .feedback
-            .send(world, vec![body.to_string()], Duration::ZERO)
-    };
-    while send().await.is_err() {
-        world.pause(1_000, 60_000).await;
-    }
+    let feedback = &world.feedback;
+    feedback
+        .send_until_accepted(world, body.to_string(), 1_000..=60_000)
+        .await;
     world.oracle().end_transfer();
 }
 

@@ -52,16 +52,30 @@ pub trait Stage: Send + Sync {
     fn handle(&self, message: &Message) -> impl Future<Output = Verdict> + Send;
 }
 
-fn ports_of(world: &Arc<World>, scope: &Arc<Scope>) -> (Tables, Sns) {
-    let tables = Tables {
-        world: Arc::clone(world),
-        scope: Arc::clone(scope),
-    };
-    let sns = Sns {
-        world: Arc::clone(world),
-        scope: Arc::clone(scope),
-    };
-    (tables, sns)
+/// What one instance of a stage reaches.
+struct Ports {
+    tables: Tables,
+    sns: Sns,
+    queues: Queues,
+}
+
+impl Ports {
+    fn new(world: &Arc<World>, scope: &Arc<Scope>) -> Self {
+        Self {
+            tables: Tables {
+                world: Arc::clone(world),
+                scope: Arc::clone(scope),
+            },
+            sns: Sns {
+                world: Arc::clone(world),
+                scope: Arc::clone(scope),
+            },
+            queues: Queues {
+                world: Arc::clone(world),
+                scope: Arc::clone(scope),
+            },
+        }
+    }
 }
 
 /// A message that cannot be read is dropped. None should exist.
@@ -106,7 +120,7 @@ impl Stage for Control {
     const NAME: &'static str = "control";
 
     fn start(world: &Arc<World>, scope: &Arc<Scope>) -> Self {
-        let (tables, sns) = ports_of(world, scope);
+        let Ports { tables, sns, .. } = Ports::new(world, scope);
         let (keys, app) = (world.service.clone(), Some(APP_H.to_owned()));
         Self {
             stage: ControlStage::new(keys, app, Limits::default(), tables, sns),
@@ -206,8 +220,7 @@ impl DelayQueue<DeliveryMessage> for Queues {
 /// The matcher stage.
 pub struct Match {
     matcher: Matcher,
-    tables: Tables,
-    queues: Queues,
+    ports: Ports,
 }
 
 impl Stage for Match {
@@ -216,25 +229,19 @@ impl Stage for Match {
     fn start(world: &Arc<World>, scope: &Arc<Scope>) -> Self {
         Self {
             matcher: Matcher::new(NEWCOMER_PUSHES),
-            tables: ports_of(world, scope).0,
-            queues: Queues {
-                world: Arc::clone(world),
-                scope: Arc::clone(scope),
-            },
+            ports: Ports::new(world, scope),
         }
     }
 
     async fn handle(&self, message: &Message) -> Verdict {
-        let world = &self.tables.world;
+        let Ports { tables, queues, .. } = &self.ports;
+        let world = &tables.world;
         let Ok(content) = decode::<ContentMessage>(&message.body) else {
             return malformed(world, Self::NAME);
         };
         let clock = || world.now();
-        let handled = self
-            .matcher
-            .handle(&self.tables, &self.queues, &content, clock)
-            .await;
-        match handled {
+        let handled = self.matcher.handle(tables, queues, &content, clock);
+        match handled.await {
             Ok(outcome) => {
                 world.tell(|| {
                     let (about, n) = (about(world, message), outcome.recipients);
@@ -255,9 +262,7 @@ impl Stage for Match {
 
 /// The deliver stage.
 pub struct Deliver {
-    tables: Tables,
-    sns: Sns,
-    queues: Queues,
+    ports: Ports,
     budgets: RequestBudgets,
 }
 
@@ -265,26 +270,24 @@ impl Stage for Deliver {
     const NAME: &'static str = "deliver";
 
     fn start(world: &Arc<World>, scope: &Arc<Scope>) -> Self {
-        let (tables, sns) = ports_of(world, scope);
         Self {
-            queues: Queues {
-                world: Arc::clone(world),
-                scope: Arc::clone(scope),
-            },
-            tables,
-            sns,
+            ports: Ports::new(world, scope),
             budgets: RequestBudgets::default(),
         }
     }
 
     async fn handle(&self, message: &Message) -> Verdict {
-        let world = &self.tables.world;
+        let Ports {
+            tables,
+            sns,
+            queues,
+        } = &self.ports;
+        let world = &tables.world;
         let Ok(delivery) = decode::<DeliveryMessage>(&message.body) else {
             return malformed(world, Self::NAME);
         };
         let (id, receives) = (message.id.to_string(), message.receives);
         let attempt = Attempt::of(&id, receives, world.now(), LEASE);
-        let (tables, sns, queues) = (&self.tables, &self.sns, &self.queues);
         let handled =
             deliver::handler::handle(tables, sns, queues, &self.budgets, &delivery, &attempt);
         let outcome = match handled.await {
@@ -320,35 +323,32 @@ impl Stage for Deliver {
 
 /// The feedback stage.
 pub struct Feedback {
-    tables: Tables,
-    sns: Sns,
-    queues: Queues,
+    ports: Ports,
 }
 
 impl Stage for Feedback {
     const NAME: &'static str = "feedback";
 
     fn start(world: &Arc<World>, scope: &Arc<Scope>) -> Self {
-        let (tables, sns) = ports_of(world, scope);
         Self {
-            queues: Queues {
-                world: Arc::clone(world),
-                scope: Arc::clone(scope),
-            },
-            tables,
-            sns,
+            ports: Ports::new(world, scope),
         }
     }
 
     async fn handle(&self, message: &Message) -> Verdict {
-        let world = &self.tables.world;
+        let Ports {
+            tables,
+            sns,
+            queues,
+        } = &self.ports;
+        let world = &tables.world;
         let Ok(input) = FeedbackMessage::read(&message.body) else {
             return malformed(world, Self::NAME);
         };
         let stage = FeedbackStage {
-            store: &self.tables,
-            sns: &self.sns,
-            control: &self.queues,
+            store: tables,
+            sns,
+            control: queues,
         };
         let (sent_at, now) = (message.sent_at.to_seconds(), world.seconds());
         match stage.handle(&input, sent_at, now).await {

@@ -184,14 +184,10 @@ pub fn retire(world: &Arc<World>, id: &DeviceId, registration: Registration) {
     world.oracle().begin_transfer();
     tokio::spawn(async move {
         world.pause(200, 60_000).await;
-        let send = || {
-            world
-                .feedback
-                .send(&world, vec![body.clone()], std::time::Duration::ZERO)
-        };
-        while send().await.is_err() {
-            world.pause(1_000, 60_000).await;
-        }
+        let feedback = &world.feedback;
+        feedback
+            .send_until_accepted(&world, body, 1_000..=60_000)
+            .await;
         world.oracle().end_transfer();
     });
 }

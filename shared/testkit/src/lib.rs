@@ -3,6 +3,7 @@
 //! - [`builders`]: events, owners, devices and subscriptions
 //! - [`free_port`]: a free port of this machine
 //! - [`memory`]: the ports of `nostr_push_core` in memory, with faults on demand
+//! - [`random`]: random numbers from a seed
 //! - [`runtime_api`]: runs a real `bootstrap` as Lambda does
 //!
 //! The local AWS endpoint for tests is that of `cargo local`: `nostr_push_local::aws`.
@@ -11,6 +12,7 @@
 
 pub mod builders;
 pub mod memory;
+pub mod random;
 pub mod runtime_api;
 
 use std::{

@@ -3,17 +3,13 @@
 //! Guarantee: a claim has one holder at a time, and none after its completion. This holds for
 //! [`CLAIM_TTL`], which is longer than an event may be accepted.
 
-use aws_sdk_dynamodb::{
-    operation::update_item::UpdateItemError,
-    types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
-};
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use nostr_push_core::{
     CLAIM_TTL, Millis,
     ports::{ClaimResult, Claims, PortResult},
 };
 
-use super::{EXPIRES_AT, Item, Store, conditional, n, s};
-use crate::cause::unavailable;
+use super::{EXPIRES_AT, Item, Store, conditional, conditional_update, n, s};
 
 const ACQUIRE: &str = "dynamodb.claims.acquire";
 const DONE: &str = "dynamodb.claims.done";
@@ -52,20 +48,10 @@ impl Claims for Store {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
-        let error = match result {
-            Ok(answer) => {
-                return Ok(ClaimResult::Acquired(devices_done(
-                    answer.attributes.unwrap_or_default(),
-                )));
-            }
-            Err(error) => error,
-        };
-        match error.as_service_error() {
-            Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
-                Ok(taken(failed.item.as_ref(), now))
-            }
-            _ => Err(unavailable(ACQUIRE)(error)),
-        }
+        Ok(match conditional_update(ACQUIRE, result)? {
+            Ok(row) => ClaimResult::Acquired(devices_done(row.unwrap_or_default())),
+            Err(row) => taken(row.as_ref(), now),
+        })
     }
 
     async fn done(&self, claim: &str, holder: &str, token_hash: &str) -> PortResult<bool> {

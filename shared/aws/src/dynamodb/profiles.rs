@@ -11,9 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_sdk_dynamodb::{
-    operation::update_item::UpdateItemError,
-    types::{AttributeValue, KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure},
+use aws_sdk_dynamodb::types::{
+    AttributeValue, KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure,
 };
 use moka::{Expiry, future::Cache};
 use nostr_push_core::{
@@ -23,7 +22,10 @@ use nostr_push_core::{
 };
 use serde::Deserialize;
 
-use super::{EXPIRES_AT, MAX_BATCH_KEYS, SUPERSEDES, Store, conditional, n, order_values, read, s};
+use super::{
+    EXPIRES_AT, Item, MAX_BATCH_KEYS, SUPERSEDES, Store, conditional, conditional_update, n,
+    order_values, read, s,
+};
 use crate::{
     cause::{unavailable, unreadable},
     clients,
@@ -128,19 +130,10 @@ impl Profiles for Store {
             // The whole row costs no read unit, and may have a name that the cache does not have.
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let (is_claimed, item) = match request.send().await {
-            Ok(response) => (true, response.attributes),
-            Err(error) => match error.as_service_error() {
-                Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
-                    (false, failed.item.clone())
-                }
-                _ => return Err(unavailable(CLAIM)(error)),
-            },
-        };
-        if let Some(item) = item {
-            let row: Row = read(CLAIM, item)?;
-            self.cache_profile(key, Some(row.content)).await;
-        }
+        let claimed = conditional_update(CLAIM, request.send().await)?;
+        let is_claimed = claimed.is_ok();
+        let (Ok(row) | Err(row)) = claimed;
+        self.cache_row(CLAIM, key, row).await?;
         Ok(is_claimed)
     }
 
@@ -154,22 +147,30 @@ impl Profiles for Store {
             .condition_expression("asked_at = :now")
             .expression_attribute_values(":now", n(now.0))
             .return_values(ReturnValue::AllNew);
-        match request.send().await {
-            Ok(response) => {
-                if let Some(item) = response.attributes {
-                    let row: Row = read(RELEASE, item)?;
-                    self.cache_profile(key, Some(row.content)).await;
-                }
-                Ok(())
-            }
-            result => conditional(RELEASE, result).map(drop),
+        if let Ok(row) = conditional_update(RELEASE, request.send().await)? {
+            self.cache_row(RELEASE, key, row).await?;
         }
+        Ok(())
     }
 }
 
 impl Store {
     async fn cache_profile(&self, key: &ProfileKey, profile: Option<Profile>) {
         self.profiles.insert(key.clone(), Arc::new(profile)).await;
+    }
+
+    /// Caches the row that an update returned, if there is one.
+    async fn cache_row(
+        &self,
+        dependency: &'static str,
+        key: &ProfileKey,
+        row: Option<Item>,
+    ) -> PortResult<()> {
+        if let Some(row) = row {
+            let row: Row = read(dependency, row)?;
+            self.cache_profile(key, Some(row.content)).await;
+        }
+        Ok(())
     }
 
     /// Reads at most [`MAX_BATCH_KEYS`] rows. Keys that DynamoDB does not process, because it

@@ -5,7 +5,6 @@
 //! time. Each delivery costs one write, and each event beyond the limit a second one.
 
 use aws_sdk_dynamodb::{
-    operation::update_item::UpdateItemError,
     primitives::Blob,
     types::{AttributeValue, ReturnValuesOnConditionCheckFailure},
 };
@@ -17,7 +16,7 @@ use nostr_push_core::{
 };
 use serde::Deserialize;
 
-use super::{EXPIRES_AT, Store, n, s};
+use super::{EXPIRES_AT, Store, conditional_update, n, s};
 use crate::cause::unavailable;
 
 const ADMIT: &str = "dynamodb.rates.admit";
@@ -62,19 +61,12 @@ impl Rates for Store {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
-        let Err(error) = result else {
-            return Ok(RateAdmission::Admitted);
-        };
-        match error.as_service_error() {
-            Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
-                Ok(RateAdmission::Full {
-                    first: failed
-                        .item()
-                        .is_none_or(|row| !row.contains_key("overflow")),
-                })
-            }
-            _ => Err(unavailable(ADMIT)(error)),
-        }
+        Ok(match conditional_update(ADMIT, result)? {
+            Ok(_) => RateAdmission::Admitted,
+            Err(row) => RateAdmission::Full {
+                first: row.is_none_or(|row| !row.contains_key("overflow")),
+            },
+        })
     }
 
     async fn overflow(&self, owner: &Owner, window: Seconds) -> PortResult<()> {
