@@ -15,7 +15,7 @@ use nostr_push_core::{
     Seconds,
     admission::Admission,
     app::App,
-    device::{OwnerDevices, Roster},
+    device::{OwnerDevices, RegistrationRequest, Roster},
     device_store,
     index_key::IndexKey,
     owner::{Owner, OwnerClass},
@@ -27,6 +27,7 @@ use nostr_push_core::{
 use crate::{
     context::{EventContext, Limits},
     derived::{self, Change},
+    dormancy,
     outcome::Failure,
     refusal::Refusal,
 };
@@ -90,17 +91,19 @@ pub fn of_subscription(row: &Subscription) -> u64 {
     of_row(row) + of_index(row)
 }
 
-/// The units of a registration by the owner of these devices. The first device also brings the
+/// The units of this registration by the owner of these devices. The first device also brings the
 /// owner's dormant filters into force.
 ///
 /// # Errors
 /// A dependency failed.
 pub async fn of_registration<S: Subscriptions + OwnerSettings, E>(
     context: &EventContext<'_, S, E>,
+    request: &RegistrationRequest,
     owner_devices: &OwnerDevices,
 ) -> PortResult<u64> {
     let now = context.now.to_seconds();
-    if context.is_repeated || owner_devices.active_until(now).is_some() {
+    let is_first = !request.is_superseded && owner_devices.active_until(now).is_none();
+    if context.is_repeated || !is_first {
         return Ok(REGISTRATION);
     }
     let owner = &owner_devices.roster.owner;
@@ -109,7 +112,7 @@ pub async fn of_registration<S: Subscriptions + OwnerSettings, E>(
     let of_settings = settings.map_or(0, |settings| {
         of_settings(context.app, &settings, &rows, now)
     });
-    Ok(REGISTRATION + of_dormant(&rows, now) + of_settings)
+    Ok(REGISTRATION + of_return(&rows, &owner_devices.roster, now) + of_settings)
 }
 
 /// The units of replacing the stored filters of settings by those of these settings.
@@ -120,10 +123,20 @@ pub fn of_settings(app: &App, settings: &Settings, rows: &[Subscription], now: S
         .sum()
 }
 
-/// The units of bringing the dormant ones of these subscriptions into force.
-pub fn of_dormant(rows: &[Subscription], now: Seconds) -> u64 {
-    let dormant = rows.iter().filter(|row| row.is_dormant(now));
-    dormant.map(of_subscription).sum()
+/// The units of bringing the dormant ones of these subscriptions into force, and of writing the
+/// others again while they may become dormant.
+pub fn of_return(rows: &[Subscription], roster: &Roster, now: Seconds) -> u64 {
+    let renews = dormancy::may_be_resting(roster, now);
+    let units = |row: &Subscription| {
+        if row.is_dormant(now) {
+            of_subscription(row)
+        } else if renews && row.is_active(now) {
+            of_row(row)
+        } else {
+            0
+        }
+    };
+    rows.iter().map(units).sum()
 }
 
 /// Takes the units of an event.

@@ -182,15 +182,18 @@ pub fn changes_of_settings(
         .collect();
     let desired = of_settings(app, settings, now);
     let now = now.to_millis();
-    changes(&settings.owner, desired, false, &stored, now, false)
+    changes(&settings.owner, desired, false, false, &stored, now, false)
 }
 
 /// The changes, in this order, after which the derived subscriptions are the desired ones. If the
-/// message `is_repeated`, its first attempt may have left index rows of removed subscriptions.
+/// message `is_repeated`, its first attempt may have left index rows of removed subscriptions. If it
+/// `renews`, rows in force are written again, so that another process that is about to remove them
+/// finds them changed.
 pub fn changes(
     owner: &Owner,
     desired: Vec<DesiredSubscription>,
     is_proven: bool,
+    renews: bool,
     stored: &[Subscription],
     now: Millis,
     is_repeated: bool,
@@ -199,8 +202,9 @@ pub fn changes(
     for desired in desired {
         let earlier = stored.iter().find(|row| row.identity == desired.identity);
         let active = earlier.filter(|row| row.is_active(now.to_seconds()));
-        let same = active
-            .filter(|row| row.valid_until == desired.valid_until && row.relays == desired.relays);
+        let same = active.filter(|row| {
+            !renews && row.valid_until == desired.valid_until && row.relays == desired.relays
+        });
         if let Some(row) = same {
             if row.proven != is_proven {
                 changes.push(Change::Prove(

@@ -2,6 +2,7 @@
 //! reads the rows, lets the rules decide, and writes the result to the store and to SNS.
 
 use nostr_push_core::{
+    Seconds,
     device::{
         self, Device, DeviceId, DeviceState, OwnerDevices, Registration, RegistrationDecision,
         RegistrationRequest, Roster,
@@ -23,12 +24,17 @@ use crate::{
     refusal::Refusal,
 };
 
+/// How long another process may still be applying the same event.
+const JUST_NOW: Seconds = Seconds::from_minutes(1);
+
 /// The outcome of a registration.
 pub struct RegistrationOutcome {
     /// The effect.
     pub applied: Applied,
-    /// The previous owner, if the token changed owners.
-    pub previous_owner: Option<Owner>,
+    /// The other owners whose devices have changed, now or in an attempt that failed.
+    pub other_owners: Vec<Owner>,
+    /// `true` if the owner may have had no device before.
+    pub is_return: bool,
 }
 
 /// Applies a registration of `token`. Unless the registration `is_paid` for, its units are taken
@@ -49,13 +55,15 @@ where
 {
     let EventContext { store, sns, .. } = context;
     let now = context.now.to_seconds();
+    // An attempt that failed may have created an endpoint that no row names.
+    let mut has_tried = context.is_repeated;
     for _ in 0..MAX_ATTEMPTS {
         let (row, owned) = read(*store, &request.owner, &request.device).await?;
         let decision = device::register(request, row.as_ref(), &owned, now);
         if let RegistrationDecision::Retire(_) | RegistrationDecision::Commit(_) = &decision
             && !is_paid
         {
-            let units = budget::of_registration(context, &owned).await?;
+            let units = budget::of_registration(context, request, &owned).await?;
             let class = owned.class(now);
             budget::take(context, &request.owner, class, units).await?;
             is_paid = true;
@@ -63,15 +71,38 @@ where
         match decision {
             // The first attempt may have failed before the previous owner was reconciled.
             RegistrationDecision::Duplicate => {
+                let registration = row.and_then(|row| row.registration);
+                let is_recent =
+                    |registration: &Registration| registration.registered_at + JUST_NOW > now;
                 return Ok(RegistrationOutcome {
                     applied: Applied::Repeated,
-                    previous_owner: row.and_then(|row| row.registration?.taken_from),
+                    is_return: context.is_repeated || registration.as_ref().is_some_and(is_recent),
+                    other_owners: registration
+                        .and_then(|registration| registration.taken_from)
+                        .into_iter()
+                        .collect(),
                 });
             }
             RegistrationDecision::Superseded => {
+                let Some(row) = row else { continue };
+                let other_owners = if context.is_repeated {
+                    // One of them may be the owner from whom the first attempt took the token.
+                    let mut owners: Vec<Owner> = row.owners().cloned().collect();
+                    owners.retain(|owner| *owner != request.owner);
+                    owners
+                } else {
+                    Vec::new()
+                };
+                if has_tried && row.is_removed() {
+                    let device = with_unnamed_endpoint(context, row, token).await?;
+                    if !device_store::remove_endpoint(*store, *sns, device).await? {
+                        continue;
+                    }
+                }
                 return Ok(RegistrationOutcome {
                     applied: Applied::Superseded,
-                    previous_owner: None,
+                    other_owners,
+                    is_return: false,
                 });
             }
             RegistrationDecision::OverQuota => return Err(Refusal::OverQuota.into()),
@@ -81,8 +112,15 @@ where
             }
             RegistrationDecision::Commit(rows) => {
                 let (device, roster) = *rows;
-                if let Some(outcome) = commit(context, device, &roster, token).await? {
-                    return Ok(outcome);
+                let outcome = commit(context, device, &roster, token, has_tried).await?;
+                has_tried = true;
+                if let Some(outcome) = outcome {
+                    let is_return =
+                        outcome.applied == Applied::Registered && owned.active_until(now).is_none();
+                    return Ok(RegistrationOutcome {
+                        is_return,
+                        ..outcome
+                    });
                 }
             }
         }
@@ -91,22 +129,27 @@ where
 }
 
 /// Writes the rows of a registration. Returns `None` if the rows have changed since they were read.
+/// If an attempt before `has_tried`, it may have created an endpoint that no row names.
 async fn commit<S: Devices, E: Endpoints>(
     context: &EventContext<'_, S, E>,
     mut device: Device,
     roster: &Roster,
     token: &str,
+    has_tried: bool,
 ) -> Result<Option<RegistrationOutcome>, Failure> {
     let Some(registration) = &mut device.registration else {
         return Ok(None);
     };
-    let previous_owner = registration.taken_from.clone();
+    let other_owners = registration.taken_from.iter().cloned().collect();
     let applied = if registration.state == DeviceState::Active {
         // The endpoint is created before the row is written. After a crash in between, the next
         // attempt reuses the endpoint.
         registration.endpoint_arn = Some(create_endpoint(context, registration, token).await?);
         Applied::Registered
     } else {
+        if has_tried && registration.state == DeviceState::Removed {
+            device = with_unnamed_endpoint(context, device, token).await?;
+        }
         Applied::Superseded
     };
     if !context.store.commit(Some(&device), Some(roster)).await? {
@@ -116,7 +159,8 @@ async fn commit<S: Devices, E: Endpoints>(
     device_store::finish_removal(context.store, context.sns, device).await?;
     Ok(Some(RegistrationOutcome {
         applied,
-        previous_owner,
+        other_owners,
+        is_return: false,
     }))
 }
 
@@ -132,6 +176,23 @@ async fn create_endpoint<S, E: Endpoints>(
     match context.sns.ensure(platform_application, token).await? {
         EnsuredEndpoint::Ready(arn) => Ok(arn),
         EnsuredEndpoint::BadToken => Err(Refusal::BadToken.into()),
+    }
+}
+
+/// The row of a removed device that has been given the endpoint that SNS has for its token.
+async fn with_unnamed_endpoint<S, E: Endpoints>(
+    context: &EventContext<'_, S, E>,
+    device: Device,
+    token: &str,
+) -> Result<Device, Failure> {
+    let Some(registration) = &device.registration else {
+        return Ok(device);
+    };
+    // SNS has no way to find the endpoint of a token but to create it.
+    match create_endpoint(context, registration, token).await {
+        Ok(arn) => Ok(device.removing(arn, context.now.to_seconds())),
+        Err(Failure::Refused(_)) => Ok(device),
+        Err(error) => Err(error),
     }
 }
 

@@ -27,6 +27,10 @@ use crate::{
 /// The shortest time between two times at which an owner's filters become dormant.
 pub const DORMANCY_INTERVAL: Seconds = Seconds::from_days(7);
 
+/// How long a process may still be making filters dormant after the roster says so. It is longer
+/// than the function can run.
+const REST_WINDOW: Seconds = Seconds::from_minutes(1);
+
 /// The rows whose index rows may not be those that the row needs.
 pub struct Doubt {
     /// The identities of rows that this message has written, or may have written in an attempt that
@@ -76,13 +80,19 @@ pub fn is_due(roster: &Roster, now: Seconds) -> bool {
         .is_none_or(|at| at + DORMANCY_INTERVAL <= now)
 }
 
+/// Returns `true` if another process may still be making filters dormant that are in force.
+pub fn may_be_resting(roster: &Roster, now: Seconds) -> bool {
+    roster.dormant_at.is_some_and(|at| at + REST_WINDOW > now)
+}
+
 /// The change of one filter. The time is the `changed_at` of the row that was read.
 pub enum Step {
     /// Write the index rows and then the row: it is in force.
     Wake(Subscription, Millis),
     /// Write the row: it is dormant. Then delete the index rows.
     Rest(Subscription, Millis),
-    /// Write the row, which differs only in whether the owner is proven.
+    /// Write the row, which differs at most in whether the owner is proven. Another process that is
+    /// about to make it dormant finds it changed.
     Prove(Subscription, Millis),
     /// Delete index rows that a crash may have left.
     DeleteIndex(Subscription),
@@ -116,11 +126,13 @@ impl Step {
     }
 }
 
-/// The steps after which the owner's filters follow the owner's devices.
+/// The steps after which the owner's filters follow the owner's devices. If `renews`, they are in
+/// force afterwards whatever another process with earlier devices is doing.
 pub fn steps(
     rows: &[Subscription],
     is_known: bool,
     is_proven: bool,
+    renews: bool,
     doubt: &Doubt,
     now: Millis,
 ) -> Vec<Step> {
@@ -141,7 +153,7 @@ pub fn steps(
                 }
                 return Some(Step::Wake(awake, row.changed_at));
             }
-            if is_active && row.proven != is_proven {
+            if is_active && (renews || row.proven != is_proven) {
                 return Some(Step::Prove(with(SubscriptionState::Active), row.changed_at));
             }
         } else if is_active {
@@ -151,12 +163,20 @@ pub fn steps(
                 row.changed_at,
             ));
         } else if is_dormant && (is_touched || doubt.crashed_at_wake) {
-            return Some(Step::DeleteIndex(row.clone()));
+            return Some(Step::DeleteIndex(with_all_starts(row)));
         }
         let is_left = doubt.is_repeated && subscriptions::is_just_removed(row, now);
         is_left.then(|| Step::DeleteIndex(row.clone()))
     };
     rows.iter().filter_map(step).collect()
+}
+
+/// The row with the latest start: whichever start its index rows have, they are deleted.
+fn with_all_starts(row: &Subscription) -> Subscription {
+    Subscription {
+        since: Seconds(u64::MAX),
+        ..row.clone()
+    }
 }
 
 /// The steps for filters that stay in force although the owner has no device. They do not count as

@@ -158,10 +158,10 @@ where
             max_mentions: None,
             payload,
             valid_until: event.valid_until,
+            is_superseded: false,
         };
         let registered = devices::register(context, &request, &token, false).await?;
-        let previous_owner = registered.previous_owner.as_ref();
-        reconcile::reconcile_transfer(context, owner, previous_owner).await?;
+        reconcile::reconcile_transfer(context, owner, Some(&registered)).await?;
         Ok(registered.applied)
     }
 

@@ -27,26 +27,28 @@ use crate::{
     contention::{self, MAX_ATTEMPTS},
     context::EventContext,
     derived::{self, Change},
+    devices::RegistrationOutcome,
     dormancy::{self, Doubt, Step},
 };
 
-/// Reconciles the owner and, if a registration took a token from another owner, the previous owner.
+/// Reconciles the owner of a registration, and the other owners whose devices it changed.
 ///
 /// # Errors
 /// A dependency failed: apply the event again from the start.
 pub async fn reconcile_transfer<S, E>(
     context: &EventContext<'_, S, E>,
     owner: &Owner,
-    previous_owner: Option<&Owner>,
+    registered: Option<&RegistrationOutcome>,
 ) -> PortResult<()>
 where
     S: Devices + Subscriptions + IndexWriter + OwnerSettings + Budgets,
 {
-    reconcile(context, owner).await?;
-    match previous_owner {
-        Some(previous_owner) => reconcile(context, previous_owner).await,
-        None => Ok(()),
+    let is_return = registered.is_some_and(|registered| registered.is_return);
+    reconcile_all(context, owner, BTreeSet::new(), is_return).await?;
+    for owner in registered.into_iter().flat_map(|r| &r.other_owners) {
+        reconcile(context, owner).await?;
     }
+    Ok(())
 }
 
 /// Reconciles the owner.
@@ -73,12 +75,25 @@ pub async fn reconcile_touched<S, E>(
 where
     S: Devices + Subscriptions + IndexWriter + OwnerSettings + Budgets,
 {
+    reconcile_all(context, owner, touched, false).await
+}
+
+async fn reconcile_all<S, E>(
+    context: &EventContext<'_, S, E>,
+    owner: &Owner,
+    touched: BTreeSet<String>,
+    is_return: bool,
+) -> PortResult<()>
+where
+    S: Devices + Subscriptions + IndexWriter + OwnerSettings + Budgets,
+{
     let mut reconciler = Reconciler {
         context,
         owner,
         doubt: Doubt::new(touched, context.is_repeated),
         may_rest: None,
         is_charged: false,
+        is_return,
     };
     for _ in 0..MAX_ATTEMPTS {
         // The subscriptions are read first. A process that changes a device or the settings after
@@ -139,6 +154,10 @@ struct Reconciler<'a, S, E> {
     may_rest: Option<bool>,
     /// `true` once the removals are charged.
     is_charged: bool,
+    /// `true` if the owner may have returned just now ([`RegistrationOutcome::is_return`]). A
+    /// process that has not seen this may be about to take out of force what is in force. So that
+    /// is written again, once: what the process then writes is refused, and it reads again.
+    is_return: bool,
 }
 
 impl<S, E> Reconciler<'_, S, E>
@@ -154,14 +173,23 @@ where
             stored.iter().cloned().partition(Subscription::is_derived);
 
         self.doubt.update(devices, now.to_seconds());
-        let mut steps = dormancy::steps(&own, is_known, is_proven, &self.doubt, now);
+        let renews = self.is_return && dormancy::may_be_resting(&devices.roster, now.to_seconds());
+        let mut steps = dormancy::steps(&own, is_known, is_proven, renews, &self.doubt, now);
         let rests = self
             .decide_on_rest(&mut steps, &own, &devices.roster)
             .await?;
         let settings = view.settings.as_ref();
         let desired = derived::desired(self.context.app, devices, settings, now.to_seconds());
         let is_repeated = self.context.is_repeated;
-        let changes = derived::changes(self.owner, desired, is_proven, &derived, now, is_repeated);
+        let changes = derived::changes(
+            self.owner,
+            desired,
+            is_proven,
+            self.is_return,
+            &derived,
+            now,
+            is_repeated,
+        );
         if !is_known && !self.is_charged {
             self.charge_removals(&changes, &devices.roster).await?;
             self.is_charged = true;
@@ -189,6 +217,7 @@ where
             }
             is_written = true;
         }
+        self.is_return = false;
         Ok(if is_written {
             Pass::Written
         } else {

@@ -43,7 +43,7 @@ where
         mut settings,
         token,
     } = update;
-    let registration = token.map(|registration| {
+    let mut registration = token.map(|registration| {
         let device = hasher.device(&settings.owner.app, &registration.token);
         let request = request(&settings, device, &registration);
         (request, registration.token)
@@ -57,7 +57,7 @@ where
         Some(stored) if stored.order == order => Applied::Repeated,
         _ => Applied::Superseded,
     };
-    let mut previous_owner = None;
+    let mut registered = None;
     if stored.is_none_or(|stored| !stored.order.supersedes(&order)) {
         if applied != Applied::Repeated {
             pay(context, &settings, roster, is_logout).await?;
@@ -65,8 +65,7 @@ where
         // The device is registered before the settings are written, so that a refused token leaves
         // the earlier settings in force.
         if let Some((request, token)) = &registration {
-            let registered = devices::register(context, request, token, true).await?;
-            previous_owner = registered.previous_owner;
+            registered = Some(devices::register(context, request, token, true).await?);
         }
         if context.store.put_settings(&settings).await? {
             applied = if is_logout {
@@ -75,9 +74,14 @@ where
                 Applied::Configured
             };
         }
+    } else if let Some((request, token)) = &mut registration {
+        // The owner has moved on, but the token was the owner's for a time. So it is not an earlier
+        // owner's any more.
+        request.is_superseded = true;
+        registered = Some(devices::register(context, request, token, false).await?);
     }
     remove_other_devices(context, owner).await?;
-    reconcile::reconcile_transfer(context, owner, previous_owner.as_ref()).await?;
+    reconcile::reconcile_transfer(context, owner, registered.as_ref()).await?;
     Ok(applied)
 }
 
@@ -111,7 +115,7 @@ where
             admission::check_further_filters(store, context.limits, class).await?;
         }
         units += changes.iter().map(Change::units).sum::<u64>();
-        units += budget::of_dormant(&rows, now);
+        units += budget::of_return(&rows, roster, now);
     }
     budget::take(context, owner, class, units).await
 }
@@ -131,6 +135,7 @@ fn request(
         max_mentions: settings.max_mentions,
         payload: registration.payload,
         valid_until: settings.valid_until,
+        is_superseded: false,
     }
 }
 

@@ -58,6 +58,7 @@ async fn adapters_keep_their_guarantees() {
     subscriptions::feed_has_pages(&store).await;
     filter_index::rows_are_read_in_pages(&store).await;
     filter_index::older_event_changes_nothing(&store).await;
+    filter_index::filter_that_is_in_force_again_keeps_its_rows(&store).await;
     filter_index::large_filter_is_left_out(&store).await;
     filter_index::relays_are_kept(&store).await;
     tables::newest_presence_wins(&store).await;

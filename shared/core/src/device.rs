@@ -11,7 +11,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, iter,
 };
 
 use nostr::key::PublicKey;
@@ -35,6 +35,10 @@ pub const MAX_TOKEN_BYTES: usize = 4 * 1024;
 /// How long a registration of a token waits for a removal that is deleting its endpoint. It is
 /// longer than a function can run, so no removal deletes an endpoint that a new registration uses.
 pub const REMOVING_LEASE: Seconds = Seconds(120);
+
+/// How long after a token changed owners its previous owner may not be reconciled yet, because the
+/// event that took it failed and is to be received again.
+const TRANSFER_WINDOW: Seconds = Seconds::from_hours(1);
 
 /// The time between the two pushes that prove a device. SNS accepts any text as a token. It learns
 /// that a token is dead only when it passes on the first push, and then disables the endpoint
@@ -116,8 +120,8 @@ pub struct Registration {
     /// between.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub proven: bool,
-    /// The previous owner, if the token changed owners. That owner's derived subscriptions must be
-    /// reconciled.
+    /// The previous owner, if the token changed owners by this registration or just before it. That
+    /// owner's derived subscriptions must be reconciled.
     #[serde(default)]
     pub taken_from: Option<Owner>,
     /// The SNS endpoint, until it is deleted.
@@ -167,6 +171,31 @@ impl Device {
         if let Some(registration) = &mut self.registration {
             registration.state = DeviceState::Removed;
             registration.endpoint_arn = None;
+        }
+        self
+    }
+
+    /// The owner who registered the token, and the previous one if it is known.
+    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
+        let registrations = self.registration.iter();
+        registrations.flat_map(|r| iter::once(&r.owner).chain(&r.taken_from))
+    }
+
+    /// Returns `true` if the registration was removed, and its endpoint deleted.
+    pub fn is_removed(&self) -> bool {
+        let mut registration = self.registration.iter();
+        registration.any(|registration| registration.state == DeviceState::Removed)
+    }
+
+    /// The row of a removed device for which an endpoint was found: it is to be deleted.
+    #[must_use]
+    pub fn removing(mut self, endpoint_arn: String, now: Seconds) -> Self {
+        if let Some(registration) = &mut self.registration {
+            registration.endpoint_arn = Some(endpoint_arn);
+            registration.state = DeviceState::Removing {
+                until: now + REMOVING_LEASE,
+            };
+            self.expires_at = self.expires_at.max(now + TOMBSTONE_TTL);
         }
         self
     }
@@ -377,6 +406,9 @@ pub struct RegistrationRequest {
     pub payload: PayloadOptions,
     /// When the registration is to end.
     pub valid_until: Seconds,
+    /// `true` if the owner's newer settings have ended this registration before it was applied. It
+    /// then only takes the token from an earlier owner.
+    pub is_superseded: bool,
 }
 
 /// The decision on a registration.
@@ -412,10 +444,9 @@ pub fn register(
         .cloned()
         .unwrap_or_else(|| Device::new(request.device.clone()));
     let removal = device.removals.get(&request.owner.pubkey.to_hex());
-    let removed = removal
-        .into_iter()
-        .chain(&owned.roster.removed_all)
-        .any(|removal| removal.supersedes(&request.order));
+    let mut removals = removal.into_iter().chain(&owned.roster.removed_all);
+    let removed =
+        request.is_superseded || removals.any(|removal| removal.supersedes(&request.order));
     let mut active: Vec<&Registration> = owned
         .active(now)
         .filter(|(other, _)| other.id != request.device)
@@ -485,8 +516,15 @@ fn registration(
     let proven = previous.as_ref().is_some_and(|previous| {
         previous.proven && previous.owner == request.owner && previous.state == DeviceState::Active
     });
-    let (previous_owner, endpoint_arn) = match previous {
-        Some(previous) => (Some(previous.owner), previous.endpoint_arn),
+    let (taken_from, endpoint_arn) = match previous {
+        Some(previous) if previous.owner != request.owner => {
+            (Some(previous.owner), previous.endpoint_arn)
+        }
+        Some(previous) => {
+            let is_recent = previous.registered_at + TRANSFER_WINDOW > now;
+            let taken_from = previous.taken_from.filter(|_| is_recent);
+            (taken_from, previous.endpoint_arn)
+        }
         None => (None, None),
     };
     let state = match (removed, &endpoint_arn) {
@@ -506,7 +544,7 @@ fn registration(
         payload: request.payload,
         first_delivered_at: None,
         proven,
-        taken_from: previous_owner.filter(|owner| *owner != request.owner),
+        taken_from,
         endpoint_arn,
         state,
         valid_until: request.valid_until,

@@ -249,9 +249,11 @@ pub enum RateAdmission {
 
 /// Writing the filter index.
 pub trait IndexWriter: Send + Sync {
-    /// Writes each row, unless the stored one is as new or newer.
+    /// Writes each row, unless the stored one has a later order, or the same order and as late a
+    /// start.
     fn put_index(&self, rows: Vec<IndexRow>) -> impl Future<Output = PortResult<()>> + Send;
-    /// Deletes each row, unless the stored one has a later order.
+    /// Deletes each row, unless the stored one has a later order than `order`, or the same and a
+    /// later start than the row: it has been brought into force again.
     fn delete_index(
         &self,
         rows: Vec<IndexRow>,

@@ -53,6 +53,7 @@ fn registered_again(row: &Device, owner: &Owner) -> Device {
         max_mentions: None,
         payload: PayloadOptions::default(),
         valid_until: FAR_FUTURE,
+        is_superseded: false,
     };
     let devices = OwnerDevices {
         roster: Roster::new(owner.clone()),

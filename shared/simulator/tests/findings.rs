@@ -1,5 +1,4 @@
-//! Violations that the simulator has found, or that its rules imply, in their shortest form. They
-//! fail until the service is changed, so they are ignored.
+//! Violations that the simulator has found, or that its rules imply, in their shortest form.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
 use control::{
@@ -79,7 +78,6 @@ impl Fixture {
 /// Bob signs in on a phone, then Alice signs in there, then Alice signs in on another phone. If
 /// Alice's second settings are applied before her first ones, the first phone stays Bob's.
 #[tokio::test]
-#[ignore = "an open finding"]
 async fn late_settings_take_the_token_from_the_previous_owner() {
     let (alice, bob) = (Keys::generate(), Keys::generate());
     let mut owners = Vec::new();
@@ -116,7 +114,6 @@ async fn late_settings_take_the_token_from_the_previous_owner() {
 /// the registration creates the endpoint, its commit finds that the removal has changed the roster,
 /// and the second decision knows no endpoint.
 #[tokio::test]
-#[ignore = "an open finding"]
 async fn removal_deletes_the_endpoint_of_a_registration_that_crashed() {
     let alice = Keys::generate();
     for call in 0..40 {
@@ -139,7 +136,6 @@ async fn removal_deletes_the_endpoint_of_a_registration_that_crashed() {
 /// it is repeated, Alice sends newer settings, and Bob takes the phone back with other kinds. The
 /// index rows of Bob's earlier filter stay and match.
 #[tokio::test]
-#[ignore = "an open finding"]
 async fn failed_transfer_leaves_no_index_rows_of_the_previous_owner() {
     let (alice, bob) = (Keys::generate(), Keys::generate());
     let settings = |kind: u16| json!({"deviceId": "phone:fcm", "kinds": [kind]});

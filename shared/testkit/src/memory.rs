@@ -503,11 +503,10 @@ impl IndexWriter for Memory {
         for row in rows {
             self.call(|state| {
                 let id = (row.index_key.clone(), row.sort_key());
-                if state
-                    .index
-                    .get(&id)
-                    .is_none_or(|stored| row.order.supersedes(&stored.order))
-                {
+                if state.index.get(&id).is_none_or(|stored| {
+                    row.order.supersedes(&stored.order)
+                        || (row.order == stored.order && row.since > stored.since)
+                }) {
                     state.index.insert(id, row);
                 }
             })?;
@@ -519,11 +518,10 @@ impl IndexWriter for Memory {
         for row in rows {
             self.call(|state| {
                 let id = (row.index_key.clone(), row.sort_key());
-                if state
-                    .index
-                    .get(&id)
-                    .is_some_and(|stored| !stored.order.supersedes(&order))
-                {
+                if state.index.get(&id).is_some_and(|stored| {
+                    !stored.order.supersedes(&order)
+                        && (stored.order != order || stored.since <= row.since)
+                }) {
                     state.index.remove(&id);
                 }
             })?;

@@ -1,6 +1,6 @@
 //! Filters are in force only while their owner has a device.
 
-use std::collections::VecDeque;
+use std::{cell::Cell, collections::VecDeque};
 
 use nostr_push_core::{
     device::REMOVING_LEASE,
@@ -381,6 +381,51 @@ async fn a_removal_and_a_registration_interleave_at_any_call() {
         assert_eq!((f.own().len(), f.own_keys().len()), (1, 8), "{delay}");
         assert_eq!(f.index(), f.expected_index(), "{delay}");
     }
+}
+
+/// Once a registration is accepted, its owner's filters stay in force, although a removal of an
+/// earlier device is still at work. Otherwise events of that time would be lost.
+#[tokio::test]
+async fn filters_are_in_force_once_a_registration_is_accepted() {
+    let values: Vec<String> = (0..3).map(|n| format!("tag-{n}")).collect();
+    let filter = json!({"filter": {"#t": values}});
+    let mut gaps = Vec::new();
+    let delays = |pause: usize| (-60..200_isize).map(move |delay| (pause, delay));
+    for (pause, delay) in [1, 2, 4].into_iter().flat_map(delays) {
+        let f = fixture();
+        let keys = Keys::generate();
+        let event = |kind, at, payload: &Value| f.in_app("triggered", &keys, kind, at, payload);
+        f.accept(&event(3079, NOW, &token(1))).await;
+        f.accept(&event(3081, NOW, &filter)).await;
+        let in_force = f.index();
+        assert_eq!(in_force.len(), 5, "three tags, a trigger and the mute list");
+        let (slow, fast) = (f.slow_stage(&[pause]), f.slow_stage(&[1]));
+        let (removed, accepted) = (Cell::new(false), Cell::new(false));
+        let handle = async |stage: &ControlStage<_, _>, event: Event, delay, done: &Cell<bool>| {
+            for _ in 0..delay {
+                tokio::task::yield_now().await;
+            }
+            let input = message(&to_raw_value(&event).unwrap(), first_receipt().now);
+            stage.handle(&input, first_receipt()).await.unwrap();
+            done.set(true);
+        };
+        let removal = handle(&slow, event(3080, NOW + 1, &token(1)), -delay, &removed);
+        let registration = handle(&fast, event(3079, NOW + 1, &token(2)), delay, &accepted);
+        let watch = async {
+            let mut gap = 0;
+            while !removed.get() || !accepted.get() {
+                gap += i32::from(accepted.get() && f.index() != in_force);
+                tokio::task::yield_now().await;
+            }
+            gap
+        };
+        let ((), (), gap) = tokio::join!(removal, registration, watch);
+        if gap > 0 {
+            gaps.push((pause, delay, gap));
+        }
+        assert_eq!(f.index(), in_force, "{pause} {delay}");
+    }
+    assert_eq!(gaps, []);
 }
 
 proptest! {

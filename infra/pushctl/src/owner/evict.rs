@@ -359,6 +359,7 @@ mod tests {
             max_mentions: None,
             payload: PayloadOptions::default(),
             valid_until: NOW + Seconds::from_days(1),
+            is_superseded: false,
         };
         let again = device::register(&request, Some(row), &devices, NOW);
         let comes_back = match &again {

@@ -25,7 +25,7 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Item, Store, n, read, s, transaction::committed, write};
+use super::{Item, Store, n, read, s, transaction, write};
 use crate::cause::{unavailable, unreadable};
 
 const GET: &str = "dynamodb.devices.get";
@@ -197,7 +197,7 @@ impl Devices for Store {
             request = request
                 .transact_items(self.put_if_unchanged(write(COMMIT, &row)?, roster.version)?);
         }
-        committed(COMMIT, request.send().await)
+        transaction::commit(COMMIT, || request.clone().send()).await
     }
 }
 

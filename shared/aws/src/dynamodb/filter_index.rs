@@ -3,7 +3,8 @@
 //! in `subscriptions` alone. The attribute `relays` holds the hashes of the relays that the
 //! subscription names, if it names any.
 //!
-//! Guarantee: an older event neither overwrites nor deletes the row of a newer one.
+//! Guarantee: an older event neither overwrites nor deletes the row of a newer one. If a dormant
+//! filter is brought into force again, a process that was making it dormant does not delete the row.
 
 use std::fmt;
 
@@ -20,7 +21,7 @@ use nostr_push_core::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 
-use super::{SAME_ORDER, SUPERSEDES, Store, conditional, order_values, read, s};
+use super::{SAME_ORDER, SUPERSEDES, Store, conditional, n, order_values, read, s};
 use crate::cause::{unavailable, unreadable};
 
 const PUT: &str = "dynamodb.filter_index.put";
@@ -102,8 +103,11 @@ impl IndexWriter for Store {
                 since: row.since,
                 expires_at: row.valid_until,
             };
-            self.put_newer(PUT, &self.tables.filter_index, &item, &row.order)
-                .await
+            let condition = format!("{SUPERSEDES} OR ({SAME_ORDER} AND since < :since)");
+            let values = order_values(&row.order).into_iter();
+            let values = values.chain([(":since", n(row.since.0))]);
+            let table = &self.tables.filter_index;
+            self.put_if(&condition, values, PUT, table, &item).await
         };
         stream::iter(rows)
             .map(put)
@@ -124,8 +128,9 @@ impl IndexWriter for Store {
             for (name, value) in order_values(&order) {
                 request = request.expression_attribute_values(name, value);
             }
+            request = request.expression_attribute_values(":since", n(row.since.0));
             // The rows of this very order are deleted too.
-            let condition = format!("{SUPERSEDES} OR ({SAME_ORDER})");
+            let condition = format!("{SUPERSEDES} OR ({SAME_ORDER} AND since <= :since)");
             conditional(DELETE, request.condition_expression(condition).send().await)
         };
         stream::iter(rows)

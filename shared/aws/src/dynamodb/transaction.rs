@@ -1,4 +1,6 @@
-//! The result of a transaction whose writes have conditions.
+//! Transactions whose writes have conditions.
+
+use std::{future::Future, time::Duration};
 
 use aws_sdk_dynamodb::{
     error::SdkError, operation::transact_write_items::TransactWriteItemsError,
@@ -14,6 +16,44 @@ use crate::{
     clients::chain,
 };
 
+/// The most attempts at a transaction that DynamoDB cancels because it throttles one of the writes.
+/// The SDK sends a throttled request again, but not such a transaction
+/// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html>).
+const MAX_ATTEMPTS: u32 = 3;
+
+/// Sends a transaction, and again after a pause while DynamoDB throttles one of its writes. The
+/// result is that of [`committed`].
+///
+/// A removal must not fail lightly between deleting an endpoint and recording this: it would block
+/// the token until its lease ends.
+///
+/// # Errors
+/// The transaction failed.
+pub(super) async fn commit<T, F>(dependency: &'static str, send: impl Fn() -> F) -> PortResult<bool>
+where
+    F: Future<Output = Result<T, SdkError<TransactWriteItemsError>>>,
+{
+    let mut attempt = 1;
+    loop {
+        let result = send().await;
+        let is_cancelled = result.as_ref().is_err_and(is_cancelled);
+        let outcome = committed(dependency, result);
+        let is_throttled =
+            |error: &Unavailable| is_cancelled && error.cause == FailureCause::Throttled;
+        if attempt == MAX_ATTEMPTS || !outcome.as_ref().is_err_and(is_throttled) {
+            return outcome;
+        }
+        tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
+        attempt += 1;
+    }
+}
+
+fn is_cancelled(error: &SdkError<TransactWriteItemsError>) -> bool {
+    error
+        .as_service_error()
+        .is_some_and(TransactWriteItemsError::is_transaction_canceled_exception)
+}
+
 /// Returns `true` if the transaction was committed, and `false` if another process wrote one of the
 /// rows or is writing it.
 ///
@@ -25,7 +65,7 @@ use crate::{
 ///
 /// # Errors
 /// The transaction failed for any other reason.
-pub(super) fn committed<T>(
+fn committed<T>(
     dependency: &'static str,
     result: Result<T, SdkError<TransactWriteItemsError>>,
 ) -> PortResult<bool> {
@@ -57,20 +97,48 @@ fn is_lost_race(code: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::RefCell, collections::VecDeque, future::ready};
+
     use aws_sdk_dynamodb::{
         config::http::HttpResponse, types::error::TransactionCanceledException,
     };
 
     use super::*;
 
+    type Sent = Result<(), SdkError<TransactWriteItemsError>>;
+
     fn canceled(codes: &[&str]) -> PortResult<bool> {
+        committed("commit", cancellation(codes))
+    }
+
+    fn cancellation(codes: &[&str]) -> Sent {
         let reason = |code: &&str| CancellationReason::builder().code(*code).build();
         let canceled = TransactionCanceledException::builder()
             .set_cancellation_reasons(Some(codes.iter().map(reason).collect()))
             .build();
         let error = TransactWriteItemsError::TransactionCanceledException(canceled);
         let response = HttpResponse::new(400.try_into().unwrap(), "".into());
-        committed::<()>("commit", Err(SdkError::service_error(error, response)))
+        Err(SdkError::service_error(error, response))
+    }
+
+    #[tokio::test]
+    async fn a_throttled_transaction_is_sent_again() {
+        let throttled = || cancellation(&["ThrottlingError", "None"]);
+        let lost = || cancellation(&["ConditionalCheckFailed", "None"]);
+        let invalid = || cancellation(&["ValidationError", "None"]);
+        let refused = || Err(SdkError::timeout_error("no answer"));
+        for (answers, attempts, expected) in [
+            (vec![throttled(), throttled(), Ok(())], 3, Some(true)),
+            (vec![throttled(), lost(), Ok(())], 2, Some(false)),
+            (vec![throttled(), throttled(), throttled(), Ok(())], 3, None),
+            (vec![invalid(), Ok(())], 1, None),
+            (vec![refused(), Ok(())], 1, None),
+        ] {
+            let (all, answers) = (answers.len(), RefCell::new(VecDeque::from(answers)));
+            let send = || ready(answers.borrow_mut().pop_front().unwrap());
+            assert_eq!(commit("commit", send).await.ok(), expected);
+            assert_eq!(all - answers.borrow().len(), attempts);
+        }
     }
 
     #[test]

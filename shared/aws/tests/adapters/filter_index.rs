@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use nostr_push_aws::dynamodb::Store;
 use nostr_push_core::{
+    Seconds,
     ports::{IndexReader, IndexWriter},
     subscription::{IndexRow, Subscription},
 };
@@ -59,6 +60,31 @@ pub(crate) async fn older_event_changes_nothing(store: &Store) {
         "the old deletion does not delete the new row"
     );
     store.delete_index(rows(new), new).await.unwrap();
+    assert_eq!(stored().await, None);
+}
+
+pub(crate) async fn filter_that_is_in_force_again_keeps_its_rows(store: &Store) {
+    let order = order(5, 5);
+    let subscription = subscription(&new_owner(), &json!({"#t": ["again"]}), order);
+    let rows = |since| -> Vec<IndexRow> {
+        let row = Subscription {
+            since: Seconds(since),
+            ..subscription.clone()
+        };
+        row.index_rows().collect()
+    };
+    let key = subscription.filter.index_keys().remove(0);
+    let stored = async || {
+        let page = store.page(&key, None).await.unwrap();
+        page.rows.first().map(|row| row.since.0)
+    };
+    for since in [10, 20, 10] {
+        store.put_index(rows(since)).await.unwrap();
+    }
+    assert_eq!(stored().await, Some(20), "the later start wins");
+    store.delete_index(rows(10), order).await.unwrap();
+    assert_eq!(stored().await, Some(20), "a late deletion changes nothing");
+    store.delete_index(rows(u64::MAX), order).await.unwrap();
     assert_eq!(stored().await, None);
 }
 
