@@ -69,41 +69,15 @@ where
             is_paid = true;
         }
         match decision {
-            // The first attempt may have failed before the previous owner was reconciled.
-            RegistrationDecision::Duplicate => {
-                let registration = row.and_then(|row| row.registration);
-                let is_recent =
-                    |registration: &Registration| registration.registered_at + JUST_NOW > now;
-                return Ok(RegistrationOutcome {
-                    applied: Applied::Repeated,
-                    is_return: context.is_repeated || registration.as_ref().is_some_and(is_recent),
-                    other_owners: registration
-                        .and_then(|registration| registration.taken_from)
-                        .into_iter()
-                        .collect(),
-                });
-            }
+            RegistrationDecision::Duplicate => return Ok(repeated(context, row)),
             RegistrationDecision::Superseded => {
-                let Some(row) = row else { continue };
-                let other_owners = if context.is_repeated {
-                    // One of them may be the owner from whom the first attempt took the token.
-                    let mut owners: Vec<Owner> = row.owners().cloned().collect();
-                    owners.retain(|owner| *owner != request.owner);
-                    owners
-                } else {
-                    Vec::new()
-                };
-                if has_tried && row.is_removed() {
-                    let device = with_unnamed_endpoint(context, row, token).await?;
+                if has_tried && let Some(row) = row.as_ref().filter(|row| row.is_removed()) {
+                    let device = with_unnamed_endpoint(context, row.clone(), token).await?;
                     if !device_store::remove_endpoint(*store, *sns, device).await? {
                         continue;
                     }
                 }
-                return Ok(RegistrationOutcome {
-                    applied: Applied::Superseded,
-                    other_owners,
-                    is_return: false,
-                });
+                return Ok(superseded(context, row.as_ref(), &request.owner));
             }
             RegistrationDecision::OverQuota => return Err(Refusal::OverQuota.into()),
             RegistrationDecision::Busy => return Err(endpoint_busy().into()),
@@ -126,6 +100,41 @@ where
         }
     }
     Err(contention::error().into())
+}
+
+/// The outcome of a registration that is stored. The first attempt may have failed before the
+/// previous owner was reconciled.
+fn repeated<S, E>(context: &EventContext<'_, S, E>, row: Option<Device>) -> RegistrationOutcome {
+    let now = context.now.to_seconds();
+    let registration = row.and_then(|row| row.registration);
+    let is_recent = |registration: &Registration| registration.registered_at + JUST_NOW > now;
+    RegistrationOutcome {
+        applied: Applied::Repeated,
+        is_return: context.is_repeated || registration.as_ref().is_some_and(is_recent),
+        other_owners: registration
+            .and_then(|r| r.taken_from)
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// The outcome of a registration of this owner that is older than the stored one.
+fn superseded<S, E>(
+    context: &EventContext<'_, S, E>,
+    row: Option<&Device>,
+    owner: &Owner,
+) -> RegistrationOutcome {
+    let mut other_owners = Vec::new();
+    if context.is_repeated {
+        // The first attempt may have taken the token from one of them.
+        other_owners.extend(row.into_iter().flat_map(Device::owners).cloned());
+        other_owners.retain(|other| other != owner);
+    }
+    RegistrationOutcome {
+        applied: Applied::Superseded,
+        other_owners,
+        is_return: false,
+    }
 }
 
 /// Writes the rows of a registration. Returns `None` if the rows have changed since they were read.

@@ -105,37 +105,43 @@ mod tests {
 
     use super::*;
 
-    type Sent = Result<(), SdkError<TransactWriteItemsError>>;
-
     fn canceled(codes: &[&str]) -> PortResult<bool> {
-        committed("commit", cancellation(codes))
+        committed::<()>("commit", Err(cancellation(codes)))
     }
 
-    fn cancellation(codes: &[&str]) -> Sent {
+    fn cancellation(codes: &[&str]) -> SdkError<TransactWriteItemsError> {
         let reason = |code: &&str| CancellationReason::builder().code(*code).build();
         let canceled = TransactionCanceledException::builder()
             .set_cancellation_reasons(Some(codes.iter().map(reason).collect()))
             .build();
         let error = TransactWriteItemsError::TransactionCanceledException(canceled);
         let response = HttpResponse::new(400.try_into().unwrap(), "".into());
-        Err(SdkError::service_error(error, response))
+        SdkError::service_error(error, response)
     }
 
     #[tokio::test]
     async fn a_throttled_transaction_is_sent_again() {
-        let throttled = || cancellation(&["ThrottlingError", "None"]);
-        let lost = || cancellation(&["ConditionalCheckFailed", "None"]);
-        let invalid = || cancellation(&["ValidationError", "None"]);
-        let refused = || Err(SdkError::timeout_error("no answer"));
+        let throttled = || Some(cancellation(&["ThrottlingError", "None"]));
+        let lost = || Some(cancellation(&["ConditionalCheckFailed", "None"]));
+        let invalid = || Some(cancellation(&["ValidationError", "None"]));
+        let refused = || Some(SdkError::timeout_error("no answer"));
         for (answers, attempts, expected) in [
-            (vec![throttled(), throttled(), Ok(())], 3, Some(true)),
-            (vec![throttled(), lost(), Ok(())], 2, Some(false)),
-            (vec![throttled(), throttled(), throttled(), Ok(())], 3, None),
-            (vec![invalid(), Ok(())], 1, None),
-            (vec![refused(), Ok(())], 1, None),
+            (vec![throttled(), throttled(), None], 3, Some(true)),
+            (vec![throttled(), lost(), None], 2, Some(false)),
+            (vec![throttled(), throttled(), throttled(), None], 3, None),
+            (vec![invalid(), None], 1, None),
+            (vec![refused(), None], 1, None),
         ] {
             let (all, answers) = (answers.len(), RefCell::new(VecDeque::from(answers)));
-            let send = || ready(answers.borrow_mut().pop_front().unwrap());
+            let send = || {
+                ready(
+                    answers
+                        .borrow_mut()
+                        .pop_front()
+                        .unwrap()
+                        .map_or(Ok(()), Err),
+                )
+            };
             assert_eq!(commit("commit", send).await.ok(), expected);
             assert_eq!(all - answers.borrow().len(), attempts);
         }
