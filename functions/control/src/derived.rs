@@ -186,9 +186,9 @@ pub fn changes_of_settings(
 }
 
 /// The changes, in this order, after which the derived subscriptions are the desired ones. If the
-/// message `is_repeated`, its first attempt may have left index rows of removed subscriptions. If it
-/// `renews`, rows in force are written again, so that another process that is about to remove them
-/// finds them changed.
+/// message `is_repeated`, its first attempt may have left index rows of removed subscriptions. If
+/// it `renews`, rows in force are written again, so that another process that is about to remove
+/// them finds them changed.
 pub fn changes(
     owner: &Owner,
     desired: Vec<DesiredSubscription>,

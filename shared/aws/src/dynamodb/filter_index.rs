@@ -4,7 +4,7 @@
 //! subscription names, if it names any.
 //!
 //! Guarantee: an older event neither overwrites nor deletes the row of a newer one. If a dormant
-//! filter is brought into force again, a process that was making it dormant does not delete the row.
+//! filter comes into force again, a process that was making it dormant does not delete the row.
 
 use std::fmt;
 
