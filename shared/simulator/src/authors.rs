@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use nostr::key::{Keys, PublicKey};
+use nostr::{
+    event::Event,
+    key::{Keys, PublicKey},
+};
 use nostr_push_testkit::event;
 
 use crate::{
+    random::Random,
     relays::Relays,
     world::{World, keys},
 };
@@ -35,21 +39,23 @@ pub fn authors(world: &World) -> Vec<Keys> {
 }
 
 /// Publishes events for as long as the run lasts.
-pub async fn run(world: Arc<World>, relays: Arc<Relays>, people: Arc<People>) {
+pub async fn run(world: Arc<World>, relays: Arc<Relays>, people: Arc<People>, random: Random) {
     let mut number = 0;
     while !world.faults.is_over() {
-        world
-            .sleep(world.random.uneven_millis(20_000, 900_000))
-            .await;
-        if let Some(author) = world.random.pick(&people.authors) {
+        let time = random.uneven_millis(20_000, 900_000);
+        world.sleep(world.at_pace(time)).await;
+        if let Some(author) = random.pick(&people.authors) {
             number += 1;
-            publish(&world, &relays, &people, author, number);
+            let published = draw(&world, &random, &people, author, number);
+            let at = world.now();
+            world.oracle().published(&published, at);
+            relays.publish(&published);
         }
     }
 }
 
-fn publish(world: &World, relays: &Arc<Relays>, people: &People, author: &Keys, number: u64) {
-    let random = &world.random;
+/// An event by this author.
+fn draw(world: &World, random: &Random, people: &People, author: &Keys, number: u64) -> Event {
     let (kind, name) = *random
         .pick(&[
             (1, "note"),
@@ -94,7 +100,5 @@ fn publish(world: &World, relays: &Arc<Relays>, people: &People, author: &Keys, 
         let by = world.trace.name_of(&author.public_key().to_hex());
         format!("{by} publishes {content} (kind {kind}) to {to:?}")
     });
-    let at = world.now();
-    world.oracle().published(&published, at);
-    relays.publish(&published);
+    published
 }

@@ -22,6 +22,7 @@ use crate::{
     authors::{People, TOPIC},
     filters::SimFilter,
     oracle::{Action, What, check::order_of},
+    random::Random,
     relays::Relays,
     sns,
     world::{APP_H, APP_N, World},
@@ -35,6 +36,8 @@ pub struct Client {
     pub keys: Keys,
     /// Seconds by which the clock is off.
     pub skew: i64,
+    /// The source of the client's decisions.
+    pub random: Random,
     /// The phones of the household.
     pub phones: Arc<Phones>,
     /// The world.
@@ -48,6 +51,7 @@ pub struct Client {
 /// The phones of a household: the token of the app on each.
 pub struct Phones {
     household: String,
+    random: Random,
     tokens: Mutex<(u64, Vec<String>)>,
 }
 
@@ -56,6 +60,7 @@ impl Phones {
     pub fn new(world: &World, household: &str, count: usize) -> Self {
         let phones = Self {
             household: household.to_owned(),
+            random: world.random.fork(),
             tokens: Mutex::default(),
         };
         let tokens = (0..count).map(|_| phones.fresh(world)).collect();
@@ -74,7 +79,7 @@ impl Phones {
         tokens.0 += 1;
         let (household, number) = (&self.household, tokens.0);
         let token = if number.is_multiple_of(2) {
-            nostr_push_core::hex::encode(&world.random.bytes::<32>())
+            nostr_push_core::hex::encode(&self.random.bytes::<32>())
         } else {
             format!("{household}{number}:fcm")
         };
@@ -107,9 +112,9 @@ impl Client {
         let service = world.service.public_key();
         let (secret, text) = (self.keys.secret_key(), payload.to_string());
         let content = if app == APP_H {
-            nip04::encrypt_with_iv(secret, &service, text, world.random.bytes()).ok()
+            nip04::encrypt_with_iv(secret, &service, text, self.random.bytes()).ok()
         } else {
-            let nonce = nip44::Nonce::V2(world.random.bytes());
+            let nonce = nip44::Nonce::V2(self.random.bytes());
             nip44::encrypt_with_nonce(secret, &service, text, nonce).ok()
         };
         let Some(content) = content else { return };
@@ -146,7 +151,7 @@ impl Client {
 
     /// The kind and the plaintext of an action.
     fn payload(&self, what: &What) -> (u16, Value) {
-        let reversed = self.world.random.happens(500_000);
+        let reversed = self.random.happens(500_000);
         match what {
             What::Register(token) => (3079, json!({"token": token})),
             What::Remove(token) => (3080, json!({"token": token})),
@@ -234,11 +239,7 @@ impl Client {
 
     fn register(&self, token: String) {
         // Some registrations end soon.
-        let valid_for = self
-            .world
-            .random
-            .uneven_millis(1_800, 30 * 86_400)
-            .as_millis();
+        let valid_for = self.random.uneven_millis(1_800, 30 * 86_400).as_millis();
         let valid_for = u64::try_from(valid_for).unwrap_or(86_400);
         self.act(APP_N, What::Register(token), valid_for + 900);
     }
@@ -246,8 +247,8 @@ impl Client {
     /// Publishes a mute list, and sometimes another soon after.
     async fn mute(&self) {
         self.publish_mute_list();
-        while self.world.random.happens(300_000) {
-            let time = self.world.random.uneven_millis(500, 600_000);
+        while self.random.happens(300_000) {
+            let time = self.random.uneven_millis(500, 600_000);
             self.world.sleep(time).await;
             self.publish_mute_list();
         }
@@ -259,7 +260,7 @@ impl Client {
             .people
             .authors
             .iter()
-            .filter(|_| world.random.happens(300_000))
+            .filter(|_| self.random.happens(300_000))
             .map(|keys| keys.public_key().to_hex())
             .collect();
         let tags: Vec<[&str; 2]> = muted.iter().map(|hex| ["p", hex.as_str()]).collect();
@@ -308,7 +309,7 @@ impl Client {
     /// A client of dialect N, for as long as the run lasts.
     pub async fn run_dialect_n(self) {
         let world = Arc::clone(&self.world);
-        let random = &world.random;
+        let random = &self.random;
         world.sleep(random.millis(0, 60_000)).await;
         if let Some(phone) = random.pick(&self.phones.all()) {
             self.register(phone.clone());
@@ -319,9 +320,8 @@ impl Client {
             }
         }
         loop {
-            world
-                .sleep(random.uneven_millis(5_000, 3 * 3_600_000))
-                .await;
+            let time = random.uneven_millis(5_000, 3 * 3_600_000);
+            world.sleep(world.at_pace(time)).await;
             if world.faults.is_over() {
                 return;
             }
@@ -340,7 +340,7 @@ impl Client {
     }
 
     async fn act_as_dialect_n(&self, phone: &str, filter: &SimFilter) {
-        let random = &self.world.random;
+        let random = &self.random;
         let (phone, filter) = (phone.to_owned(), filter.clone());
         match random.between(0, 99) {
             0..35 => self.register(phone),
@@ -360,11 +360,13 @@ impl Client {
     /// A client of dialect H, for as long as the run lasts.
     pub async fn run_dialect_h(self) {
         let world = Arc::clone(&self.world);
-        let random = &world.random;
-        while !world.faults.is_over() {
-            world
-                .sleep(random.uneven_millis(2_000, 4 * 3_600_000))
-                .await;
+        let random = &self.random;
+        loop {
+            let time = random.uneven_millis(2_000, 4 * 3_600_000);
+            world.sleep(world.at_pace(time)).await;
+            if world.faults.is_over() {
+                return;
+            }
             let phones = self.phones.all();
             let Some(phone) = random.pick(&phones).cloned() else {
                 return;
@@ -394,7 +396,7 @@ impl Client {
 
     /// The app is open for some minutes, and sends heartbeats.
     async fn stay_open(&self) {
-        let (world, random) = (&self.world, &self.world.random);
+        let (world, random) = (&self.world, &self.random);
         let interval = random.between(30, 180);
         let beats = random.between(0, 15);
         for _ in 0..beats {

@@ -1,76 +1,92 @@
 //! Which faults happen in a run, and how often. Each run has some of the faults and not others,
 //! because some bugs show only if a certain fault is absent.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use strum::VariantArray;
 
 use crate::random::Random;
 
-/// The faults of a run. Numbers are cases per million.
+/// Something that goes wrong from time to time.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, VariantArray, strum::IntoStaticStr,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Fault {
+    /// A table throttles a request.
+    TableThrottled,
+    /// A request to a table takes effect, and its answer is lost.
+    TableAnswerLost,
+    /// A queue refuses a request.
+    QueueRefused,
+    /// A queue accepts a part of a batch and refuses the rest.
+    QueuePartial,
+    /// A queue accepts a request, and its answer is lost.
+    QueueAnswerLost,
+    /// A message is delivered twice.
+    MessageDuplicated,
+    /// A message becomes visible up to a minute late.
+    MessageLate,
+    /// A handled message is not deleted, or its visibility is not changed.
+    MessageKept,
+    /// SNS throttles a publish.
+    SnsThrottled,
+    /// SNS fails.
+    SnsFailed,
+    /// SNS accepts a request, and its answer is lost.
+    SnsAnswerLost,
+    /// An invocation crashes at a random await.
+    Crash,
+    /// A relay sends an event minutes late.
+    RelayLate,
+    /// A copy that a relay sends is forwarded although another copy was forwarded before.
+    CopyForwarded,
+}
+
+impl Fault {
+    /// The name in `--without`.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// The most cases per million.
+    fn max_rate(self) -> u64 {
+        match self {
+            Self::TableThrottled | Self::TableAnswerLost => 20_000,
+            Self::QueueRefused | Self::QueuePartial | Self::QueueAnswerLost | Self::MessageKept => {
+                50_000
+            }
+            Self::SnsThrottled | Self::SnsFailed | Self::SnsAnswerLost => 100_000,
+            Self::MessageDuplicated | Self::MessageLate | Self::Crash | Self::RelayLate => 200_000,
+            Self::CopyForwarded => 300_000,
+        }
+    }
+}
+
+/// The faults of a run.
 #[derive(Debug, Default)]
 pub struct Faults {
     is_over: AtomicBool,
-    rates: Rates,
-}
-
-/// How often each fault happens, per million cases.
-#[derive(Debug, Default, Clone)]
-pub struct Rates {
-    /// A table throttles a request.
-    pub table_throttled: u64,
-    /// A request to a table takes effect, and its answer is lost.
-    pub table_answer_lost: u64,
-    /// A queue refuses a request.
-    pub queue_refused: u64,
-    /// A queue accepts a part of a batch and refuses the rest.
-    pub queue_partial: u64,
-    /// A queue accepts a request, and its answer is lost.
-    pub queue_answer_lost: u64,
-    /// A message is delivered twice.
-    pub message_duplicated: u64,
-    /// A message becomes visible up to a minute late.
-    pub message_late: u64,
-    /// A handled message is not deleted, or its visibility is not changed.
-    pub message_kept: u64,
-    /// SNS throttles a publish.
-    pub sns_throttled: u64,
-    /// SNS fails.
-    pub sns_failed: u64,
-    /// SNS accepts a request, and its answer is lost.
-    pub sns_answer_lost: u64,
-    /// An invocation crashes at a random await.
-    pub crash: u64,
-    /// A relay sends an event minutes late.
-    pub relay_late: u64,
-    /// A copy that a relay sends is forwarded although another copy was forwarded before.
-    pub copy_forwarded: u64,
+    /// How often each fault happens, in cases per million. Each has random numbers of its own, so
+    /// that leaving one out changes as little as possible.
+    rates: BTreeMap<Fault, (u64, Random)>,
 }
 
 impl Faults {
-    /// Draws the faults of a run.
-    pub fn draw(random: &Random) -> Self {
-        let rate = |max: u64| {
-            let rate = random.between(1, max);
-            if random.happens(500_000) { rate } else { 0 }
-        };
-        let rates = Rates {
-            table_throttled: rate(20_000),
-            table_answer_lost: rate(20_000),
-            queue_refused: rate(50_000),
-            queue_partial: rate(50_000),
-            queue_answer_lost: rate(50_000),
-            message_duplicated: rate(200_000),
-            message_late: rate(200_000),
-            message_kept: rate(50_000),
-            sns_throttled: rate(100_000),
-            sns_failed: rate(100_000),
-            sns_answer_lost: rate(100_000),
-            crash: rate(200_000),
-            relay_late: rate(200_000),
-            copy_forwarded: rate(300_000),
+    /// Draws the faults of a run. Those that are left out never happen.
+    pub fn draw(random: &Random, is_left_out: impl Fn(&str) -> bool) -> Self {
+        let rate = |fault: &Fault| {
+            let rate = random.between(1, fault.max_rate());
+            let happens = random.happens(500_000) && !is_left_out(fault.name());
+            let rate = if happens { rate } else { 0 };
+            (*fault, (rate, random.fork()))
         };
         Self {
             is_over: AtomicBool::new(false),
-            rates,
+            rates: Fault::VARIANTS.iter().map(rate).collect(),
         }
     }
 
@@ -84,17 +100,18 @@ impl Faults {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// The rates in force.
-    pub fn rates(&self) -> Rates {
-        if self.is_over() {
-            Rates::default()
-        } else {
-            self.rates.clone()
-        }
+    /// Decides whether this fault happens now.
+    pub fn happens(&self, fault: Fault) -> bool {
+        let rate = self.rates.get(&fault);
+        !self.is_over() && rate.is_some_and(|(rate, random)| random.happens(*rate))
     }
 
     /// The rates of the run, in words.
     pub fn describe(&self) -> String {
-        format!("faults per million: {:?}", self.rates)
+        let rates = self.rates.iter().filter(|(_, (rate, _))| *rate > 0);
+        let rates: Vec<String> = rates
+            .map(|(fault, (rate, _))| format!("{} {rate}", fault.name()))
+            .collect();
+        format!("faults per million: {}", rates.join(", "))
     }
 }

@@ -15,6 +15,7 @@ use nostr_push_core::retry::backoff;
 use tokio::time::timeout;
 
 use crate::{
+    faults::Fault,
     planted::Planted,
     queue::{Message, Queue},
     stages::Stage,
@@ -69,7 +70,7 @@ async fn serve<S: Stage>(world: &World, queue: &Queue, instance: &S, scope: &Sco
 }
 
 async fn invoke<S: Stage>(world: &World, queue: &Queue, instance: &S, batch: &[Message]) -> bool {
-    let crashes = world.random.happens(world.faults.rates().crash);
+    let crashes = world.faults.happens(Fault::Crash);
     let polls = if crashes {
         // Early and late crashes are equally likely.
         Some(1 << world.random.between(0, 9)).map(|max| world.random.between(1, max))

@@ -7,7 +7,8 @@
 //! The listener is not part of the simulation yet. Events come from simulated relays through a
 //! simple model of the listener, with delays, duplicates and in any order ([`relays`]).
 //!
-//! - [`run`]: one run, from the start to the verdict
+//! - [`plan`], [`run`]: one run, from the start to the verdict
+//! - [`minimize`]: what a violation needs
 //! - [`clients`], [`authors`]: what people do
 //! - [`filters`]: filters as people send them
 //! - [`relays`]: how events reach the queues
@@ -28,7 +29,9 @@ pub mod clients;
 pub mod faults;
 pub mod filters;
 pub mod lambda;
+pub mod minimize;
 pub mod oracle;
+pub mod plan;
 pub mod planted;
 pub mod queue;
 pub mod random;

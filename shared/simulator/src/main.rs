@@ -5,7 +5,12 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::Parser;
 use nostr_push_core::Millis;
-use simulator::{planted::Planted, run::run};
+use simulator::{
+    minimize::minimize,
+    plan::Plan,
+    planted::Planted,
+    run::{Outcome, run},
+};
 use strum::VariantArray;
 
 /// Runs the service in a simulated world.
@@ -20,9 +25,36 @@ struct Arguments {
     /// Prints the story of each run.
     #[arg(long)]
     trace: bool,
+    /// Leaves out of a run with a violation what the violation does not need, and names it.
+    #[arg(long)]
+    minimize: bool,
+    /// Leaves out these faults and people, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<String>,
+    /// How much longer everybody waits between two actions than in a busy run. Otherwise each seed
+    /// decides.
+    #[arg(long)]
+    pace: Option<u64>,
     /// Plants this fault. Needs the feature `planted`.
     #[arg(long)]
     planted: Option<String>,
+}
+
+impl Arguments {
+    fn plan(&self) -> anyhow::Result<Plan> {
+        for part in &self.without {
+            let is_known = Plan::parts().any(|known| known == part);
+            let all = Plan::parts().collect::<Vec<_>>().join(", ");
+            anyhow::ensure!(is_known, "{part} cannot be left out, but these can: {all}");
+        }
+        Ok(Plan {
+            seed: self.seed,
+            planted: self.planted.as_deref().map(planted).transpose()?,
+            is_traced: self.trace,
+            pace: self.pace,
+            without: self.without.iter().cloned().collect(),
+        })
+    }
 }
 
 /// The planted fault of this name.
@@ -37,32 +69,48 @@ fn planted(name: &str) -> anyhow::Result<Planted> {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let planted = arguments.planted.as_deref().map(planted).transpose()?;
+    let first = arguments.plan()?;
     let (started, mut failed) = (Instant::now(), 0);
     let (mut simulated, mut required, mut pushed) = (Millis(0), 0, 0);
-    for seed in arguments.seed..arguments.seed + arguments.seeds {
-        let outcome = run(seed, planted, arguments.trace);
-        for line in &outcome.lines {
-            println!("{line}");
-        }
+    for seed in first.seed..first.seed + arguments.seeds {
+        let mut plan = Plan {
+            seed,
+            ..first.clone()
+        };
+        let outcome = if arguments.minimize {
+            let (smallest, outcome) = minimize(&plan);
+            plan = smallest;
+            outcome
+        } else {
+            run(&plan)
+        };
+        print(&plan, &outcome);
         simulated += outcome.simulated;
         required += outcome.judgement.required;
         pushed += outcome.judgement.pushed;
-        if !outcome.judgement.violations.is_empty() {
-            failed += 1;
-            for violation in &outcome.judgement.violations {
-                println!("seed {seed}: {violation}");
-            }
-        }
+        failed += u64::from(!outcome.judgement.violations.is_empty());
     }
     println!(
-        "{} seeds, {} simulated hours, {pushed} pushes, {required} of them required, {failed} \
-         seeds \
+        "{} seeds, {} simulated days, {pushed} pushes, {required} of them required, {failed} seeds \
          with violations, {} s",
         arguments.seeds,
-        simulated.to_seconds().0 / 3_600,
+        simulated.to_seconds().0 / 86_400,
         started.elapsed().as_secs()
     );
     anyhow::ensure!(failed == 0, "{failed} seeds have violations");
     Ok(())
+}
+
+/// Prints the story and the violations of a run.
+fn print(plan: &Plan, outcome: &Outcome) {
+    for line in &outcome.lines {
+        println!("{line}");
+    }
+    let without: Vec<&str> = plan.without.iter().map(String::as_str).collect();
+    for violation in &outcome.judgement.violations {
+        println!("seed {}: {violation}", plan.seed);
+    }
+    if !without.is_empty() {
+        println!("seed {}: --without {}", plan.seed, without.join(","));
+    }
 }

@@ -52,4 +52,24 @@ pub enum Planted {
     StandingNotFound,
     /// Older settings overwrite newer ones.
     SettingsOrderIgnored,
+    /// Some settings are not stored.
+    SettingsLost,
+    /// A copy of an event counts as seen if it hits as few index keys, although they are others.
+    SeenComparesCounts,
+    /// The roster is not written with the device.
+    RosterNotWritten,
+    /// Some rows of devices are not written.
+    DeviceRowLost,
+    /// The lease of a removal is not respected.
+    RemovalLeaseIgnored,
+    /// The removal of all devices is forgotten at once.
+    RemovalOfAllForgotten,
+    /// Deletions of filters that are not stored are forgotten at once.
+    DeletedFiltersForgotten,
+    /// The end of a filter is ignored.
+    SubscriptionNeverEnds,
+    /// An older heartbeat overwrites a newer one.
+    PresenceOrderIgnored,
+    /// Ended devices and those with a rejected token are not reported to feedback.
+    RetiredDevicesLost,
 }

@@ -14,7 +14,7 @@ use nostr_push_core::{
 use serde_json::Value;
 use tokio::{sync::Notify, time::timeout};
 
-use crate::{planted::Planted, world::World};
+use crate::{faults::Fault, planted::Planted, world::World};
 
 /// How long a received message is hidden, as `template.yaml` sets it.
 const VISIBILITY_TIMEOUT: Millis = Millis(180_000);
@@ -113,16 +113,15 @@ impl Queue {
         delay: Duration,
     ) -> PortResult<()> {
         world.pause(1, 20).await;
-        let rates = world.faults.rates();
         let unavailable = |why: &str| Unavailable::new("sqs.send", why);
-        if self.is_unavailable(world) || world.random.happens(rates.queue_refused) {
+        if self.is_unavailable(world) || world.faults.happens(Fault::QueueRefused) {
             world.tell(|| format!("the {} queue refuses messages", self.name));
             return Err(unavailable("refused"));
         }
         if world.has(Planted::LastMessageLost) && world.random.happens(50_000) {
             bodies.pop();
         }
-        let partial = bodies.len() > 1 && world.random.happens(rates.queue_partial);
+        let partial = bodies.len() > 1 && world.faults.happens(Fault::QueuePartial);
         if partial {
             bodies.truncate(bodies.len() / 2);
         }
@@ -131,7 +130,7 @@ impl Queue {
             world.tell(|| format!("the {} queue refuses a part of a batch", self.name));
             return Err(unavailable("a part was refused"));
         }
-        if world.random.happens(rates.queue_answer_lost) {
+        if world.faults.happens(Fault::QueueAnswerLost) {
             world.tell(|| format!("an answer of the {} queue is lost", self.name));
             world.pause(500, 3_000).await;
             return Err(unavailable("no answer"));
@@ -156,16 +155,16 @@ impl Queue {
 
     /// Puts messages into the queue.
     fn accept(&self, world: &World, bodies: Vec<String>, delay: Duration) {
-        let (now, rates) = (world.now(), world.faults.rates());
+        let now = world.now();
         let delay = u64::try_from(delay.as_millis()).unwrap_or(0);
         let mut state = self.state();
         let mut oracle = world.oracle();
         for body in bodies {
             let subject = Subject::of(&body);
             let id = state.sent;
-            let copies = 1 + u64::from(world.random.happens(rates.message_duplicated));
+            let copies = 1 + u64::from(world.faults.happens(Fault::MessageDuplicated));
             for _ in 0..copies {
-                let late = if world.random.happens(rates.message_late) {
+                let late = if world.faults.happens(Fault::MessageLate) {
                     world.random.between(1_000, 60_000)
                 } else {
                     world.random.between(5, 500)
@@ -241,7 +240,7 @@ impl Queue {
 
     /// Deletes a message.
     pub fn delete(&self, world: &World, message: &Message) {
-        if world.random.happens(world.faults.rates().message_kept) {
+        if world.faults.happens(Fault::MessageKept) {
             world.tell(|| format!("a message is not deleted from the {} queue", self.name));
             return;
         }
@@ -255,7 +254,7 @@ impl Queue {
 
     /// Hides a message for a time.
     pub fn hide(&self, world: &World, message: &Message, time: Duration) {
-        if world.random.happens(world.faults.rates().message_kept) {
+        if world.faults.happens(Fault::MessageKept) {
             return;
         }
         let time = Millis(u64::try_from(time.as_millis()).unwrap_or(0));

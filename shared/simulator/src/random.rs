@@ -1,5 +1,4 @@
-//! Random numbers from a seed. A run draws all of them from one generator, so the same seed gives
-//! the same run.
+//! Random numbers from a seed: the same seed gives the same run.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -8,7 +7,7 @@ use std::{
 
 use nostr_push_testkit::random::SplitMix64;
 
-/// The generator of a run.
+/// A generator of random numbers.
 #[derive(Debug)]
 pub struct Random(Mutex<SplitMix64>);
 
@@ -16,6 +15,12 @@ impl Random {
     /// The generator of this seed.
     pub fn new(seed: u64) -> Self {
         Self(Mutex::new(SplitMix64::new(seed)))
+    }
+
+    /// Another generator, whose numbers do not depend on what is drawn from this one later.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self::new(self.number())
     }
 
     /// Any number.
@@ -42,12 +47,17 @@ impl Random {
         Duration::from_millis(self.between(min, max))
     }
 
-    /// A time from `min` to `max` milliseconds, where short times are as likely as long ones: the
-    /// number of digits is random.
+    /// A time from `min` to `max` milliseconds, distributed as [`Random::uneven`].
     pub fn uneven_millis(&self, min: u64, max: u64) -> Duration {
+        Duration::from_millis(self.uneven(min, max))
+    }
+
+    /// A number from `min` to `max`, where small ones are as likely as large ones: the number of
+    /// digits is random.
+    pub fn uneven(&self, min: u64, max: u64) -> u64 {
         let octaves = u64::from((max / min.max(1)).max(1).ilog2());
         let low = min.max(1) << self.between(0, octaves);
-        self.millis(low.min(max), (2 * low).min(max))
+        self.between(low.min(max), (2 * low).min(max))
     }
 
     /// One of the items, if there is any.

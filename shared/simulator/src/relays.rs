@@ -19,7 +19,7 @@ use nostr_push_core::{
 };
 use serde_json::value::to_raw_value;
 
-use crate::world::World;
+use crate::{faults::Fault, plan::REPLAYS, planted::Planted, world::World};
 
 /// The relays.
 const RELAYS: [&str; 3] = ["wss://one", "wss://two", "wss://three"];
@@ -74,7 +74,7 @@ impl Relays {
             }
         }
         for relay in RELAYS {
-            let is_late = world.random.happens(world.faults.rates().relay_late);
+            let is_late = world.faults.happens(Fault::RelayLate);
             let delay = if is_late {
                 world.random.uneven_millis(3_000, 600_000)
             } else {
@@ -139,9 +139,14 @@ impl Relays {
         let hits: BTreeSet<IndexKey> = hits.iter().cloned().collect();
         let seen = state.seen.get(&event.id.to_hex());
         let is_seen = seen.is_some_and(|(keys, was_backfill)| {
-            hits.is_subset(keys) && (backfill || !was_backfill)
+            let is_covered = if world.has(Planted::SeenComparesCounts) {
+                hits.len() <= keys.len()
+            } else {
+                hits.is_subset(keys)
+            };
+            is_covered && (backfill || !was_backfill)
         });
-        let is_new = !is_seen || world.random.happens(world.faults.rates().copy_forwarded);
+        let is_new = !is_seen || world.faults.happens(Fault::CopyForwarded);
         if is_new {
             state.seen.insert(event.id.to_hex(), (hits, backfill));
         }
@@ -200,8 +205,12 @@ impl Relays {
     /// From time to time a relay sends stored events again, as after an interruption.
     async fn replay(self: Arc<Self>) {
         let world = Arc::clone(&self.world);
+        if world.plan.leaves_out(REPLAYS) {
+            return;
+        }
         loop {
-            world.pause(600_000, 6 * 3_600_000).await;
+            let time = world.random.millis(600_000, 6 * 3_600_000);
+            world.sleep(world.at_pace(time)).await;
             if world.faults.is_over() {
                 return;
             }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nostr::key::Keys;
 use nostr_push_core::{Millis, Seconds};
 
 use crate::{
@@ -9,7 +10,8 @@ use crate::{
     clients::{Client, Phones},
     lambda,
     oracle::check::Judgement,
-    planted::Planted,
+    plan::{HOUSEHOLDS, OUTAGES, Plan},
+    random::Random,
     relays::Relays,
     stages::{Control, Deliver, Feedback, Match},
     trace::START,
@@ -37,7 +39,7 @@ pub struct Outcome {
     pub lines: Vec<String>,
 }
 
-/// Runs one seed.
+/// Runs a plan.
 ///
 /// # Panics
 /// If no runtime can be started.
@@ -45,23 +47,23 @@ pub struct Outcome {
     clippy::expect_used,
     reason = "without a runtime there is no simulation"
 )]
-pub fn run(seed: u64, planted: Option<Planted>, is_traced: bool) -> Outcome {
+pub fn run(plan: &Plan) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime starts");
-    runtime.block_on(simulate(seed, planted, is_traced))
+    runtime.block_on(simulate(plan))
 }
 
-async fn simulate(seed: u64, planted: Option<Planted>, is_traced: bool) -> Outcome {
-    let world = World::new(seed, planted, is_traced);
+async fn simulate(plan: &Plan) -> Outcome {
+    let (world, seed) = (World::new(plan), plan.seed);
     world.tell(|| format!("seed {seed}, {}", world.faults.describe()));
     start_stages(&world);
     start_people(&world);
     // Short runs are as likely as long ones.
-    let time = world.random.uneven_millis(3_600_000, 2 * 86_400_000);
-    tokio::spawn(outages(Arc::clone(&world)));
+    let time = world.at_pace(world.random.uneven_millis(3_600_000, 2 * 86_400_000));
+    tokio::spawn(outages(Arc::clone(&world), world.random.fork()));
     tokio::spawn(ttl::run(Arc::clone(&world)));
     world.sleep(time).await;
     let simulated = world.now() - START;
@@ -109,24 +111,18 @@ fn start_stages(world: &Arc<World>) {
 /// Four households with two people each. The people of one household use the same dialect.
 fn start_people(world: &Arc<World>) {
     let relays = Relays::start(world);
-    let names = [
-        ["anna", "abel"],
-        ["bob", "bea"],
-        ["carl", "cleo"],
-        ["dora", "dan"],
-    ];
-    let known: Vec<(String, nostr::key::Keys)> = names
-        .concat()
+    let known: Vec<(&str, Keys)> = HOUSEHOLDS
         .into_iter()
-        .map(|name| (name.to_owned(), keys(&world.random)))
+        .flatten()
+        .map(|name| (name, keys(&world.random)))
         .collect();
     for (name, keys) in &known {
-        world.trace.name(keys.public_key().to_hex(), name);
+        world.trace.name(keys.public_key().to_hex(), *name);
     }
     let people = Arc::new(People {
         clients: known
             .iter()
-            .map(|(name, keys)| (name.clone(), keys.public_key()))
+            .map(|(name, keys)| ((*name).to_owned(), keys.public_key()))
             .collect(),
         authors: authors::authors(world),
     });
@@ -134,6 +130,7 @@ fn start_people(world: &Arc<World>) {
         Arc::clone(world),
         Arc::clone(&relays),
         Arc::clone(&people),
+        world.random.fork(),
     ));
     for (household, pair) in known.chunks(2).enumerate() {
         let letter = char::from(b'A' + u8::try_from(household).unwrap_or(0));
@@ -143,14 +140,18 @@ fn start_people(world: &Arc<World>) {
             let is_exact = world.random.happens(500_000);
             let off = i64::try_from(world.random.between(0, 600)).unwrap_or(0) - 300;
             let client = Client {
-                name: name.clone(),
+                name: (*name).to_owned(),
                 keys: keys.clone(),
+                random: world.random.fork(),
                 skew: if is_exact { 0 } else { off },
                 phones: Arc::clone(&phones),
                 world: Arc::clone(world),
                 relays: Arc::clone(&relays),
                 people: Arc::clone(&people),
             };
+            if world.plan.leaves_out(name) {
+                continue;
+            }
             if household < 2 {
                 tokio::spawn(client.run_dialect_n());
             } else {
@@ -161,22 +162,21 @@ fn start_people(world: &Arc<World>) {
 }
 
 /// From time to time a queue is unavailable for some minutes.
-async fn outages(world: Arc<World>) {
-    if world.random.happens(500_000) {
+async fn outages(world: Arc<World>, random: Random) {
+    if random.happens(500_000) || world.plan.leaves_out(OUTAGES) {
         return;
     }
     loop {
-        world
-            .sleep(world.random.uneven_millis(600_000, 12 * 3_600_000))
-            .await;
+        let time = random.uneven_millis(600_000, 12 * 3_600_000);
+        world.sleep(world.at_pace(time)).await;
         if world.faults.is_over() {
             return;
         }
         let queues = world.queues();
-        let Some(queue) = world.random.pick(&queues) else {
+        let Some(queue) = random.pick(&queues) else {
             return;
         };
-        let time = world.random.uneven_millis(5_000, 1_200_000);
+        let time = random.uneven_millis(5_000, 1_200_000);
         world.tell(|| {
             format!(
                 "the {} queue is unavailable for {} s",

@@ -14,7 +14,7 @@ use nostr_push_core::{
 };
 use serde_json::{Value, json};
 
-use crate::{planted::Planted, tables::Scope, world::World};
+use crate::{faults::Fault, planted::Planted, tables::Scope, world::World};
 
 /// The state of SNS and of the phones.
 #[derive(Debug, Default)]
@@ -103,15 +103,15 @@ impl Sns {
         name: &'static str,
         effect: impl FnOnce(&mut SnsState) -> T,
     ) -> PortResult<T> {
-        let (world, rates) = (&self.world, self.world.faults.rates());
+        let world = &self.world;
         world.pause(5, 50).await;
-        if world.random.happens(rates.sns_failed) {
+        if world.faults.happens(Fault::SnsFailed) {
             self.scope.meet_fault();
             world.tell(|| format!("SNS fails on {name}"));
             return Err(Unavailable::new(name, "SNS failed"));
         }
         let answer = effect(&mut world.sns());
-        if world.random.happens(rates.sns_answer_lost) {
+        if world.faults.happens(Fault::SnsAnswerLost) {
             self.scope.meet_fault();
             world.tell(|| format!("SNS applies {name}, and its answer is lost"));
             world.pause(200, 2_000).await;
@@ -274,7 +274,7 @@ impl Endpoints for Sns {
 
 impl Publisher for Sns {
     async fn publish(&self, endpoint_arn: &str, push: &Push) -> PublishOutcome {
-        let (world, rates) = (&self.world, self.world.faults.rates());
+        let world = &self.world;
         let retry = |reason| {
             self.scope.meet_fault();
             world.tell(|| format!("SNS: a publish fails: {reason:?}"));
@@ -284,16 +284,16 @@ impl Publisher for Sns {
             }
         };
         world.pause(5, 100).await;
-        if world.random.happens(rates.sns_throttled) {
+        if world.faults.happens(Fault::SnsThrottled) {
             return retry(RetryReason::Throttled);
         }
-        if world.random.happens(rates.sns_failed) {
+        if world.faults.happens(Fault::SnsFailed) {
             return retry(RetryReason::Unavailable);
         }
         if !self.accept(endpoint_arn, push) {
             return PublishOutcome::Gone;
         }
-        if world.random.happens(rates.sns_answer_lost) {
+        if world.faults.happens(Fault::SnsAnswerLost) {
             world.pause(500, 5_000).await;
             return retry(RetryReason::NoResponse);
         }

@@ -31,7 +31,10 @@ use nostr_push_core::{
     subscription::{IndexRow, Subscription},
 };
 
-use crate::{planted::Planted, world::World};
+use crate::{faults::Fault, planted::Planted, world::World};
+
+/// By how much the end of a row is moved if it is to be ignored.
+const FAR: Seconds = Seconds::from_days(100);
 
 /// The ports of one instance of a stage.
 #[derive(Clone)]
@@ -68,9 +71,8 @@ impl Tables {
         request: impl Future<Output = PortResult<T>>,
     ) -> PortResult<T> {
         let world = &self.world;
-        let rates = world.faults.rates();
         world.pause(1, 20).await;
-        if world.random.happens(rates.table_throttled) {
+        if world.faults.happens(Fault::TableThrottled) {
             self.scope.meet_fault();
             world.tell(|| format!("DynamoDB throttles {name}"));
             let why = "throttled";
@@ -78,7 +80,7 @@ impl Tables {
         }
         world.memory.state().clock = world.now();
         let answer = request.await;
-        if world.random.happens(rates.table_answer_lost) {
+        if world.faults.happens(Fault::TableAnswerLost) {
             self.scope.meet_fault();
             world.tell(|| format!("DynamoDB applies {name}, and its answer is lost"));
             world.pause(200, 2_000).await;
@@ -133,9 +135,17 @@ impl Tables {
     fn plant(&self, device: Option<&mut Device>, roster: Option<&mut Roster>) {
         let state = self.world.memory.state();
         let ignores_version = self.has(Planted::DeviceVersionIgnored);
-        if let Some(roster) = roster.filter(|_| ignores_version) {
-            let stored = state.rosters.get(&roster.owner);
-            roster.version = stored.map_or(0, |row| row.version);
+        if let Some(roster) = roster {
+            if ignores_version {
+                let stored = state.rosters.get(&roster.owner);
+                roster.version = stored.map_or(0, |row| row.version);
+            }
+            if self.has(Planted::RemovalOfAllForgotten) {
+                roster.removed_all = None;
+            }
+            if self.has(Planted::DeletedFiltersForgotten) {
+                roster.deleted_filters.clear();
+            }
         }
         let Some(device) = device else { return };
         if ignores_version {
@@ -147,8 +157,17 @@ impl Tables {
         if self.has(Planted::RegistrationNeverEnds)
             && let Some(registration) = &mut device.registration
         {
-            registration.valid_until += Seconds::from_days(100);
+            registration.valid_until += FAR;
         }
+    }
+
+    /// The row to write: without its end, if that fault is planted.
+    fn without_end(&self, row: &Subscription) -> Subscription {
+        let mut row = row.clone();
+        if self.has(Planted::SubscriptionNeverEnds) {
+            row.valid_until += FAR;
+        }
+        row
     }
 
     /// Forgets a row that was removed, if that fault is planted.
@@ -180,6 +199,9 @@ pub fn retire(world: &Arc<World>, id: &DeviceId, registration: Registration) {
         registration,
     };
     let Ok(body) = encode(&retired) else { return };
+    if world.has(Planted::RetiredDevicesLost) {
+        return;
+    }
     let world = Arc::clone(world);
     world.oracle().begin_transfer();
     tokio::spawn(async move {
@@ -237,8 +259,17 @@ impl Standings for Tables {
 
 impl Devices for Tables {
     async fn devices(&self, ids: &[DeviceId]) -> PortResult<Vec<Device>> {
-        self.call("devices.get", self.world.memory.devices(ids))
-            .await
+        let request = self.world.memory.devices(ids);
+        let mut devices = self.call("devices.get", request).await?;
+        if self.has(Planted::RemovalLeaseIgnored) {
+            let registrations = devices.iter_mut().flat_map(|d| &mut d.registration);
+            for registration in registrations {
+                if let DeviceState::Removing { until } = &mut registration.state {
+                    *until = Seconds(0);
+                }
+            }
+        }
+        Ok(devices)
     }
 
     async fn roster(&self, owner: &Owner) -> PortResult<Option<Roster>> {
@@ -255,6 +286,12 @@ impl Devices for Tables {
         let request = async {
             let (mut device, mut roster) = (device.cloned(), roster.cloned());
             self.plant(device.as_mut(), roster.as_mut());
+            if self.has(Planted::RosterNotWritten) && device.is_some() {
+                roster = None;
+            }
+            if self.has(Planted::DeviceRowLost) && self.world.random.happens(50_000) {
+                return Ok(true);
+            }
             let memory = &self.world.memory;
             let written = memory.commit(device.as_ref(), roster.as_ref()).await?;
             self.tell_device(device.as_ref(), written);
@@ -285,7 +322,7 @@ impl Subscriptions for Tables {
                 let id = (row.owner.clone(), row.identity.clone());
                 self.world.memory.state().subscriptions.remove(&id);
             }
-            let written = self.world.memory.put(row).await;
+            let written = self.world.memory.put(&self.without_end(row)).await;
             self.tell_filter(row, &written);
             self.world.feed.notify_one();
             written
@@ -295,6 +332,7 @@ impl Subscriptions for Tables {
 
     async fn replace(&self, row: &Subscription, read: Millis) -> PortResult<bool> {
         let request = async {
+            let row = &self.without_end(row);
             let written = self.world.memory.replace(row, read).await;
             self.tell_filter(row, &written);
             self.world.feed.notify_one();
@@ -326,6 +364,9 @@ impl Presences for Tables {
             if self.has(Planted::HeartbeatAhead) {
                 presence.last_seen += Seconds::from_hours(1);
             }
+            if self.has(Planted::PresenceOrderIgnored) {
+                self.world.memory.state().presences.remove(owner);
+            }
             let is_stored = self.world.memory.state().presences.contains_key(owner);
             if self.has(Planted::HeartbeatLost) && is_stored {
                 return Ok(true);
@@ -348,6 +389,9 @@ impl OwnerSettings for Tables {
             if self.has(Planted::SettingsOrderIgnored) {
                 let mut state = self.world.memory.state();
                 state.settings.remove(&settings.owner);
+            }
+            if self.has(Planted::SettingsLost) && self.world.random.happens(50_000) {
+                return Ok(true);
             }
             self.world.memory.put_settings(settings).await
         };
@@ -429,6 +473,9 @@ impl IndexWriter for Tables {
                 && let Some(filter) = &mut row.filter
             {
                 filter.kinds = None;
+            }
+            if self.has(Planted::SubscriptionNeverEnds) {
+                row.valid_until += FAR;
             }
             let request = self.world.memory.put_index(vec![row]);
             self.call("filter_index.put", request).await?;

@@ -17,6 +17,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     faults::Faults,
     oracle::Oracle,
+    plan::Plan,
     planted::Planted,
     queue::Queue,
     random::Random,
@@ -30,6 +31,9 @@ pub const APP_N: &str = "notes";
 /// The app of dialect H.
 pub const APP_H: &str = "chat";
 
+/// The slowest pace: a run that would last two days lasts two years.
+const MAX_PACE: u64 = 365;
+
 /// The simulated world.
 pub struct World {
     started: Instant,
@@ -37,8 +41,10 @@ pub struct World {
     pub random: Random,
     /// The faults of the run.
     pub faults: Faults,
-    /// The fault that is planted in this run.
-    pub planted: Option<Planted>,
+    /// What the run is to do.
+    pub plan: Plan,
+    /// How much longer everybody waits between two actions than in a busy run.
+    pace: u32,
     /// The story.
     pub trace: Trace,
     /// The tables.
@@ -61,8 +67,8 @@ pub struct World {
 
 impl World {
     /// The world of a run. The clock of tokio must be paused.
-    pub fn new(seed: u64, planted: Option<Planted>, is_traced: bool) -> Arc<Self> {
-        let random = Random::new(seed);
+    pub fn new(plan: &Plan) -> Arc<Self> {
+        let random = Random::new(plan.seed);
         let app = |name: &str| App {
             platforms: [Platform::Apns, Platform::Fcm]
                 .map(|platform| (platform, format!("arn:{name}/{}", platform.as_str())))
@@ -74,11 +80,15 @@ impl World {
             ..App::named(name)
         };
         let service = keys(&random);
+        let is_busy = random.happens(500_000);
+        let slow = random.uneven(2, MAX_PACE);
+        let pace = plan.pace.unwrap_or(if is_busy { 1 } else { slow });
         Arc::new(Self {
             started: Instant::now(),
-            faults: Faults::draw(&random),
-            planted,
-            trace: Trace::new(is_traced),
+            faults: Faults::draw(&random, |part| plan.leaves_out(part)),
+            plan: plan.clone(),
+            pace: u32::try_from(pace).unwrap_or(u32::MAX),
+            trace: Trace::new(plan.is_traced),
             memory: Memory::with_apps([app(APP_N), app(APP_H)]),
             feed: Notify::new(),
             control: Queue::new("control"),
@@ -113,6 +123,12 @@ impl World {
         tokio::time::sleep(time).await;
     }
 
+    /// A time between two actions of a person or of a fault that a busy run would have chosen,
+    /// adjusted to the pace of this run.
+    pub fn at_pace(&self, time: Duration) -> Duration {
+        time.saturating_mul(self.pace)
+    }
+
     /// Adds a line to the story.
     pub fn tell(&self, line: impl FnOnce() -> String) {
         self.trace.tell(self.now(), line);
@@ -120,7 +136,7 @@ impl World {
 
     /// Returns `true` if this fault is planted.
     pub fn has(&self, planted: Planted) -> bool {
-        cfg!(feature = "planted") && self.planted == Some(planted)
+        cfg!(feature = "planted") && self.plan.planted == Some(planted)
     }
 
     /// The oracle.

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use nostr_push_core::Millis;
-use simulator::run::run;
+use simulator::{plan::Plan, run::run};
 
 /// How long the test goes on to start runs.
 const TIME: Duration = Duration::from_secs(20);
@@ -19,7 +19,7 @@ fn no_seed_violates_the_rules_of_the_protocol() {
     let mut seed = 0;
     while seed < MIN_RUNS || started.elapsed() < TIME {
         seed += 1;
-        let outcome = run(seed, None, false);
+        let outcome = run(&Plan::of(seed));
         let judgement = outcome.judgement;
         assert!(
             judgement.violations.is_empty(),
@@ -30,14 +30,20 @@ fn no_seed_violates_the_rules_of_the_protocol() {
         required += judgement.required;
         pushed += judgement.pushed;
     }
-    let hours = simulated.to_seconds().0 / 3_600;
-    println!("{seed} seeds, {hours} simulated hours, {pushed} pushes, {required} required");
+    let days = simulated.to_seconds().0 / 86_400;
+    println!("{seed} seeds, {days} simulated days, {pushed} pushes, {required} required");
     assert!(required > 0, "the oracle requires nothing");
 }
 
 #[test]
 fn same_seed_gives_the_same_story() {
-    let story = |seed| run(seed, None, true).lines;
+    let story = |seed| {
+        let plan = Plan {
+            is_traced: true,
+            ..Plan::of(seed)
+        };
+        run(&plan).lines
+    };
     let first = story(3);
     assert!(first.len() > 100);
     for (a, b) in first.iter().zip(&story(3)) {
