@@ -123,14 +123,22 @@ pub fn of_settings(app: &App, settings: &Settings, rows: &[Subscription], now: S
         .sum()
 }
 
-/// The units of bringing the dormant ones of these subscriptions into force, and of writing the
-/// others again while they may become dormant.
+/// The units of bringing the dormant ones of these subscriptions into force, and of writing again
+/// what another process may be taking out of force.
 pub fn of_return(rows: &[Subscription], roster: &Roster, now: Seconds) -> u64 {
     let renews = dormancy::may_be_resting(roster, now);
+    let had_device = roster.active_until > now;
+    let is_renewed = |row: &Subscription| {
+        if row.is_derived() {
+            !had_device
+        } else {
+            renews
+        }
+    };
     let units = |row: &Subscription| {
         if row.is_dormant(now) {
             of_subscription(row)
-        } else if renews && row.is_active(now) {
+        } else if row.is_active(now) && is_renewed(row) {
             of_row(row)
         } else {
             0

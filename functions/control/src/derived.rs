@@ -39,7 +39,8 @@ pub enum Change {
     Put(Subscription),
     /// Write a removal and delete the index rows.
     Remove(Subscription),
-    /// Write a removal of a subscription that has no index rows yet.
+    /// Write the row alone: a removal of a subscription that has no index rows yet, or a renewal of
+    /// one that has them.
     Mark(Subscription),
     /// Write a row that differs from the stored one only in whether the owner is proven. The time
     /// is the `changed_at` of the stored one.
@@ -187,8 +188,8 @@ pub fn changes_of_settings(
 
 /// The changes, in this order, after which the derived subscriptions are the desired ones. If the
 /// message `is_repeated`, its first attempt may have left index rows of removed subscriptions. If
-/// it `renews`, rows in force are written again, so that another process that is about to remove
-/// them finds them changed.
+/// it `renews`, rows in force are written again without their index rows, so that another process
+/// that is about to remove them finds them changed.
 pub fn changes(
     owner: &Owner,
     desired: Vec<DesiredSubscription>,
@@ -202,11 +203,15 @@ pub fn changes(
     for desired in desired {
         let earlier = stored.iter().find(|row| row.identity == desired.identity);
         let active = earlier.filter(|row| row.is_active(now.to_seconds()));
-        let same = active.filter(|row| {
-            !renews && row.valid_until == desired.valid_until && row.relays == desired.relays
-        });
+        let same = active
+            .filter(|row| row.valid_until == desired.valid_until && row.relays == desired.relays);
         if let Some(row) = same {
-            if row.proven != is_proven {
+            if renews {
+                changes.push(Change::Mark(Subscription {
+                    order: next_order(Some(row), now),
+                    ..proven(row.clone(), is_proven, now)
+                }));
+            } else if row.proven != is_proven {
                 changes.push(Change::Prove(
                     proven(row.clone(), is_proven, now),
                     row.changed_at,

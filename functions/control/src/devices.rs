@@ -2,9 +2,9 @@
 //! reads the rows, lets the rules decide, and writes the result to the store and to SNS.
 
 use nostr_push_core::{
-    Seconds,
+    app::Platform,
     device::{
-        self, Device, DeviceId, DeviceState, OwnerDevices, Registration, RegistrationDecision,
+        self, Device, DeviceId, DeviceState, OwnerDevices, RegistrationDecision,
         RegistrationRequest, Roster,
     },
     device_store,
@@ -23,9 +23,6 @@ use crate::{
     outcome::{Applied, Failure},
     refusal::Refusal,
 };
-
-/// How long another process may still be applying the same event.
-const JUST_NOW: Seconds = Seconds::from_minutes(1);
 
 /// The outcome of a registration.
 pub struct RegistrationOutcome {
@@ -69,15 +66,17 @@ where
             is_paid = true;
         }
         match decision {
-            RegistrationDecision::Duplicate => return Ok(repeated(context, row)),
-            RegistrationDecision::Superseded => {
-                if has_tried && let Some(row) = row.as_ref().filter(|row| row.is_removed()) {
-                    let device = with_unnamed_endpoint(context, row.clone(), token).await?;
-                    if !device_store::remove_endpoint(*store, *sns, device).await? {
-                        continue;
-                    }
+            RegistrationDecision::Duplicate | RegistrationDecision::Superseded => {
+                if has_tried
+                    && let Some(row) = &row
+                    && !delete_left_endpoint(context, row, request.platform, token).await?
+                {
+                    continue;
                 }
-                return Ok(superseded(context, row.as_ref(), &request.owner));
+                return Ok(match decision {
+                    RegistrationDecision::Duplicate => repeated(context, row),
+                    _ => superseded(context, row.as_ref(), &request.owner),
+                });
             }
             RegistrationDecision::OverQuota => return Err(Refusal::OverQuota.into()),
             RegistrationDecision::Busy => return Err(endpoint_busy().into()),
@@ -105,12 +104,10 @@ where
 /// The outcome of a registration that is stored. The first attempt may have failed before the
 /// previous owner was reconciled.
 fn repeated<S, E>(context: &EventContext<'_, S, E>, row: Option<Device>) -> RegistrationOutcome {
-    let now = context.now.to_seconds();
     let registration = row.and_then(|row| row.registration);
-    let is_recent = |registration: &Registration| registration.registered_at + JUST_NOW > now;
     RegistrationOutcome {
         applied: Applied::Repeated,
-        is_return: context.is_repeated || registration.as_ref().is_some_and(is_recent),
+        is_return: context.is_repeated,
         other_owners: registration
             .and_then(|r| r.taken_from)
             .into_iter()
@@ -153,11 +150,13 @@ async fn commit<S: Devices, E: Endpoints>(
     let applied = if registration.state == DeviceState::Active {
         // The endpoint is created before the row is written. After a crash in between, the next
         // attempt reuses the endpoint.
-        registration.endpoint_arn = Some(create_endpoint(context, registration, token).await?);
+        registration.endpoint_arn =
+            Some(create_endpoint(context, registration.platform, token).await?);
         Applied::Registered
     } else {
         if has_tried && registration.state == DeviceState::Removed {
-            device = with_unnamed_endpoint(context, device, token).await?;
+            let platform = registration.platform;
+            device = with_unnamed_endpoint(context, device, platform, token).await?;
         }
         Applied::Superseded
     };
@@ -176,10 +175,10 @@ async fn commit<S: Devices, E: Endpoints>(
 /// Creates or reuses the endpoint of the token.
 async fn create_endpoint<S, E: Endpoints>(
     context: &EventContext<'_, S, E>,
-    registration: &Registration,
+    platform: Platform,
     token: &str,
 ) -> Result<String, Failure> {
-    let Some(platform_application) = context.app.platforms.get(&registration.platform) else {
+    let Some(platform_application) = context.app.platforms.get(&platform) else {
         return Err(Refusal::UnsupportedPlatform.into());
     };
     match context.sns.ensure(platform_application, token).await? {
@@ -188,17 +187,38 @@ async fn create_endpoint<S, E: Endpoints>(
     }
 }
 
+/// Deletes an endpoint that a failed attempt may have left: one whose removal is not finished, or
+/// one that no row names. Returns `false` if the row has changed since it was read.
+async fn delete_left_endpoint<S: Devices, E: Endpoints>(
+    context: &EventContext<'_, S, E>,
+    row: &Device,
+    platform: Platform,
+    token: &str,
+) -> Result<bool, Failure> {
+    let now = context.now.to_seconds();
+    let device = match row.registration.as_ref().map(|r| r.state) {
+        Some(DeviceState::Removed) => {
+            with_unnamed_endpoint(context, row.clone(), platform, token).await?
+        }
+        Some(DeviceState::Removing { until }) if until > now => return Err(endpoint_busy().into()),
+        Some(DeviceState::Removing { .. }) => match device::retire(row, now) {
+            Some(device) => device,
+            None => return Ok(true),
+        },
+        Some(DeviceState::Active | DeviceState::Gone) | None => return Ok(true),
+    };
+    Ok(device_store::remove_endpoint(context.store, context.sns, device).await?)
+}
+
 /// The row of a removed device that has been given the endpoint that SNS has for its token.
 async fn with_unnamed_endpoint<S, E: Endpoints>(
     context: &EventContext<'_, S, E>,
     device: Device,
+    platform: Platform,
     token: &str,
 ) -> Result<Device, Failure> {
-    let Some(registration) = &device.registration else {
-        return Ok(device);
-    };
     // SNS has no way to find the endpoint of a token but to create it.
-    match create_endpoint(context, registration, token).await {
+    match create_endpoint(context, platform, token).await {
         Ok(arn) => Ok(device.removing(arn, context.now.to_seconds())),
         Err(Failure::Refused(_)) => Ok(device),
         Err(error) => Err(error),

@@ -163,7 +163,7 @@ pub fn steps(
                 row.changed_at,
             ));
         } else if is_dormant && (is_touched || doubt.crashed_at_wake) {
-            return Some(Step::DeleteIndex(with_all_starts(row)));
+            return Some(Step::DeleteIndex(with_starts_until(row, now.to_seconds())));
         }
         let is_left = doubt.is_repeated && subscriptions::is_just_removed(row, now);
         is_left.then(|| Step::DeleteIndex(row.clone()))
@@ -171,10 +171,10 @@ pub fn steps(
     rows.iter().filter_map(step).collect()
 }
 
-/// The row with the latest start: whichever start its index rows have, they are deleted.
-fn with_all_starts(row: &Subscription) -> Subscription {
+/// The row with a start of now: its index rows are deleted, but not those of a later return.
+fn with_starts_until(row: &Subscription, now: Seconds) -> Subscription {
     Subscription {
-        since: Seconds(u64::MAX),
+        since: row.since.max(now),
         ..row.clone()
     }
 }

@@ -181,12 +181,6 @@ impl Device {
         registrations.flat_map(|r| iter::once(&r.owner).chain(&r.taken_from))
     }
 
-    /// Returns `true` if the registration was removed, and its endpoint deleted.
-    pub fn is_removed(&self) -> bool {
-        let mut registration = self.registration.iter();
-        registration.any(|registration| registration.state == DeviceState::Removed)
-    }
-
     /// The row of a removed device for which an endpoint was found: it is to be deleted.
     #[must_use]
     pub fn removing(mut self, endpoint_arn: String, now: Seconds) -> Self {
