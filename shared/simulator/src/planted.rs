@@ -54,8 +54,6 @@ pub enum Planted {
     SettingsOrderIgnored,
     /// Some settings are not stored.
     SettingsLost,
-    /// A copy of an event counts as seen if it hits as few index keys, although they are others.
-    SeenComparesCounts,
     /// The roster is not written with the device.
     RosterNotWritten,
     /// Some rows of devices are not written.
@@ -68,8 +66,6 @@ pub enum Planted {
     DeletedFiltersForgotten,
     /// The end of a filter is ignored.
     SubscriptionNeverEnds,
-    /// An older heartbeat overwrites a newer one.
-    PresenceOrderIgnored,
     /// Ended devices and those with a rejected token are not reported to feedback.
     RetiredDevicesLost,
 }

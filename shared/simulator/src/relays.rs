@@ -19,7 +19,7 @@ use nostr_push_core::{
 };
 use serde_json::value::to_raw_value;
 
-use crate::{faults::Fault, plan::REPLAYS, planted::Planted, world::World};
+use crate::{faults::Fault, plan::REPLAYS, world::World};
 
 /// The relays.
 const RELAYS: [&str; 3] = ["wss://one", "wss://two", "wss://three"];
@@ -139,12 +139,7 @@ impl Relays {
         let hits: BTreeSet<IndexKey> = hits.iter().cloned().collect();
         let seen = state.seen.get(&event.id.to_hex());
         let is_seen = seen.is_some_and(|(keys, was_backfill)| {
-            let is_covered = if world.has(Planted::SeenComparesCounts) {
-                hits.len() <= keys.len()
-            } else {
-                hits.is_subset(keys)
-            };
-            is_covered && (backfill || !was_backfill)
+            hits.is_subset(keys) && (backfill || !was_backfill)
         });
         let is_new = !is_seen || world.faults.happens(Fault::CopyForwarded);
         if is_new {

@@ -364,9 +364,6 @@ impl Presences for Tables {
             if self.has(Planted::HeartbeatAhead) {
                 presence.last_seen += Seconds::from_hours(1);
             }
-            if self.has(Planted::PresenceOrderIgnored) {
-                self.world.memory.state().presences.remove(owner);
-            }
             let is_stored = self.world.memory.state().presences.contains_key(owner);
             if self.has(Planted::HeartbeatLost) && is_stored {
                 return Ok(true);
