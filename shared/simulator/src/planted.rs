@@ -58,8 +58,6 @@ pub enum Planted {
     RosterNotWritten,
     /// Some rows of devices are not written.
     DeviceRowLost,
-    /// The lease of a removal is not respected.
-    RemovalLeaseIgnored,
     /// The removal of all devices is forgotten at once.
     RemovalOfAllForgotten,
     /// Deletions of filters that are not stored are forgotten at once.

@@ -259,17 +259,8 @@ impl Standings for Tables {
 
 impl Devices for Tables {
     async fn devices(&self, ids: &[DeviceId]) -> PortResult<Vec<Device>> {
-        let request = self.world.memory.devices(ids);
-        let mut devices = self.call("devices.get", request).await?;
-        if self.has(Planted::RemovalLeaseIgnored) {
-            let registrations = devices.iter_mut().flat_map(|d| &mut d.registration);
-            for registration in registrations {
-                if let DeviceState::Removing { until } = &mut registration.state {
-                    *until = Seconds(0);
-                }
-            }
-        }
-        Ok(devices)
+        self.call("devices.get", self.world.memory.devices(ids))
+            .await
     }
 
     async fn roster(&self, owner: &Owner) -> PortResult<Option<Roster>> {

@@ -56,5 +56,5 @@ fn minimal_run_has_the_violation_and_fewer_parts() {
     let (smallest, outcome) = minimize(&plan(seed));
     assert!(!outcome.judgement.violations.is_empty());
     let left = Plan::parts().count() - smallest.without.len();
-    assert!(left <= 4, "{left} parts are left: {:?}", smallest.without);
+    assert!(left <= 8, "{left} parts are left: {:?}", smallest.without);
 }
