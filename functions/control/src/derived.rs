@@ -39,9 +39,10 @@ pub enum Change {
     Put(Subscription),
     /// Write a removal and delete the index rows.
     Remove(Subscription),
-    /// Write the row alone: a removal of a subscription that has no index rows yet, or a renewal of
-    /// one that has them.
+    /// Write a removal of a subscription that has no index rows yet.
     Mark(Subscription),
+    /// Write a row in force again, with the next order. Its index rows stay.
+    Renew(Subscription),
     /// Write a row that differs from the stored one only in whether the owner is proven. The time
     /// is the `changed_at` of the stored one.
     Prove(Subscription, Millis),
@@ -56,7 +57,7 @@ impl Change {
         match self {
             Self::Put(row) => subscriptions::put(store, row).await,
             Self::Remove(row) => subscriptions::put_without_index(store, row).await,
-            Self::Mark(row) => store.put(row).await,
+            Self::Mark(row) | Self::Renew(row) => store.put(row).await,
             Self::Prove(row, read) => store.replace(row, *read).await,
         }
     }
@@ -65,7 +66,7 @@ impl Change {
     pub fn units(&self) -> u64 {
         match self {
             Self::Put(row) | Self::Remove(row) => budget::of_subscription(row),
-            Self::Mark(row) | Self::Prove(row, _) => budget::of_row(row),
+            Self::Mark(row) | Self::Renew(row) | Self::Prove(row, _) => budget::of_row(row),
         }
     }
 }
@@ -183,22 +184,35 @@ pub fn changes_of_settings(
         .collect();
     let desired = of_settings(app, settings, now);
     let now = now.to_millis();
-    changes(&settings.owner, desired, false, false, &stored, now, false)
+    changes(&settings.owner, desired, &stored, now, Situation::default())
 }
 
-/// The changes, in this order, after which the derived subscriptions are the desired ones. If the
-/// message `is_repeated`, its first attempt may have left index rows of removed subscriptions. If
-/// it `renews`, rows in force are written again without their index rows, so that another process
-/// that is about to remove them finds them changed.
+/// What [`changes`] must know beside the rows.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Situation {
+    /// `true` if the owner is proven.
+    pub is_proven: bool,
+    /// `true` if rows in force are to be written again without their index rows, so that another
+    /// process that is about to remove them finds them changed.
+    pub renews: bool,
+    /// `true` if the message is received again. Its first attempt may have left index rows of
+    /// removed subscriptions.
+    pub is_repeated: bool,
+}
+
+/// The changes, in this order, after which the derived subscriptions are the desired ones.
 pub fn changes(
     owner: &Owner,
     desired: Vec<DesiredSubscription>,
-    is_proven: bool,
-    renews: bool,
     stored: &[Subscription],
     now: Millis,
-    is_repeated: bool,
+    situation: Situation,
 ) -> Vec<Change> {
+    let Situation {
+        is_proven,
+        renews,
+        is_repeated,
+    } = situation;
     let mut changes = removals(&desired, stored, now, is_repeated);
     for desired in desired {
         let earlier = stored.iter().find(|row| row.identity == desired.identity);
@@ -207,7 +221,7 @@ pub fn changes(
             .filter(|row| row.valid_until == desired.valid_until && row.relays == desired.relays);
         if let Some(row) = same {
             if renews {
-                changes.push(Change::Mark(Subscription {
+                changes.push(Change::Renew(Subscription {
                     order: next_order(Some(row), now),
                     ..proven(row.clone(), is_proven, now)
                 }));

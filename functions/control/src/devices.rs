@@ -74,7 +74,7 @@ where
                     continue;
                 }
                 return Ok(match decision {
-                    RegistrationDecision::Duplicate => repeated(context, row),
+                    RegistrationDecision::Duplicate => repeated(context, row.as_ref()),
                     _ => superseded(context, row.as_ref(), &request.owner),
                 });
             }
@@ -84,17 +84,21 @@ where
                 device_store::remove_endpoint(*store, *sns, *retiring).await?;
             }
             RegistrationDecision::Commit(rows) => {
-                let (device, roster) = *rows;
-                let outcome = commit(context, device, &roster, token, has_tried).await?;
-                has_tried = true;
-                if let Some(outcome) = outcome {
-                    let is_return =
-                        outcome.applied == Applied::Registered && owned.active_until(now).is_none();
+                let (mut device, roster) = *rows;
+                if has_tried && device.is_removed() {
+                    device =
+                        with_unnamed_endpoint(context, device, request.platform, token).await?;
+                }
+                let other_owners = previous_owners(&device);
+                if let Some(applied) = commit(context, device, &roster, token).await? {
                     return Ok(RegistrationOutcome {
-                        is_return,
-                        ..outcome
+                        applied,
+                        other_owners,
+                        is_return: applied == Applied::Registered
+                            && owned.active_until(now).is_none(),
                     });
                 }
+                has_tried = true;
             }
         }
     }
@@ -103,16 +107,18 @@ where
 
 /// The outcome of a registration that is stored. The first attempt may have failed before the
 /// previous owner was reconciled.
-fn repeated<S, E>(context: &EventContext<'_, S, E>, row: Option<Device>) -> RegistrationOutcome {
-    let registration = row.and_then(|row| row.registration);
+fn repeated<S, E>(context: &EventContext<'_, S, E>, row: Option<&Device>) -> RegistrationOutcome {
     RegistrationOutcome {
         applied: Applied::Repeated,
         is_return: context.is_repeated,
-        other_owners: registration
-            .and_then(|r| r.taken_from)
-            .into_iter()
-            .collect(),
+        other_owners: row.map(previous_owners).unwrap_or_default(),
     }
+}
+
+/// The owner from whom the token was taken, if it was.
+fn previous_owners(device: &Device) -> Vec<Owner> {
+    let registration = device.registration.iter();
+    registration.filter_map(|r| r.taken_from.clone()).collect()
 }
 
 /// The outcome of a registration of this owner that is older than the stored one.
@@ -135,18 +141,15 @@ fn superseded<S, E>(
 }
 
 /// Writes the rows of a registration. Returns `None` if the rows have changed since they were read.
-/// If an attempt before `has_tried`, it may have created an endpoint that no row names.
 async fn commit<S: Devices, E: Endpoints>(
     context: &EventContext<'_, S, E>,
     mut device: Device,
     roster: &Roster,
     token: &str,
-    has_tried: bool,
-) -> Result<Option<RegistrationOutcome>, Failure> {
+) -> Result<Option<Applied>, Failure> {
     let Some(registration) = &mut device.registration else {
         return Ok(None);
     };
-    let other_owners = registration.taken_from.iter().cloned().collect();
     let applied = if registration.state == DeviceState::Active {
         // The endpoint is created before the row is written. After a crash in between, the next
         // attempt reuses the endpoint.
@@ -154,10 +157,6 @@ async fn commit<S: Devices, E: Endpoints>(
             Some(create_endpoint(context, registration.platform, token).await?);
         Applied::Registered
     } else {
-        if has_tried && registration.state == DeviceState::Removed {
-            let platform = registration.platform;
-            device = with_unnamed_endpoint(context, device, platform, token).await?;
-        }
         Applied::Superseded
     };
     if !context.store.commit(Some(&device), Some(roster)).await? {
@@ -165,11 +164,7 @@ async fn commit<S: Devices, E: Endpoints>(
     }
     device.version += 1;
     device_store::finish_removal(context.store, context.sns, device).await?;
-    Ok(Some(RegistrationOutcome {
-        applied,
-        other_owners,
-        is_return: false,
-    }))
+    Ok(Some(applied))
 }
 
 /// Creates or reuses the endpoint of the token.

@@ -26,7 +26,7 @@ use crate::{
     budget,
     contention::{self, MAX_ATTEMPTS},
     context::EventContext,
-    derived::{self, Change},
+    derived::{self, Change, Situation},
     devices::RegistrationOutcome,
     dormancy::{self, Doubt, Step},
 };
@@ -180,16 +180,12 @@ where
             .await?;
         let settings = view.settings.as_ref();
         let desired = derived::desired(self.context.app, devices, settings, now.to_seconds());
-        let is_repeated = self.context.is_repeated;
-        let changes = derived::changes(
-            self.owner,
-            desired,
+        let situation = Situation {
             is_proven,
-            self.is_return,
-            &derived,
-            now,
-            is_repeated,
-        );
+            renews: self.is_return,
+            is_repeated: self.context.is_repeated,
+        };
+        let changes = derived::changes(self.owner, desired, &derived, now, situation);
         if !is_known && !self.is_charged {
             self.charge_removals(&changes, &devices.roster).await?;
             self.is_charged = true;

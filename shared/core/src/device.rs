@@ -6,8 +6,8 @@
 //! the other, and only the rules below need to be proven.
 //!
 //! Invariant: the latest registration of a token decides who its owner is. It is in force
-//! unless that owner removed the token, or all of their tokens, later. The order in which events
-//! arrive, and how often, makes no difference.
+//! unless that owner removed the token or all of their tokens, or replaced the settings that
+//! registered it, later. The order in which events arrive, and how often, makes no difference.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,8 +36,9 @@ pub const MAX_TOKEN_BYTES: usize = 4 * 1024;
 /// longer than a function can run, so no removal deletes an endpoint that a new registration uses.
 pub const REMOVING_LEASE: Seconds = Seconds(120);
 
-/// How long after a token changed owners its previous owner may not be reconciled yet, because the
-/// event that took it failed and is to be received again.
+/// For how long a renewal still names the previous owner, counted from the registration before it.
+/// That owner may not be reconciled yet, because the event that took the token failed and is to be
+/// received again.
 const TRANSFER_WINDOW: Seconds = Seconds::from_hours(1);
 
 /// The time between the two pushes that prove a device. SNS accepts any text as a token. It learns
@@ -181,7 +182,13 @@ impl Device {
         registrations.flat_map(|r| iter::once(&r.owner).chain(&r.taken_from))
     }
 
-    /// The row of a removed device for which an endpoint was found: it is to be deleted.
+    /// Returns `true` if the device is removed and has no endpoint any more.
+    pub fn is_removed(&self) -> bool {
+        let registration = self.registration.as_ref();
+        registration.is_some_and(|registration| registration.state == DeviceState::Removed)
+    }
+
+    /// The row of a device that is being removed, until this endpoint has been deleted.
     #[must_use]
     pub fn removing(mut self, endpoint_arn: String, now: Seconds) -> Self {
         if let Some(registration) = &mut self.registration {
@@ -641,17 +648,10 @@ fn start_removing(device: &mut Device, owner: &Owner, order: Order, now: Seconds
 /// has rejected its token, or the token moves to another platform. Returns the row to write, or
 /// `None` if the device has no endpoint or a process is deleting it.
 pub fn retire(row: &Device, now: Seconds) -> Option<Device> {
-    let mut device = row.clone();
-    let current = device
-        .registration
-        .as_mut()
-        .filter(|r| r.endpoint_arn.is_some())?;
+    let current = row.registration.as_ref()?;
     if matches!(current.state, DeviceState::Removing { until } if until > now) {
         return None;
     }
-    current.state = DeviceState::Removing {
-        until: now + REMOVING_LEASE,
-    };
-    device.expires_at = device.expires_at.max(now + TOMBSTONE_TTL);
-    Some(device)
+    let endpoint_arn = current.endpoint_arn.clone()?;
+    Some(row.clone().removing(endpoint_arn, now))
 }

@@ -239,8 +239,7 @@ impl Client {
 
     fn register(&self, token: String) {
         // Some registrations end soon.
-        let valid_for = self.random.uneven_millis(1_800, 30 * 86_400).as_millis();
-        let valid_for = u64::try_from(valid_for).unwrap_or(86_400);
+        let valid_for = self.random.uneven(1_800, 30 * 86_400);
         self.act(APP_N, What::Register(token), valid_for + 900);
     }
 

@@ -1,5 +1,5 @@
-//! Faults that are planted in the simulated world, to show that the oracle finds them. They exist
-//! only with the feature `planted`.
+//! Faults that are planted in the simulated world, to show that the oracle finds them. They take
+//! effect only with the feature `planted`.
 
 /// A planted fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::VariantArray, strum::IntoStaticStr)]

@@ -149,6 +149,7 @@ fn start_people(world: &Arc<World>) {
                 relays: Arc::clone(&relays),
                 people: Arc::clone(&people),
             };
+            // Not before: leaving a person out changes no random numbers of the others.
             if world.plan.leaves_out(name) {
                 continue;
             }

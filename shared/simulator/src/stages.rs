@@ -76,6 +76,10 @@ impl Ports {
             },
         }
     }
+
+    fn world(&self) -> &Arc<World> {
+        &self.tables.world
+    }
 }
 
 /// A message that cannot be read is dropped. None should exist.
@@ -234,13 +238,14 @@ impl Stage for Match {
     }
 
     async fn handle(&self, message: &Message) -> Verdict {
-        let Ports { tables, queues, .. } = &self.ports;
-        let world = &tables.world;
+        let (ports, world) = (&self.ports, self.ports.world());
         let Ok(content) = decode::<ContentMessage>(&message.body) else {
             return malformed(world, Self::NAME);
         };
         let clock = || world.now();
-        let handled = self.matcher.handle(tables, queues, &content, clock);
+        let handled = self
+            .matcher
+            .handle(&ports.tables, &ports.queues, &content, clock);
         match handled.await {
             Ok(outcome) => {
                 world.tell(|| {
@@ -277,17 +282,13 @@ impl Stage for Deliver {
     }
 
     async fn handle(&self, message: &Message) -> Verdict {
-        let Ports {
-            tables,
-            sns,
-            queues,
-        } = &self.ports;
-        let world = &tables.world;
+        let (ports, world) = (&self.ports, self.ports.world());
         let Ok(delivery) = decode::<DeliveryMessage>(&message.body) else {
             return malformed(world, Self::NAME);
         };
         let (id, receives) = (message.id.to_string(), message.receives);
         let attempt = Attempt::of(&id, receives, world.now(), LEASE);
+        let (tables, sns, queues) = (&ports.tables, &ports.sns, &ports.queues);
         let handled =
             deliver::handler::handle(tables, sns, queues, &self.budgets, &delivery, &attempt);
         let outcome = match handled.await {
@@ -336,19 +337,14 @@ impl Stage for Feedback {
     }
 
     async fn handle(&self, message: &Message) -> Verdict {
-        let Ports {
-            tables,
-            sns,
-            queues,
-        } = &self.ports;
-        let world = &tables.world;
+        let (ports, world) = (&self.ports, self.ports.world());
         let Ok(input) = FeedbackMessage::read(&message.body) else {
             return malformed(world, Self::NAME);
         };
         let stage = FeedbackStage {
-            store: tables,
-            sns,
-            control: queues,
+            store: &ports.tables,
+            sns: &ports.sns,
+            control: &ports.queues,
         };
         let (sent_at, now) = (message.sent_at.to_seconds(), world.seconds());
         match stage.handle(&input, sent_at, now).await {
