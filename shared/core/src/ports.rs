@@ -249,8 +249,8 @@ pub enum RateAdmission {
 
 /// Writing the filter index.
 pub trait IndexWriter: Send + Sync {
-    /// Writes each row, unless the stored one has a later order, or the same order and as late a
-    /// start.
+    /// Writes each row, unless the stored one has a later order, or the same order and the same or
+    /// a later start (`since`).
     fn put_index(&self, rows: Vec<IndexRow>) -> impl Future<Output = PortResult<()>> + Send;
     /// Deletes each row, unless the stored one has a later order than `order`, or the same and a
     /// later start than the row: it has been brought into force again.

@@ -228,8 +228,7 @@ async fn an_owner_returns_although_old_index_rows_remain() {
 }
 
 /// The tokens of settings, two for each person. Late settings do not register a token that an event
-/// of the other dialect or of the other person registered before, so these have tokens of their
-/// own.
+/// of the other dialect registered before, so these have tokens of their own.
 const SETTINGS_TOKENS: [&str; 4] = ["token-s", "token-t", "token-u", "token-v"];
 
 /// One event of a history of two people. Tokens and filters are indices.

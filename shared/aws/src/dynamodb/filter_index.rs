@@ -129,7 +129,7 @@ impl IndexWriter for Store {
                 request = request.expression_attribute_values(name, value);
             }
             request = request.expression_attribute_values(":since", n(row.since.0));
-            // The rows of this very order are deleted too.
+            // The rows of this very order are deleted too, unless they started later.
             let condition = format!("{SUPERSEDES} OR ({SAME_ORDER} AND since <= :since)");
             conditional(DELETE, request.condition_expression(condition).send().await)
         };
